@@ -1,0 +1,55 @@
+# `make demo` runs the main job, `make test` the tests; both set up what they need.
+PYTHON ?= python3
+PIP_FLAGS ?= --quiet --disable-pip-version-check
+
+VENV := .venv
+LATEST := .venv-latest
+SOURCES := hf_tinybert tests examples
+
+.PHONY: demo test test-optimum test-latest test-slow lint format docs clean
+
+demo: $(VENV)/.ready
+	$(VENV)/bin/hf-tinybert demo
+
+test: lint test-optimum test-latest
+
+# transformers 4.57 with Optimum's ONNX exporter: the world in which every feature works.
+test-optimum: $(VENV)/.ready
+	$(VENV)/bin/python -m pytest -m "not slow"
+
+# the newest transformers 5.x
+test-latest: $(LATEST)/.ready
+	$(LATEST)/bin/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.ready $(LATEST)/.ready
+	$(VENV)/bin/python -m pytest -m slow
+	$(LATEST)/bin/python -m pytest -m slow
+
+lint: $(VENV)/.ready
+	$(VENV)/bin/ruff check $(SOURCES)
+	$(VENV)/bin/ruff format --check $(SOURCES)
+	$(VENV)/bin/mypy
+
+format: $(VENV)/.ready
+	$(VENV)/bin/ruff check --fix $(SOURCES)
+	$(VENV)/bin/ruff format $(SOURCES)
+
+docs: $(VENV)/.ready
+	$(VENV)/bin/pip install $(PIP_FLAGS) -e ".[docs]"
+	$(VENV)/bin/mkdocs build --strict
+
+# torch goes first and by its exact version: pip then takes the plain CPU build where there is one.
+$(VENV)/.ready: pyproject.toml constraints/transformers-4.57.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install $(PIP_FLAGS) -c constraints/transformers-4.57.txt torch==2.13.0
+	$(VENV)/bin/pip install $(PIP_FLAGS) -c constraints/transformers-4.57.txt -e ".[dev,onnx,peft]"
+	touch $@
+
+$(LATEST)/.ready: pyproject.toml constraints/transformers-5.txt
+	$(PYTHON) -m venv $(LATEST)
+	$(LATEST)/bin/pip install $(PIP_FLAGS) -c constraints/transformers-5.txt torch==2.13.0
+	$(LATEST)/bin/pip install $(PIP_FLAGS) -c constraints/transformers-5.txt -e ".[dev,peft]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(LATEST) demo-output

@@ -1,0 +1,19 @@
+"""Distil a fine-tuned Hugging Face encoder into a TinyBERT with a drop-in Trainer."""
+
+from hf_tinybert import losses
+from hf_tinybert.configuration import TinyBertConfig
+from hf_tinybert.layer_mapping import LayerMapping
+from hf_tinybert.student import create_student
+from hf_tinybert.trainer import DistillationTrainer
+from hf_tinybert.training_args import DistillationTrainingArguments
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "DistillationTrainer",
+    "DistillationTrainingArguments",
+    "LayerMapping",
+    "TinyBertConfig",
+    "create_student",
+    "losses",
+]

@@ -1,0 +1,119 @@
+"""What a checkpoint holds beyond the student, and which checkpoints are whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from hf_tinybert.projections import Projections
+
+PROJECTIONS_NAME = "distillation_projections.safetensors"
+STATE_NAME = "distillation_state.json"
+_TRAINING_STATE = ("optimizer.pt", "scheduler.pt", PROJECTIONS_NAME, STATE_NAME)
+
+
+@dataclass(frozen=True)
+class DistillationState:
+    """What must not change between a checkpoint and its resumption.
+
+    Attributes:
+        intermediate_steps: the boundary between the phases; changing the number of epochs does not move it.
+        joint: whether all levels are matched in every step.
+        layer_mapping: as written on the command line.
+        projection: `"per_layer"` or `"shared"`.
+    """
+
+    intermediate_steps: int
+    joint: bool
+    layer_mapping: str
+    projection: str
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write into a checkpoint folder."""
+        (Path(folder) / STATE_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> DistillationState:
+        """Read from a checkpoint folder."""
+        return cls(**json.loads((Path(folder) / STATE_NAME).read_text(encoding="utf-8")))
+
+
+def is_checkpoint_folder(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder is named as the Trainer names checkpoints."""
+    return Path(folder).name.startswith(f"{PREFIX_CHECKPOINT_DIR}-")
+
+
+def save_projections(projections: Projections, folder: str | os.PathLike[str]) -> None:
+    """Write the projections beside the student, in a file of their own."""
+    state = {name: value.detach().cpu().contiguous() for name, value in projections.state_dict().items()}
+    save_file(state, Path(folder) / PROJECTIONS_NAME)
+
+
+def load_projections(projections: Projections, folder: str | os.PathLike[str]) -> None:
+    """Read what `save_projections` wrote."""
+    projections.load_state_dict(load_file(Path(folder) / PROJECTIONS_NAME))
+
+
+def missing_parts(folder: str | os.PathLike[str]) -> list[str]:
+    """What a checkpoint lacks to be resumed from; empty if it is whole.
+
+    The Trainer writes `trainer_state.json` last, so a checkpoint whose writing was interrupted has none, or
+    one that is cut short.
+    """
+    path = Path(folder)
+    missing = [name for name in _TRAINING_STATE if not (path / name).is_file()]
+    if not any(path.glob("*.safetensors.index.json")) and not (path / "model.safetensors").is_file():
+        missing.append("model.safetensors")
+    if not any(path.glob("rng_state*.pth")):
+        missing.append("rng_state.pth")
+    try:
+        json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        missing.append(TRAINER_STATE_NAME)
+    return missing
+
+
+def newest_complete(output_dir: str | os.PathLike[str]) -> str | None:
+    """The checkpoint folder with the highest step that can be resumed from, or None."""
+    found: list[tuple[int, Path]] = []
+    if Path(output_dir).is_dir():
+        for folder in Path(output_dir).iterdir():
+            step = folder.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
+            if folder.is_dir() and is_checkpoint_folder(folder) and step.isdigit():
+                found.append((int(step), folder))
+    for _, folder in sorted(found, reverse=True):
+        if not missing_parts(folder):
+            return str(folder)
+    return None
+
+
+def mark_incomplete(folder: str | os.PathLike[str]) -> None:
+    """Before a checkpoint is written over an older one of the same step: it is not whole until the end."""
+    (Path(folder) / TRAINER_STATE_NAME).unlink(missing_ok=True)
+
+
+@contextmanager
+def written_beside(output_dir: str | os.PathLike[str]) -> Iterator[str]:
+    """A folder to write into, whose files are then renamed into `output_dir`: no file is ever half-written."""
+    target = Path(output_dir)
+    target.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".partial-", dir=target))
+    try:
+        yield str(staging)
+        for source in sorted(staging.rglob("*")):
+            if source.is_file():
+                destination = target / source.relative_to(staging)
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(source, destination)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

@@ -1,0 +1,135 @@
+"""`hf-tinybert distill`: a fine-tuned teacher goes in, a student comes out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+
+from hf_tinybert import compat, comparison, data, metrics
+from hf_tinybert.cli import arguments
+from hf_tinybert.configuration import DEFAULT_PRESET, PRESETS
+from hf_tinybert.families import locate
+from hf_tinybert.student import create_student
+from hf_tinybert.teacher import load_teacher
+from hf_tinybert.trainer import DistillationTrainer
+from hf_tinybert.training_args import DistillationTrainingArguments
+
+#: Training examples from which the principal components of a student's start are computed.
+_CALIBRATION = 256
+SUMMARY_NAME = "summary.json"
+
+
+@dataclass
+class DistillArguments:
+    """Teacher and student."""
+
+    teacher: str = field(metadata={"help": "Folder or Hub id of a fine-tuned encoder."})
+    student: str = field(
+        default=DEFAULT_PRESET,
+        metadata={"help": f"A preset ({', '.join(PRESETS)}), or folder or Hub id of a small checkpoint."},
+    )
+    init: str = field(
+        default="teacher",
+        metadata={"help": "Start of a preset: the teacher's own weights, or random.", "choices": ["teacher", "random"]},
+    )
+
+
+def run(argv: Sequence[str]) -> None:
+    """Distil `--teacher` into `--student` and leave it, with its tokenizer, in `--output-dir`."""
+    model_args, data_args, training_args = arguments.parse(
+        "distill",
+        "Distil a fine-tuned teacher into a TinyBERT student.",
+        (DistillArguments, data.DataArguments, DistillationTrainingArguments),
+        argv,
+        report_to="none",
+        save_strategy="epoch",
+        save_total_limit=2,
+        per_device_train_batch_size=32,
+        per_device_eval_batch_size=64,
+        **compat.group_by_length_argument(),
+    )
+    splits = data.load_raw(data_args)
+    if "train" not in splits:
+        raise ValueError("No training data: give --train-file or a --dataset with a train split.")
+    columns = data.Columns.find(splits["train"], data_args)
+    teacher = load_teacher(model_args.teacher, AutoModelForSequenceClassification)
+    tokenizer = AutoTokenizer.from_pretrained(model_args.teacher)
+    labels = data.Labels.of_config(teacher.config)
+    data.check_max_length(data_args.max_length, locate(teacher).max_length, "the teacher")
+    encoded = data.encode(splits, columns, labels, tokenizer, data_args.max_length)
+    collator = data.collator(tokenizer)
+    some = encoded["train"].select(range(min(_CALIBRATION, len(encoded["train"]))))
+    student = create_student(
+        teacher,
+        model_args.student,
+        init=model_args.init,
+        layer_mapping=training_args.layer_mapping,
+        calibration=collator(list(some)),
+    )
+    _check_same_tokenizer(tokenizer, model_args.student)
+    data.check_max_length(data_args.max_length, locate(student).max_length, "the student")
+    leading, compute_metrics = metrics.for_task(labels.is_regression)
+    trainer = DistillationTrainer(
+        model=student,
+        teacher=teacher,
+        args=training_args,
+        train_dataset=encoded["train"],
+        eval_dataset=encoded.get("eval"),
+        processing_class=tokenizer,
+        data_collator=collator,
+        compute_metrics=compute_metrics,
+    )
+    trainer.train(resume_from_checkpoint=arguments.resume(training_args))
+    trainer.save_model()
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        print(f"\nLayer mapping\n{_mapping_table(trainer)}\n")
+    _summarise(trainer, model_args, encoded, leading)
+
+
+def _mapping_table(trainer: DistillationTrainer) -> str:
+    from hf_tinybert.layer_mapping import LayerMapping
+
+    return str(LayerMapping.parse(trainer.student.config.tinybert["layer_mapping"]))
+
+
+def _summarise(trainer: DistillationTrainer, model_args: DistillArguments, encoded: Any, leading: str) -> None:
+    """Evaluate both models on the held-out data and print them side by side."""
+    split = "test" if "test" in encoded else "eval" if "eval" in encoded else None
+    scores: dict[str, float | None] = {"teacher": None, "student": None}
+    if split is not None:
+        measured = trainer.evaluate(encoded[split], metric_key_prefix=split)
+        trainer.save_metrics(split, measured)
+        scores["student"] = measured[f"{split}_{leading}"]
+        scores["teacher"] = trainer.evaluate_teacher(encoded[split])[f"teacher_{leading}"]
+    if not trainer.is_world_process_zero():
+        return
+    table = comparison.compare(
+        {"teacher": trainer.teacher, "student": trainer.student},
+        scores,
+        {"teacher": model_args.teacher, "student": trainer.args.output_dir},
+        leading,
+        split or "no data for",
+    )
+    print(table)
+    table.save(os.path.join(trainer.args.output_dir, SUMMARY_NAME))
+    print(f"\nThe student is in {trainer.args.output_dir}")
+
+
+def _check_same_tokenizer(tokenizer: PreTrainedTokenizerBase, student: str) -> None:
+    """A student checkpoint that brings a tokenizer must bring the teacher's."""
+    if student in PRESETS:
+        return
+    try:
+        other = AutoTokenizer.from_pretrained(student)
+    except (OSError, ValueError):
+        return
+    if other.get_vocab() != tokenizer.get_vocab():
+        raise ValueError(
+            f"The tokenizer of {student} is not the teacher's: both models read the same input ids, so they need "
+            "the same vocabulary."
+        )

@@ -1,0 +1,64 @@
+"""`hf-tinybert finetune`: an ordinary fine-tuning run with transformers' own Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    Trainer,
+    TrainingArguments,
+)
+
+from hf_tinybert import compat, data, metrics
+from hf_tinybert.cli import arguments
+
+
+@dataclass
+class FinetuneArguments:
+    """Which model to fine-tune."""
+
+    model: str = field(metadata={"help": "Hub id or folder of a pretrained encoder."})
+
+
+def run(argv: Sequence[str]) -> None:
+    """Fine-tune `--model` on the training data and leave it, with its tokenizer, in `--output-dir`."""
+    model_args, data_args, training_args = arguments.parse(
+        "finetune",
+        "Fine-tune an encoder on a classification or regression task.",
+        (FinetuneArguments, data.DataArguments, TrainingArguments),
+        argv,
+        report_to="none",
+        save_strategy="no",
+        per_device_train_batch_size=32,
+        per_device_eval_batch_size=64,
+        **compat.group_by_length_argument(),
+    )
+    splits = data.load_raw(data_args)
+    if "train" not in splits:
+        raise ValueError("No training data: give --train-file or a --dataset with a train split.")
+    columns = data.Columns.find(splits["train"], data_args)
+    labels = data.Labels.of_dataset(splits["train"], columns.label)
+    tokenizer = AutoTokenizer.from_pretrained(model_args.model)
+    model = AutoModelForSequenceClassification.from_pretrained(model_args.model, **labels.config_kwargs())
+    encoded = data.encode(splits, columns, labels, tokenizer, data_args.max_length)
+    leading, compute_metrics = metrics.for_task(labels.is_regression)
+    trainer = Trainer(
+        model=model,
+        args=training_args,
+        train_dataset=encoded["train"],
+        eval_dataset=encoded.get("eval"),
+        processing_class=tokenizer,
+        data_collator=data.collator(tokenizer),
+        compute_metrics=compute_metrics,
+    )
+    trainer.train(resume_from_checkpoint=arguments.resume(training_args))
+    trainer.save_model()
+    trainer.save_state()
+    for split in ("eval", "test"):
+        if split in encoded:
+            measured = trainer.evaluate(encoded[split], metric_key_prefix=split)
+            trainer.save_metrics(split, measured)
+            print(f"{split} {leading}: {measured[f'{split}_{leading}']:.4f}")

@@ -1,0 +1,34 @@
+"""The few places where transformers 4.57 and 5.x spell the same thing differently.
+
+Features are detected, never version numbers: several minor versions lie between the two.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from transformers import TrainingArguments
+
+_FIELDS = {field.name for field in dataclasses.fields(TrainingArguments)}
+
+
+def group_by_length_argument() -> dict[str, Any]:
+    """The training argument that batches sequences of similar length together."""
+    if "train_sampling_strategy" in _FIELDS:
+        return {"train_sampling_strategy": "group_by_length"}
+    return {"group_by_length": True}
+
+
+def groups_by_length(args: TrainingArguments) -> bool:
+    """Whether the user asked for batches of similar length, in either spelling."""
+    if "train_sampling_strategy" in _FIELDS:
+        return str(getattr(args, "train_sampling_strategy", "")) == "group_by_length"
+    return bool(getattr(args, "group_by_length", False))
+
+
+def warmup_argument(share: float) -> dict[str, Any]:
+    """Warm-up over a share of the steps: `warmup_ratio` before transformers 5, a fraction after."""
+    if "warmup_ratio" in _FIELDS:
+        return {"warmup_ratio": share}
+    return {"warmup_steps": share}

@@ -1,0 +1,120 @@
+"""`TinyBertConfig`: the shapes of students, saved as plain BERT configurations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import BertConfig, PretrainedConfig
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+#: Key of a saved configuration under which a student says what it was made from; plain BERT ignores it.
+PROVENANCE_KEY = "tinybert"
+
+#: name -> (layers, hidden size, feed-forward size, heads). The first two are the paper's (table 1).
+PRESETS: dict[str, dict[str, int]] = {
+    name: {
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "intermediate_size": feed_forward,
+        "num_attention_heads": heads,
+    }
+    for name, (layers, hidden, feed_forward, heads) in {
+        "tinybert-4l-312d": (4, 312, 1200, 12),
+        "tinybert-6l-768d": (6, 768, 3072, 12),
+        "tinybert-6l-384d": (6, 384, 1536, 12),
+        "tinybert-3l-384d": (3, 384, 1536, 12),
+        "tinybert-3l-192d": (3, 192, 768, 12),
+    }.items()
+}
+DEFAULT_PRESET = "tinybert-4l-312d"
+
+
+class TinyBertConfig(BertConfig):
+    """A BERT configuration of a student's size.
+
+    What is saved is a plain BERT's `config.json` (`"model_type": "bert"`): a student needs no code of ours to
+    load. Every argument of `BertConfig` is taken; sizes that are not given are those of `tinybert-4l-312d`.
+    """
+
+    model_type = "bert"
+
+    def __init__(self, **kwargs: Any) -> None:
+        """Fill in the default preset's sizes."""
+        super().__init__(**(PRESETS[DEFAULT_PRESET] | kwargs))
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> TinyBertConfig:
+        """The configuration of a preset, with BERT's vocabulary and any overrides.
+
+        Raises:
+            ValueError: there is no such preset; the message lists those there are.
+        """
+        return cls(**(preset_sizes(name) | overrides))
+
+    @classmethod
+    def from_teacher(
+        cls, teacher_config: PretrainedConfig, preset: str = DEFAULT_PRESET, **overrides: Any
+    ) -> TinyBertConfig:
+        """A student of a preset's size that reads the teacher's inputs and answers with its labels.
+
+        Vocabulary, padding id, token types, longest input, labels (`id2label`, `problem_type`) and the number
+        of attention heads come from the teacher. Where the preset's width is no multiple of the teacher's
+        heads, the preset's heads stay, and attention scores cannot be matched head by head.
+
+        Args:
+            teacher_config: the teacher's configuration.
+            preset: name of the preset.
+            **overrides: any argument of `BertConfig`; wins over teacher and preset.
+
+        Raises:
+            ValueError: the preset is unknown, or the width is no multiple of the number of heads.
+        """
+        sizes = preset_sizes(preset)
+        taken: dict[str, Any] = {
+            "vocab_size": teacher_config.vocab_size,
+            "pad_token_id": teacher_config.pad_token_id,
+            "type_vocab_size": max(1, getattr(teacher_config, "type_vocab_size", 1) or 1),
+            "max_position_embeddings": teacher_config.max_position_embeddings,
+            "hidden_act": getattr(teacher_config, "hidden_act", "gelu"),
+            "layer_norm_eps": getattr(teacher_config, "layer_norm_eps", 1e-12),
+            "id2label": dict(teacher_config.id2label),
+            "label2id": dict(teacher_config.label2id),
+            "problem_type": teacher_config.problem_type,
+        }
+        for special in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
+            if getattr(teacher_config, special, None) is not None:
+                taken[special] = getattr(teacher_config, special)
+        heads = teacher_config.num_attention_heads
+        width = overrides.get("hidden_size", sizes["hidden_size"])
+        if width % heads == 0:
+            taken["num_attention_heads"] = heads
+        elif "num_attention_heads" not in overrides:
+            logger.warning(
+                f"The teacher has {heads} attention heads, which do not divide the student's width {width}; the "
+                f"student keeps {sizes['num_attention_heads']}, and its attention cannot be matched head by head."
+            )
+        config = cls(**(sizes | taken | overrides))
+        if config.hidden_size % config.num_attention_heads:
+            raise ValueError(
+                f"The student's width {config.hidden_size} is no multiple of its {config.num_attention_heads} heads."
+            )
+        return config
+
+    def to_bert_config(self) -> BertConfig:
+        """The same configuration as a plain `BertConfig`, as models are built from."""
+        values = self.to_dict()
+        values.pop("model_type", None)
+        return BertConfig.from_dict(values)
+
+
+def preset_sizes(name: str) -> dict[str, int]:
+    """The sizes of a preset.
+
+    Raises:
+        ValueError: there is no such preset.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"Unknown preset {name!r}; the presets are {', '.join(PRESETS)}.")
+    return dict(PRESETS[name])

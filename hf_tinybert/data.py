@@ -1,0 +1,279 @@
+"""From files or a Hub data set to tokenised examples: what the command line trains on.
+
+Library users bring their own tokenised data sets, as to any `Trainer`; nothing else imports this module.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, load_dataset
+from transformers import DataCollatorWithPadding, PretrainedConfig, PreTrainedTokenizerBase
+
+_BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+_TEXT_COLUMNS = ("text", "sentence", "sentence1", "question1", "premise", "question")
+_PAIR_COLUMNS = {"sentence1": "sentence2", "question1": "question2", "premise": "hypothesis"}
+_LABEL_COLUMNS = ("label", "labels", "intent", "score")
+_EVAL_SPLITS = ("validation", "validation_matched", "eval", "dev")
+
+
+@dataclass
+class DataArguments:
+    """Where the examples come from and which columns hold what."""
+
+    train_file: str | None = field(
+        default=None, metadata={"help": "Training examples: a .csv, .tsv, .json(l) or .parquet file."}
+    )
+    eval_file: str | None = field(default=None, metadata={"help": "Examples to evaluate on while training."})
+    test_file: str | None = field(default=None, metadata={"help": "Held-out examples for the final table."})
+    dataset: str | None = field(
+        default=None, metadata={"help": "A data set on the Hub or a local folder, instead of files."}
+    )
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration of --dataset, for example sst2 of nyu-mll/glue."}
+    )
+    text_column: str | None = field(
+        default=None, metadata={"help": f"Column of the text. Default: the first of {', '.join(_TEXT_COLUMNS)}."}
+    )
+    text_pair_column: str | None = field(
+        default=None, metadata={"help": "Column of the second text, for pairs of sentences."}
+    )
+    label_column: str | None = field(
+        default=None, metadata={"help": f"Column of the label. Default: the first of {', '.join(_LABEL_COLUMNS)}."}
+    )
+    max_length: int = field(
+        default=128, metadata={"help": "Longest input in tokens; longer texts are cut at the end."}
+    )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Train on the first N examples only (for a quick try)."}
+    )
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The classes of a task, or none for a regression."""
+
+    names: tuple[str, ...] | None
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the labels are numbers to be predicted."""
+        return self.names is None
+
+    def config_kwargs(self) -> dict[str, Any]:
+        """What a model's configuration says of the labels."""
+        if self.names is None:
+            return {"num_labels": 1, "problem_type": "regression"}
+        return {
+            "num_labels": len(self.names),
+            "id2label": dict(enumerate(self.names)),
+            "label2id": {name: index for index, name in enumerate(self.names)},
+            "problem_type": "single_label_classification",
+        }
+
+    @classmethod
+    def of_dataset(cls, dataset: Dataset, column: str) -> Labels:
+        """The label names of a data set: a ClassLabel's own, floats as regression, else sorted values."""
+        feature = dataset.features[column]
+        if hasattr(feature, "names"):
+            return cls(tuple(feature.names))
+        if "float" in str(getattr(feature, "dtype", "")):
+            return cls(None)
+        values = dataset.unique(column)
+        return cls(tuple(str(value) for value in sorted(values, key=lambda v: (str(type(v)), v))))
+
+    @classmethod
+    def of_config(cls, config: PretrainedConfig) -> Labels:
+        """The label names that a fine-tuned model carries."""
+        if config.problem_type == "regression" or config.num_labels == 1:
+            return cls(None)
+        return cls(tuple(config.id2label[index] for index in range(config.num_labels)))
+
+
+def load_raw(args: DataArguments) -> DatasetDict:
+    """Read the files or the data set named in the arguments into splits `train`, `eval` and `test`.
+
+    Tab-separated files are read without quoting, as GLUE distributes them; a byte-order mark is dropped; a
+    text such as "null" stays that text.
+
+    Raises:
+        ValueError: nothing was named, a file has another ending or no rows, or a split is missing.
+        FileNotFoundError: a file does not exist.
+    """
+    files = {"train": args.train_file, "eval": args.eval_file, "test": args.test_file}
+    given = {split: Path(path) for split, path in files.items() if path}
+    if args.dataset and given:
+        raise ValueError("Give either --dataset or files (--train-file, --eval-file, --test-file), not both.")
+    if args.dataset:
+        splits = _load_named_dataset(args.dataset, args.dataset_config)
+    elif given:
+        splits = DatasetDict({split: _load_file(path) for split, path in given.items()})
+    else:
+        raise ValueError("No data: give --train-file (and --eval-file, --test-file), or --dataset.")
+    if args.max_train_samples is not None and "train" in splits:
+        splits["train"] = splits["train"].select(range(min(args.max_train_samples, len(splits["train"]))))
+    return splits
+
+
+def _load_file(path: Path) -> Dataset:
+    if not path.is_file():
+        raise FileNotFoundError(f"The data file {path} does not exist.")
+    builder = _BUILDERS.get(path.suffix.lower())
+    if builder is None:
+        raise ValueError(f"The data file {path} ends in {path.suffix!r}; expected one of {', '.join(_BUILDERS)}.")
+    if not path.stat().st_size:
+        raise ValueError(f"The data file {path} is empty.")
+    options: dict[str, Any] = {}
+    if builder == "csv":
+        options = {"encoding": "utf-8-sig", "keep_default_na": False}
+        if path.suffix.lower() == ".tsv":
+            options |= {"sep": "\t", "quoting": csv.QUOTE_NONE}
+    try:
+        dataset = load_dataset(builder, data_files=str(path), split="train", **options)
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise ValueError(f"The data file {path} could not be read as {builder}: {cause}") from error
+    if not len(dataset):
+        raise ValueError(f"The data file {path} has no rows.")
+    return dataset
+
+
+def _load_named_dataset(name: str, config: str | None) -> DatasetDict:
+    loaded = load_dataset(name, config)
+    splits = DatasetDict()
+    if "train" in loaded:
+        splits["train"] = loaded["train"]
+    for candidate in _EVAL_SPLITS:
+        if candidate in loaded:
+            splits["eval"] = loaded[candidate]
+            break
+    if "test" in loaded:
+        splits["test"] = loaded["test"]
+    if not splits:
+        raise ValueError(f"The data set {name} has splits {', '.join(loaded)}; expected train, validation or test.")
+    return splits
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names of the columns that are used."""
+
+    text: str
+    pair: str | None
+    label: str
+
+    @classmethod
+    def find(cls, dataset: Dataset, args: DataArguments) -> Columns:
+        """Take the named columns, or the usual names.
+
+        Raises:
+            ValueError: a column is not there; the message lists those that are.
+        """
+        text = _pick(dataset, args.text_column, _TEXT_COLUMNS, "text", "--text-column")
+        pair = args.text_pair_column
+        if pair is None and args.text_column is None:
+            pair = _PAIR_COLUMNS.get(text)
+            pair = pair if pair in dataset.column_names else None
+        elif pair is not None:
+            pair = _pick(dataset, pair, (), "second text", "--text-pair-column")
+        return cls(text, pair, _pick(dataset, args.label_column, _LABEL_COLUMNS, "label", "--label-column"))
+
+
+def _pick(dataset: Dataset, given: str | None, usual: tuple[str, ...], what: str, flag: str) -> str:
+    for name in (given,) if given else usual:
+        if name in dataset.column_names:
+            return name
+    wanted = given or f"one of {', '.join(usual)}"
+    raise ValueError(
+        f"No {what} column {wanted!r}: the data has the columns {', '.join(dataset.column_names)}. Use {flag}."
+    )
+
+
+def encode(
+    splits: DatasetDict,
+    columns: Columns,
+    labels: Labels,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+) -> DatasetDict:
+    """Tokenise every split and turn its labels into ids (or floats), unpadded, for a dynamic collator.
+
+    Raises:
+        ValueError: a split lacks a column or has a label that the model does not know, or a text is missing.
+    """
+    return DatasetDict(
+        {
+            name: _encode_split(dataset, name, columns, labels, tokenizer, max_length)
+            for name, dataset in splits.items()
+        }
+    )
+
+
+def _encode_split(
+    dataset: Dataset,
+    name: str,
+    columns: Columns,
+    labels: Labels,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+) -> Dataset:
+    wanted = [column for column in (columns.text, columns.pair, columns.label) if column]
+    missing = [column for column in wanted if column not in dataset.column_names]
+    if missing:
+        raise ValueError(
+            f"The {name} data has no column {missing[0]!r}; its columns are {', '.join(dataset.column_names)}."
+        )
+    for column in wanted[:-1]:
+        empty = next((row for row, text in enumerate(dataset[column]) if not isinstance(text, str)), None)
+        if empty is not None:
+            raise ValueError(f"The {name} data has no text in row {empty + 1}, column {column!r}.")
+    ids = _label_ids(dataset, name, columns.label, labels)
+
+    def tokenize(batch: dict[str, list[Any]]) -> dict[str, Any]:
+        pair = batch[columns.pair] if columns.pair else None
+        return dict(tokenizer(batch[columns.text], pair, truncation=True, max_length=max_length))
+
+    encoded = dataset.map(tokenize, batched=True, remove_columns=dataset.column_names, desc=f"Tokenising {name}")
+    return encoded.add_column("labels", ids)  # type: ignore[call-arg]
+
+
+def _label_ids(dataset: Dataset, name: str, column: str, labels: Labels) -> list[int] | list[float]:
+    values = dataset[column]
+    if labels.names is None:
+        try:
+            return [float(value) for value in values]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"The {name} data's column {column!r} holds a value that is no number: {error}") from None
+    feature = dataset.features[column]
+    if hasattr(feature, "names"):
+        values = [feature.names[value] if value >= 0 else None for value in values]
+    ids = {label: index for index, label in enumerate(labels.names)}
+    if all(isinstance(value, int) for value in values) and not {str(value) for value in values} <= ids.keys():
+        ids = {str(index): index for index in range(len(labels.names))}
+    unknown = sorted({str(value) for value in values} - ids.keys())
+    if unknown:
+        shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+        known = ", ".join(labels.names[:10]) + (", ..." if len(labels.names) > 10 else "")
+        raise ValueError(
+            f"The {name} data has {len(unknown)} label(s) that the model was not trained for: {shown}. "
+            f"It knows: {known}."
+        )
+    return [ids[str(value)] for value in values]
+
+
+def collator(tokenizer: PreTrainedTokenizerBase) -> DataCollatorWithPadding:
+    """Pad each batch to its longest example, rounded up to a multiple of 8."""
+    return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
+
+
+def check_max_length(max_length: int, limit: int | None, whose: str) -> None:
+    """Refuse inputs longer than a model's positions.
+
+    Raises:
+        ValueError: `max_length` is above the limit, or not positive.
+    """
+    if max_length < 1 or (limit is not None and max_length > limit):
+        raise ValueError(f"--max-length is {max_length}; {whose} takes 1 to {limit} tokens.")

@@ -1,0 +1,306 @@
+"""The distillation losses of TinyBERT (Jiao et al. 2020, arXiv 1909.10351), as pure functions of tensors.
+
+Every function works in float32 whatever the input's type and whether or not autocast is on, and takes a
+`reduction`:
+
+- `"mean"` (default): the mean over real positions. A position with mask 0 changes neither the loss nor any
+  gradient, so padding a batch further changes nothing.
+- `"sum"`: the same without the division, so that several micro-batches and processes can be added up and
+  divided by their common count (see `hf_tinybert.objective`).
+- `"paper"`: what the authors' code computes, padding included; it differs from the paper's equations and is
+  meant for numerical comparison. Each function's docstring says how.
+
+Shapes: B sequences, S positions, d features, h heads, C classes. A mask is `[B, S]`, 1 (or True) for a real
+position and 0 for padding; without a mask every position is real.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Reduction = Literal["mean", "sum", "paper"]
+
+#: The additive mask of BERT's original implementation, and the threshold below which the authors' code
+#: takes a score for a masked one.
+_PAPER_MASK_VALUE = -10000.0
+_PAPER_MASKED_BELOW = -100.0
+
+
+def hidden_loss(
+    student: Tensor, teacher: Tensor, mask: Tensor | None = None, reduction: Reduction = "mean"
+) -> Tensor:
+    """Mean squared error between two sequences of vectors: MSE(H_S W_h, H_T), equation 8.
+
+    Args:
+        student: `[B, S, d]`, the student's hidden states, already projected to the teacher's width.
+        teacher: `[B, S, d]`.
+        mask: `[B, S]` or None.
+        reduction: `"mean"` averages over features and real positions, `"sum"` averages over features and
+            sums over real positions, `"paper"` averages over all positions, padding included.
+
+    Returns:
+        A float32 scalar.
+
+    Raises:
+        ValueError: the two shapes differ, or the mask does not fit them.
+    """
+    _check_same_shape("hidden_loss", student, teacher)
+    with _full_precision(student):
+        difference = student.float() - teacher.float()
+        if reduction == "paper":
+            return difference.square().mean()
+        if mask is not None:
+            difference = difference.masked_fill(_padding(mask, difference.shape[:-1]).unsqueeze(-1), 0.0)
+        per_position = difference.square().mean(dim=-1)
+        return _reduce(per_position.sum(), _count(mask, per_position), reduction)
+
+
+def embedding_loss(
+    student: Tensor, teacher: Tensor, mask: Tensor | None = None, reduction: Reduction = "mean"
+) -> Tensor:
+    """Mean squared error of the embedding blocks' outputs: MSE(E_S W_e, E_T), equation 9.
+
+    E is the output of the embedding block, after its LayerNorm, not a row of the lookup table. Shapes,
+    reductions and errors are those of `hidden_loss`.
+    """
+    return hidden_loss(student, teacher, mask, reduction)
+
+
+def attention_loss(
+    student_query: Tensor,
+    student_key: Tensor,
+    teacher_query: Tensor,
+    teacher_key: Tensor,
+    num_heads: int,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+    form: Literal["linear", "map"] = "linear",
+) -> Tensor:
+    """Mean over heads of MSE(A_S, A_T) with A = Q K^T / sqrt(d_head), before the softmax: equation 7.
+
+    Args:
+        student_query: `[B, S, h * d_s]`, the output of the student's query projection.
+        student_key: `[B, S, h * d_s]`.
+        teacher_query: `[B, S, h * d_t]`.
+        teacher_key: `[B, S, h * d_t]`.
+        num_heads: h, the same for both models.
+        mask: `[B, S]` or None. A pair (query, key) counts if both are real positions.
+        reduction: `"mean"` averages over heads and over the real pairs of the batch, `"sum"` averages over
+            heads and sums over real pairs. `"paper"` averages over all pairs, with scores at or below -100
+            after BERT's additive mask set to 0 in both maps, so that rows of padding queries stay in; it is
+            always computed from the maps.
+        form: `"linear"` never builds an S x S map. With X = [Q_S / sqrt(d_s), -Q_T / sqrt(d_t)] and
+            Y = [K_S, K_T] it uses ||X Y^T||_F^2 = sum((X^T X) * (Y^T Y)), in O(S (d_s + d_t)^2) time.
+            `"map"` builds both maps. The two are equal up to float32 rounding, which is relative to the
+            size of the scores: 2e-8 of a loss of order 1, 5e-3 of a loss of 2e-6.
+
+    Returns:
+        A float32 scalar.
+
+    Raises:
+        ValueError: the shapes do not fit each other, or a width is no multiple of `num_heads`.
+    """
+    _check_same_shape("attention_loss (student's query and key)", student_query, student_key)
+    _check_same_shape("attention_loss (teacher's query and key)", teacher_query, teacher_key)
+    if student_query.shape[:-1] != teacher_query.shape[:-1]:
+        raise ValueError(
+            f"attention_loss: student and teacher see different positions, "
+            f"{tuple(student_query.shape[:-1])} and {tuple(teacher_query.shape[:-1])}."
+        )
+    with _full_precision(student_query):
+        queries_s, keys_s = (_split_heads(x, num_heads) for x in (student_query, student_key))
+        queries_t, keys_t = (_split_heads(x, num_heads) for x in (teacher_query, teacher_key))
+        queries_s = queries_s / math.sqrt(queries_s.shape[-1])
+        queries_t = queries_t / math.sqrt(queries_t.shape[-1])
+        if reduction == "paper":
+            return _paper_attention(queries_s, keys_s, queries_t, keys_t, mask)
+        if form == "linear":
+            total = _linear_attention(queries_s, keys_s, queries_t, keys_t, mask)
+        elif form == "map":
+            difference = queries_s @ keys_s.mT - queries_t @ keys_t.mT
+            if mask is not None:
+                padding = _padding(mask, student_query.shape[:-1])
+                pairs = padding[:, None, :, None] | padding[:, None, None, :]
+                difference = difference.masked_fill(pairs, 0.0)
+            total = difference.square().sum()
+        else:
+            raise ValueError(f"attention_loss: form is 'linear' or 'map', got {form!r}.")
+        per_sequence = _lengths(mask, student_query)
+        return _reduce(total / num_heads, per_sequence.square().sum(), reduction)
+
+
+def soft_cross_entropy(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Soft cross-entropy of softmax(z_T / t) against log_softmax(z_S / t), equation 10.
+
+    Args:
+        student_logits: `[B, C]`, or `[B, S, C]` for token-level tasks.
+        teacher_logits: the same shape.
+        temperature: t > 0; the paper uses 1.
+        mask: `[B]` or `[B, S]`, the shape of the logits without C, or None.
+        reduction: `"mean"` sums over classes and averages over real rows, times t^2 so that the size of the
+            gradient does not depend on t (Hinton et al. 2015, section 2.1); `"sum"` sums over real rows
+            instead. `"paper"` averages over rows and classes, without t^2.
+
+    Returns:
+        A float32 scalar.
+
+    Raises:
+        ValueError: the shapes differ, or the temperature is not positive.
+    """
+    _check_same_shape("soft_cross_entropy", student_logits, teacher_logits)
+    if not temperature > 0:
+        raise ValueError(f"soft_cross_entropy: the temperature must be positive, got {temperature}.")
+    with _full_precision(student_logits):
+        target = F.softmax(teacher_logits.float() / temperature, dim=-1)
+        log_probability = F.log_softmax(student_logits.float() / temperature, dim=-1)
+        if reduction == "paper":
+            return -(target * log_probability).mean()
+        per_row = -(target * log_probability).sum(dim=-1) * temperature**2
+        return _reduce_rows(per_row, mask, reduction)
+
+
+def regression_loss(
+    student_logits: Tensor, target: Tensor, mask: Tensor | None = None, reduction: Reduction = "mean"
+) -> Tensor:
+    """Mean squared error of predicted values, the prediction level of a regression task.
+
+    Args:
+        student_logits: `[B, C]`, C predicted values for each sequence (usually one).
+        target: `[B, C]` or, for C = 1, `[B]`: the teacher's output, or the gold values as in the authors'
+            code.
+        mask: `[B]` or None.
+        reduction: as in `hidden_loss`; `"paper"` is the plain mean.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if target.dim() == student_logits.dim() - 1 and student_logits.shape[-1] == 1:
+        target = target.unsqueeze(-1)
+    return hidden_loss(student_logits, target, mask, reduction)
+
+
+def hard_label_loss(
+    logits: Tensor,
+    labels: Tensor,
+    problem_type: str = "single_label_classification",
+    label_smoothing: float = 0.0,
+    reduction: Literal["mean", "sum"] = "mean",
+) -> Tensor:
+    """The ordinary task loss on gold labels, which may be mixed into the prediction level.
+
+    Args:
+        logits: `[B, C]` or `[B, S, C]`.
+        labels: class ids `[B]` or `[B, S]` with -100 for ignored positions; 0/1 values `[B, C]` for
+            multi-label classification; values `[B]` or `[B, C]` for regression.
+        problem_type: transformers' names: `"single_label_classification"` (cross-entropy),
+            `"multi_label_classification"` (binary cross-entropy, mean over classes), `"regression"` (MSE).
+        label_smoothing: share of the target spread over all classes (single-label only).
+        reduction: `"mean"` over labelled rows, or `"sum"`.
+
+    Raises:
+        ValueError: the problem type is unknown.
+    """
+    with _full_precision(logits):
+        logits = logits.float()
+        if problem_type == "regression":
+            return regression_loss(logits, labels.float(), None, reduction)
+        if problem_type == "multi_label_classification":
+            per_row = F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none").mean(-1)
+            return _reduce_rows(per_row, None, reduction)
+        if problem_type == "single_label_classification":
+            labels = labels.view(logits.shape[:-1])
+            per_row = F.cross_entropy(
+                logits.flatten(0, -2),
+                labels.flatten(),
+                ignore_index=-100,
+                reduction="none",
+                label_smoothing=label_smoothing,
+            )
+            return _reduce_rows(per_row, labels.flatten() != -100, reduction)
+    raise ValueError(
+        f"hard_label_loss: unknown problem_type {problem_type!r}, expected 'single_label_classification', "
+        f"'multi_label_classification' or 'regression'."
+    )
+
+
+def _linear_attention(q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, mask: Tensor | None) -> Tensor:
+    x = torch.cat([q_s, -q_t], dim=-1)
+    y = torch.cat([k_s, k_t], dim=-1)
+    if mask is not None:
+        padding = _padding(mask, (x.shape[0], x.shape[2]))[:, None, :, None]
+        x, y = x.masked_fill(padding, 0.0), y.masked_fill(padding, 0.0)
+    return ((x.mT @ x) * (y.mT @ y)).sum()
+
+
+def _paper_attention(q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, mask: Tensor | None) -> Tensor:
+    maps = []
+    for queries, keys in ((q_s, k_s), (q_t, k_t)):
+        scores = queries @ keys.mT
+        if mask is not None:
+            scores = scores + (1.0 - mask[:, None, None, :].float()) * _PAPER_MASK_VALUE
+        maps.append(torch.where(scores <= _PAPER_MASKED_BELOW, torch.zeros_like(scores), scores))
+    return F.mse_loss(maps[0], maps[1])
+
+
+def _split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """`[B, S, h * d]` to `[B, h, S, d]` in float32."""
+    if x.dim() != 3 or x.shape[-1] % num_heads:
+        raise ValueError(
+            f"attention_loss: queries and keys are [batch, positions, heads * head_size] with "
+            f"{num_heads} heads, got {tuple(x.shape)}."
+        )
+    return x.float().unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def _full_precision(like: Tensor) -> torch.autocast:
+    return torch.autocast(device_type=like.device.type, enabled=False)
+
+
+def _padding(mask: Tensor, shape: tuple[int, ...] | torch.Size) -> Tensor:
+    """True where a position is padding."""
+    if mask.shape != torch.Size(shape):
+        raise ValueError(f"The mask's shape {tuple(mask.shape)} does not fit the positions {tuple(shape)}.")
+    return ~mask.bool()
+
+
+def _lengths(mask: Tensor | None, like: Tensor) -> Tensor:
+    """Real positions of each sequence, `[B]`, float32."""
+    if mask is None:
+        return torch.full(like.shape[:1], float(like.shape[1]), device=like.device)
+    return mask.bool().sum(dim=-1).float()
+
+
+def _count(mask: Tensor | None, per_position: Tensor) -> Tensor:
+    if mask is None:
+        return torch.tensor(float(per_position.numel()), device=per_position.device)
+    return mask.bool().sum().float()
+
+
+def _reduce_rows(per_row: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
+    if mask is not None:
+        per_row = per_row.masked_fill(_padding(mask, per_row.shape), 0.0)
+    return _reduce(per_row.sum(), _count(mask, per_row), reduction)
+
+
+def _reduce(total: Tensor, count: Tensor, reduction: str) -> Tensor:
+    if reduction == "sum":
+        return total
+    if reduction in ("mean", "paper"):
+        return total / count.clamp(min=1.0)
+    raise ValueError(f"reduction is 'mean', 'sum' or 'paper', got {reduction!r}.")
+
+
+def _check_same_shape(name: str, a: Tensor, b: Tensor) -> None:
+    if a.shape != b.shape:
+        raise ValueError(f"{name}: the shapes must be the same, got {tuple(a.shape)} and {tuple(b.shape)}.")

@@ -1,0 +1,88 @@
+"""Which phase of task distillation a step is in, what it matches, and its learning rate.
+
+The phase is a function of the global step alone, so that resume, callbacks and early stopping stay the
+Trainer's own (section 3.2 of the paper: first the intermediate layers, then the prediction layer).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from transformers import get_scheduler
+
+Phase = Literal["intermediate", "prediction", "joint"]
+
+INTERMEDIATE_LEVELS = frozenset({"embedding", "hidden", "attention"})
+PREDICTION_LEVELS = frozenset({"prediction", "hard_label"})
+LEVELS: dict[Phase, frozenset[str]] = {
+    "intermediate": INTERMEDIATE_LEVELS,
+    "prediction": PREDICTION_LEVELS,
+    "joint": INTERMEDIATE_LEVELS | PREDICTION_LEVELS,
+}
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """The phases of a run of `total_steps` optimiser steps.
+
+    Attributes:
+        total_steps: optimiser steps of the whole run.
+        intermediate_steps: how many of them, from the first, are the intermediate phase.
+        joint: all levels are matched in every step; `intermediate_steps` is then 0.
+    """
+
+    total_steps: int
+    intermediate_steps: int
+    joint: bool = False
+
+    def phase(self, step: int) -> Phase:
+        """The phase of the step that follows `step` finished ones."""
+        if self.joint:
+            return "joint"
+        return "intermediate" if step < self.intermediate_steps else "prediction"
+
+    def begins_prediction(self, step: int) -> bool:
+        """Whether the next step is the first of the prediction phase of a two-phase run."""
+        return 0 < self.intermediate_steps == step < self.total_steps
+
+    def learning_rate(
+        self, intermediate_factor: float, intermediate: Callable[[int], float], main: Callable[[int], float]
+    ) -> Callable[[int], float]:
+        """Join two schedules, each counting from its phase's first step, into one factor of the base rate."""
+        boundary = self.intermediate_steps
+
+        def factor(step: int) -> float:
+            if step < boundary:
+                return intermediate_factor * intermediate(step)
+            return main(step - boundary)
+
+        return factor
+
+
+def schedule_function(
+    name: str, warmup_steps: int, total_steps: int, specific: dict | None = None
+) -> Callable[[int], float]:
+    """One of transformers' schedules as a function from step to a factor of the base learning rate.
+
+    Raises:
+        ValueError: the schedule depends on metrics or state and cannot be joined to another.
+    """
+    parameter = torch.nn.Parameter(torch.zeros(()))
+    scheduler = get_scheduler(
+        name,
+        torch.optim.SGD([parameter], lr=1.0),
+        num_warmup_steps=warmup_steps,
+        num_training_steps=max(total_steps, 1),
+        scheduler_specific_kwargs=specific,
+    )
+    functions = getattr(scheduler, "lr_lambdas", None)
+    if not functions:
+        raise ValueError(
+            f"lr_scheduler_type {name!r} is not a function of the step alone, so it cannot be one of two phases. "
+            "Use for example 'linear', 'cosine' or 'constant', or pass your own scheduler with `optimizers=`."
+        )
+    function: Callable[[int], float] = functions[0]
+    return function

@@ -1,0 +1,92 @@
+"""The learnt maps from the student's width to the teacher's: W_e and W_h of equations 8 and 9.
+
+They are trained with the student and thrown away afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+#: Attribute of a student that carries starting values for its projections (see `offer`).
+_OFFER = "_tinybert_projections"
+SHARED = "shared"
+
+
+class Projections(nn.Module):
+    """Linear layers with bias from the student's hidden size to the teacher's.
+
+    Args:
+        student_size: d', the student's hidden size.
+        teacher_size: d, the teacher's hidden size.
+        levels: student layers to be projected (0 is the embedding block).
+        shared: one layer for all levels, as in the authors' code, or one for each.
+        seed: seed of the starting weights, normal with standard deviation 0.02 (BERT's own).
+    """
+
+    def __init__(
+        self, student_size: int, teacher_size: int, levels: Iterable[int], shared: bool, seed: int = 0
+    ) -> None:
+        """Make the layers: the identity where the widths are equal, random otherwise."""
+        super().__init__()
+        self.shared = shared
+        generator = torch.Generator().manual_seed(seed)
+        names = [SHARED] if shared else [str(level) for level in sorted(levels)]
+        self.linear = nn.ModuleDict()
+        for name in names:
+            linear = nn.Linear(student_size, teacher_size)
+            with torch.no_grad():
+                linear.bias.zero_()
+                if student_size == teacher_size:
+                    nn.init.eye_(linear.weight)
+                else:
+                    linear.weight.normal_(0.0, 0.02, generator=generator)
+            self.linear[name] = linear
+
+    def forward(self, hidden: Tensor, level: int) -> Tensor:
+        """Project `[B, S, d']` of a level to `[B, S, d]`."""
+        projected: Tensor = self.linear[SHARED if self.shared else str(level)](hidden)
+        return projected
+
+    def start_from(self, offered: Mapping[str, Tensor]) -> None:
+        """Copy starting values offered by the student (see `offer`), where their shapes fit.
+
+        A shared offer serves every level; offers by level serve a shared layer through their mean.
+        """
+        for name, linear in self.linear.items():
+            for part in ("weight", "bias"):
+                value = _pick(offered, name, part)
+                own = getattr(linear, part)
+                if value is not None and value.shape == own.shape:
+                    with torch.no_grad():
+                        own.copy_(value)
+
+
+def offer(student: PreTrainedModel, values: Mapping[str, Tensor]) -> None:
+    """Leave starting values for the projections with a student; they are never saved with it.
+
+    Args:
+        student: the model.
+        values: `"{level}.weight"` `[d, d']` and `"{level}.bias"` `[d]` for levels 0..M or `"shared"`.
+    """
+    setattr(student, _OFFER, {name: value.detach().cpu() for name, value in values.items()})
+
+
+def offered(student: PreTrainedModel) -> dict[str, Tensor]:
+    """The starting values left with a student, or an empty dict."""
+    values: dict[str, Tensor] = getattr(student, _OFFER, {})
+    return values
+
+
+def _pick(offered_values: Mapping[str, Tensor], name: str, part: str) -> Tensor | None:
+    for candidate in (f"{name}.{part}", f"{SHARED}.{part}"):
+        if candidate in offered_values:
+            return offered_values[candidate]
+    if name == SHARED:
+        values = [value for key, value in offered_values.items() if key.endswith(f".{part}")]
+        if values:
+            return torch.stack(values).mean(dim=0)
+    return None

@@ -1,0 +1,129 @@
+"""Making a student: of a preset's shape, from the teacher's weights or at random, or from a checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoConfig, BertConfig, PretrainedConfig, PreTrainedModel
+from transformers.utils import cached_file
+
+from hf_tinybert import projections, reduction
+from hf_tinybert.configuration import PRESETS, PROVENANCE_KEY, TinyBertConfig, preset_sizes
+from hf_tinybert.families import locate
+from hf_tinybert.layer_mapping import LayerMapping
+from hf_tinybert.teacher import auto_class, check_labels, check_vocabularies, describe
+
+Init = Literal["teacher", "random"]
+
+
+def create_student(
+    teacher: PreTrainedModel,
+    config: str | os.PathLike[str] | BertConfig = "tinybert-4l-312d",
+    init: Init = "teacher",
+    layer_mapping: str | Mapping[int, int] = "uniform",
+    calibration: Mapping[str, Tensor] | None = None,
+) -> PreTrainedModel:
+    """Make a student of the same Auto class as the teacher, in eval mode, on the CPU, in float32.
+
+    Args:
+        teacher: the fine-tuned (or pretrained) teacher.
+        config: a preset's name, a `TinyBertConfig` (see `TinyBertConfig.from_teacher`), or the folder or Hub
+            id of an existing small checkpoint, whose weights are then taken and `init` is not used. The
+            authors' own checkpoints work: their `fit_dense` layers become the starting projections.
+        init: `"teacher"` starts from the teacher's weights: at the teacher's width its mapped layers are
+            copied as they are; narrower, embeddings and layers are reduced to the principal components of its
+            hidden states, head by head (see `hf_tinybert.reduction`). `"random"` is BERT's own initialisation.
+        layer_mapping: which teacher layers a narrower or shallower student starts from.
+        calibration: a tokenised batch (`input_ids`, `attention_mask`, ...) of typical text, from which the
+            principal components are computed; without it, random tokens serve.
+
+    Raises:
+        ValueError: an unknown preset, a configuration that cannot read the teacher's inputs or has other
+            labels, or an architecture that `init="teacher"` cannot start from.
+    """
+    if init not in ("teacher", "random"):
+        raise ValueError(f"init is 'teacher' or 'random', got {init!r}.")
+    if isinstance(config, PretrainedConfig):
+        bert_config = config.to_bert_config() if isinstance(config, TinyBertConfig) else config
+    elif str(config) in PRESETS:
+        bert_config = TinyBertConfig.from_teacher(teacher.config, str(config)).to_bert_config()
+    elif _is_checkpoint(config):
+        return _from_checkpoint(teacher, str(config))
+    else:
+        preset_sizes(str(config))  # raises, listing the presets
+        raise AssertionError
+    check_vocabularies(bert_config, teacher.config)
+    check_labels(bert_config, teacher.config)
+    student: PreTrainedModel = _student_class(teacher, bert_config)(bert_config)
+    if init == "teacher":
+        mapping = LayerMapping.build(layer_mapping, locate(student).num_layers, locate(teacher).num_layers)
+        offer = reduction.start_from_teacher(student, teacher, mapping, calibration)
+        projections.offer(student, offer)
+    setattr(student.config, PROVENANCE_KEY, {"teacher": describe(teacher), "init": init})
+    return student.eval()
+
+
+def _student_class(teacher: PreTrainedModel, config: PretrainedConfig) -> Any:
+    auto = auto_class(teacher)
+    try:
+        return auto._model_mapping[type(config)]
+    except KeyError:
+        raise ValueError(f"There is no {auto.__name__} for a {type(config).__name__}.") from None
+
+
+def _is_checkpoint(name: str | os.PathLike[str]) -> bool:
+    """Whether a name that is no preset may be a folder or a Hub id."""
+    return Path(name).is_dir() or "/" in str(name)
+
+
+def _from_checkpoint(teacher: PreTrainedModel, name: str) -> PreTrainedModel:
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        raise ValueError(f"The student folder {name} holds no model: there is no config.json in it.")
+    config = AutoConfig.from_pretrained(name)
+    auto = auto_class(teacher)
+    model_class = auto._model_mapping[type(config)] if type(config) in auto._model_mapping else None
+    if model_class is None:
+        raise ValueError(f"The student {name} is a {config.model_type} model, which {auto.__name__} does not know.")
+    check_vocabularies(config, teacher.config)
+    if model_class.__name__ in (config.architectures or []):
+        check_labels(config, teacher.config)
+    else:
+        config.id2label, config.label2id = dict(teacher.config.id2label), dict(teacher.config.label2id)
+        config.problem_type = teacher.config.problem_type
+    student: PreTrainedModel
+    student, info = auto.from_pretrained(name, config=config, output_loading_info=True, dtype=torch.float32)
+    if any("fit_dense" in key for key in info["unexpected_keys"]):
+        projections.offer(student, _authors_projections(name))
+    setattr(student.config, PROVENANCE_KEY, {"teacher": describe(teacher), "init": "checkpoint"})
+    return student.eval()
+
+
+def _authors_projections(name: str) -> dict[str, Tensor]:
+    """Read `fit_dense.*` (one for all levels) or `fit_denses.N.*` (one for each) of an authors' checkpoint."""
+    state = _raw_state(name)
+    found: dict[str, Tensor] = {}
+    for key, value in state.items():
+        pieces = key.split(".")
+        if "fit_dense" in pieces:
+            found[f"{projections.SHARED}.{pieces[-1]}"] = value.float()
+        elif "fit_denses" in pieces:
+            found[f"{pieces[pieces.index('fit_denses') + 1]}.{pieces[-1]}"] = value.float()
+    return found
+
+
+def _raw_state(name: str) -> dict[str, Tensor]:
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+        if path is None:
+            continue
+        if file.endswith(".safetensors"):
+            return load_file(path)
+        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        return state
+    return {}

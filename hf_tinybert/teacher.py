@@ -1,0 +1,174 @@
+"""The teacher: loading it, checking that it fits the student, and asking it for its knowledge."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+
+from hf_tinybert import families
+from hf_tinybert.features import FeatureCapture, Features
+
+_AUTO_CLASSES = (
+    "AutoModelForSequenceClassification",
+    "AutoModelForTokenClassification",
+    "AutoModelForQuestionAnswering",
+    "AutoModelForMultipleChoice",
+    "AutoModelForMaskedLM",
+    "AutoModel",
+)
+
+
+class TeacherSignal(Protocol):
+    """Where the teacher's knowledge of a batch comes from."""
+
+    def features(self, inputs: Mapping[str, Any], intermediate: bool, prediction: bool) -> Features:
+        """The teacher's features of a batch, for the levels that are wanted."""
+
+
+class LiveTeacher:
+    """A signal that runs the teacher on every batch, frozen and in eval mode.
+
+    Args:
+        model: the teacher.
+        hidden: teacher layers whose output is matched (0 is the embedding block).
+        attention: teacher layers whose queries and keys are matched.
+    """
+
+    def __init__(self, model: PreTrainedModel, hidden: Iterable[int], attention: Iterable[int]) -> None:
+        """Freeze the model and put hooks on its layers."""
+        self.model = freeze(model)
+        self._capture = FeatureCapture(families.locate(model), hidden, attention)
+        self._accepted = set(inspect.signature(model.forward).parameters)
+
+    @torch.no_grad()
+    def features(self, inputs: Mapping[str, Any], intermediate: bool, prediction: bool) -> Features:
+        """Run the teacher; only the base model where no logits are wanted."""
+        model = self.model if prediction else self.model.base_model
+        if not intermediate:
+            return Features(logits=self._call(model, inputs).logits)
+        with self._capture.recording() as features:
+            output = self._call(model, inputs)
+        if prediction:
+            features.logits = output.logits
+        return features
+
+    def close(self) -> None:
+        """Take the hooks off the teacher."""
+        self._capture.remove()
+
+    def _call(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Any:
+        wanted = {k: v for k, v in inputs.items() if k in self._accepted and k not in ("labels", "return_dict")}
+        return model(**wanted, return_dict=True)
+
+
+def freeze(model: PreTrainedModel) -> PreTrainedModel:
+    """Eval mode and no gradients, for good."""
+    model.eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model
+
+
+def auto_class(model: PreTrainedModel) -> Any:
+    """The Auto class that loads models of this class, for example `AutoModelForSequenceClassification`.
+
+    Raises:
+        ValueError: no Auto class of an encoder task knows the model's class.
+    """
+    for name in _AUTO_CLASSES:
+        auto = getattr(transformers, name)
+        if type(model) in auto._model_mapping.values():
+            return auto
+    raise ValueError(f"{type(model).__name__} belongs to none of {', '.join(_AUTO_CLASSES)}.")
+
+
+def load_teacher(name: str | os.PathLike[str], auto: Any, init_kwargs: Mapping[str, Any] | None = None) -> Any:
+    """Load a teacher from a folder or the Hub, with a clear error if there is none.
+
+    Args:
+        name: a folder or a Hub id.
+        auto: the Auto class to load it with.
+        init_kwargs: further arguments of `from_pretrained` (`dtype`, `revision`, `quantization_config`, ...).
+
+    Raises:
+        ValueError: the folder holds no model, or its weights lack the task head.
+    """
+    path = Path(name)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ValueError(f"The teacher folder {path} holds no model: there is no config.json in it.")
+    if not path.is_dir() and (path.is_absolute() or str(name).startswith(".")):
+        raise ValueError(f"The teacher folder {path} does not exist.")
+    kwargs = dict(init_kwargs or {})
+    model, info = auto.from_pretrained(str(name), output_loading_info=True, **kwargs)
+    missing = sorted(key for key in info["missing_keys"] if "position_ids" not in key)
+    if missing and auto is not transformers.AutoModel:
+        raise ValueError(
+            f"The teacher {name} has no trained weights for {', '.join(missing[:4])}: it was not fine-tuned for "
+            f"{type(model).__name__}. Fine-tune it first, for example with `hf-tinybert finetune`."
+        )
+    return model
+
+
+def describe(model: PreTrainedModel) -> str:
+    """The teacher's Hub id if it came from the Hub, else a fingerprint of its weights; never a local path."""
+    config = model.config
+    name = getattr(config, "_name_or_path", "") or ""
+    if getattr(config, "_commit_hash", None) and name and not os.path.exists(name):
+        return name
+    return f"sha256:{fingerprint(model)}"
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """The first 16 hex digits of a SHA-256 over the names, types, shapes and values of the weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        raw: Tensor = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(raw.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def check_labels(student: PretrainedConfig, teacher: PretrainedConfig) -> None:
+    """Check that class i means the same to both models.
+
+    Names that transformers made up (`LABEL_0`, ...) say nothing and are not compared.
+
+    Raises:
+        ValueError: the numbers of labels differ, or the same index has another name.
+    """
+    if student.num_labels != teacher.num_labels:
+        raise ValueError(
+            f"The teacher has {teacher.num_labels} labels and the student {student.num_labels}. Make the student "
+            "with `create_student(teacher, ...)`, which takes the labels from the teacher."
+        )
+    names = [{int(index): label for index, label in config.id2label.items()} for config in (student, teacher)]
+    if any(all(label == f"LABEL_{index}" for index, label in table.items()) for table in names):
+        return
+    if names[0] != names[1]:
+        kind = "order of labels" if sorted(names[0].values()) == sorted(names[1].values()) else "labels"
+        raise ValueError(
+            f"Teacher and student have different {kind}, so their logits cannot be compared.\n"
+            f"  teacher: {names[1]}\n  student: {names[0]}"
+        )
+
+
+def check_vocabularies(student: PretrainedConfig, teacher: PretrainedConfig) -> None:
+    """Check that token ids can mean the same to both models.
+
+    Raises:
+        ValueError: the sizes of the vocabularies differ.
+    """
+    if student.vocab_size != teacher.vocab_size:
+        raise ValueError(
+            f"The teacher has a vocabulary of {teacher.vocab_size} tokens and the student of "
+            f"{student.vocab_size}: both read the same input ids, so they need the same tokenizer."
+        )

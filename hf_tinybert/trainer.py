@@ -1,0 +1,573 @@
+"""`DistillationTrainer`: glue between transformers' Trainer and the distillation objective.
+
+While `train()` runs, `trainer.model` is a `DistillationObjective` around the student, so that projections are
+trained, clipped and synchronised like any parameter; before and after it, `trainer.model` is the student.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, Trainer
+from transformers.utils import logging
+
+from hf_tinybert import checkpoints, compat, sampling
+from hf_tinybert.agreement import Agreement
+from hf_tinybert.configuration import PROVENANCE_KEY
+from hf_tinybert.families import locate
+from hf_tinybert.layer_mapping import LayerMapping
+from hf_tinybert.objective import BatchCounts, DistillationObjective, Settings, Step, Weights
+from hf_tinybert.phases import LEVELS, Phase, PhasePlan, schedule_function
+from hf_tinybert.projections import Projections, offered
+from hf_tinybert.teacher import (
+    LiveTeacher,
+    auto_class,
+    check_labels,
+    check_vocabularies,
+    describe,
+    freeze,
+    load_teacher,
+)
+from hf_tinybert.training_args import DistillationTrainingArguments
+
+logger = logging.get_logger(__name__)
+
+_SECRETS = ("hub_token", "push_to_hub_token")
+
+
+class DistillationTrainer(Trainer):
+    """A `Trainer` that distils a teacher into `model` as TinyBERT does.
+
+    `train()` runs the intermediate phase and then the prediction phase; everything else (`evaluate`,
+    `predict`, `compute_metrics`, callbacks, checkpoints, resume, `push_to_hub`, `hyperparameter_search`) is the
+    Trainer's. A custom `compute_loss_func` takes the place of the hard-label loss. Evaluation uses the
+    student's ordinary loss.
+
+    Args:
+        model: the student (see `create_student`), or use `model_init`.
+        teacher: a model, a folder, or a Hub id.
+        args: the arguments; `DistillationTrainingArguments` of the same output folder by default.
+        teacher_init_kwargs: for a teacher given by name: further arguments of `from_pretrained`.
+        **kwargs: everything `Trainer` takes.
+
+    Raises:
+        ValueError: teacher and student do not fit each other or the arguments; nothing has been trained then.
+    """
+
+    args: DistillationTrainingArguments
+
+    def __init__(
+        self,
+        model: PreTrainedModel | None = None,
+        args: DistillationTrainingArguments | None = None,
+        *positional: Any,
+        teacher: PreTrainedModel | str | os.PathLike[str] | None = None,
+        teacher_init_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Check that everything fits, and set the Trainer up around the student."""
+        if args is None:
+            args = DistillationTrainingArguments(output_dir="tmp_trainer")
+        if not isinstance(args, DistillationTrainingArguments):
+            raise ValueError(
+                f"DistillationTrainer needs DistillationTrainingArguments, got {type(args).__name__}: change the "
+                "class, its other arguments stay."
+            )
+        if teacher is None:
+            raise ValueError("DistillationTrainer needs a teacher: a model, a folder or a Hub id.")
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"{args.n_gpu} GPUs are visible to one process, which means nn.DataParallel, and that drops the "
+                "hooks. Start the script with `torchrun --nproc-per-node N` or `accelerate launch`, or show it one "
+                "GPU with CUDA_VISIBLE_DEVICES=0."
+            )
+        super().__init__(model, args, *positional, **kwargs)
+        # Our loss is a share of the global batch's mean; the Trainer divides it by the accumulation steps.
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = False
+        self._hard_label_function, self.compute_loss_func = self.compute_loss_func, None
+        self.teacher = self._take_teacher(teacher, teacher_init_kwargs)
+        self._objective: DistillationObjective | None = None
+        self._signal: LiveTeacher | None = None
+        self._plan: PhasePlan | None = None
+        self._resumed: checkpoints.DistillationState | None = None
+        self._phase: Phase | None = None
+        self._agreement: Agreement | None = None
+        self._parts: dict[str, Tensor] = {}
+        self._phase_of_part: dict[str, Phase] = {}
+        self._steps_in_phase: Counter[Phase] = Counter()
+        self._settings()
+
+    # Teacher, student and settings
+
+    @property
+    def student(self) -> PreTrainedModel:
+        """The student, also while `trainer.model` is the objective around it."""
+        return self.model.student if isinstance(self.model, DistillationObjective) else self.model
+
+    def _take_teacher(
+        self, teacher: PreTrainedModel | str | os.PathLike[str], init_kwargs: Mapping[str, Any] | None
+    ) -> PreTrainedModel:
+        if not isinstance(teacher, PreTrainedModel):
+            teacher = load_teacher(teacher, auto_class(self.student), init_kwargs)
+        elif init_kwargs:
+            raise ValueError("teacher_init_kwargs goes with a teacher given by name; this one is already loaded.")
+        if teacher is self.student:
+            raise ValueError("Teacher and student are the same object.")
+        if getattr(teacher, "hf_device_map", None) is None and not getattr(teacher, "is_quantized", False):
+            teacher = teacher.to(self.args.device)
+        return freeze(teacher)
+
+    def _settings(self) -> Settings:
+        """Derive the settings from arguments and models, checking that they fit; done whenever training starts.
+
+        Raises:
+            ValueError: says what does not fit, and what to do.
+        """
+        args, student, teacher = self.args, self.student, self.teacher
+        args.check()
+        ours, theirs = locate(student), locate(teacher)
+        check_vocabularies(student.config, teacher.config)
+        weights = Weights(args.level_weights(), args.parsed_layer_weights())
+        beyond = [layer for layer in weights.layers if layer > ours.num_layers]
+        if beyond:
+            raise ValueError(f"layer_weights names layer {beyond[0]}; the student has layers 1..{ours.num_layers}.")
+        mapping = LayerMapping.build(args.layer_mapping, ours.num_layers, theirs.num_layers)
+        regression = student.config.problem_type == "regression" or (
+            student.config.problem_type is None and student.config.num_labels == 1
+        )
+        settings = Settings(
+            mapping=mapping,
+            weights=weights,
+            temperature=args.temperature,
+            reduction=args.loss_reduction,
+            regression=regression,
+            problem_type=student.config.problem_type
+            or ("regression" if regression else "single_label_classification"),
+            label_smoothing=args.label_smoothing_factor,
+            hard_label_function=self._hard_label_function,
+        )
+        if args.phases != "intermediate":
+            check_labels(student.config, teacher.config)
+            if settings.problem_type == "multi_label_classification" and weights["prediction"]:
+                raise ValueError("Multi-label tasks have no soft loss yet: use hard_label_weight with prediction_weight=0.")
+            if self._hard_label_function is not None and not weights["hard_label"]:
+                raise ValueError("compute_loss_func takes the place of the hard-label loss, and hard_label_weight is 0.")
+        if args.phases != "prediction" and settings.attention_layers:
+            if ours.num_heads != theirs.num_heads:
+                raise ValueError(
+                    f"The attention loss compares head with head: the teacher has {theirs.num_heads} and the student "
+                    f"{ours.num_heads}. Make the student with `create_student`, or set attention_weight=0."
+                )
+            if not (ours.plain_scores and theirs.plain_scores):
+                raise ValueError(
+                    "The attention loss needs absolute positions: relative ones are added to the scores. Set attention_weight=0."
+                )
+        self._check_lengths(ours.max_length, theirs.max_length)
+        return settings
+
+    def _check_lengths(self, *limits: int | None) -> None:
+        """Refuse a data set of already tokenised examples that are longer than a model's positions."""
+        self._max_length = min((limit for limit in limits if limit is not None), default=None)
+        names = getattr(self.train_dataset, "column_names", None)
+        if self._max_length is None or not isinstance(names, list) or "input_ids" not in names:
+            return
+        if not hasattr(self.train_dataset, "__len__"):
+            return
+        lengths = sampling.lengths_of(self.train_dataset, "input_ids", self.args.length_column_name)
+        if lengths and max(lengths) > self._max_length:
+            raise ValueError(self._too_long(max(lengths)))
+
+    def _too_long(self, length: int) -> str:
+        return (
+            f"An input of {length} tokens is longer than the {self._max_length} positions of the student or the "
+            "teacher: truncate when tokenising (`truncation=True, max_length=...`)."
+        )
+
+    # Attaching the objective for the time of training
+
+    def _inner_training_loop(self, batch_size: int | None = None, *args: Any, **kwargs: Any) -> Any:
+        resume = kwargs.get("resume_from_checkpoint", args[1] if len(args) > 1 else None)
+        student = self.student
+        objective = self._attach(student, resume)
+        self.model = self.model_wrapped = objective
+        try:
+            return super()._inner_training_loop(batch_size, *args, **kwargs)
+        finally:
+            objective.detach()
+            if self._signal is not None:
+                self._signal.close()
+            self.model = self.model_wrapped = student
+            self._signal = self._plan = self._resumed = self._phase = None
+
+    def _attach(self, student: PreTrainedModel, resume: str | None) -> DistillationObjective:
+        settings = self._settings()
+        encoder = locate(student)
+        levels = set(settings.hidden_layers)
+        before = self._objective
+        if before is not None and before.student is student and before.settings.hidden_layers == settings.hidden_layers:
+            projections = before.projections
+        else:
+            projections = Projections(
+                encoder.hidden_size,
+                locate(self.teacher).hidden_size,
+                levels,
+                shared=self.args.projection == "shared",
+                seed=self.args.seed,
+            )
+            projections.start_from(offered(student))
+            if before is not None and self.optimizer is not None:
+                self.optimizer = self.lr_scheduler = None
+        if resume is not None:
+            self._resume_from(resume, settings, projections)
+        self._objective = DistillationObjective(student, encoder, projections.to(self.args.device), settings)
+        self._signal = LiveTeacher(
+            self.teacher,
+            [settings.mapping[m] for m in settings.hidden_layers],
+            [settings.mapping[m] for m in settings.attention_layers],
+        )
+        self._join_user_optimizer(projections)
+        self._record_provenance(student, settings)
+        logger.info(f"Layer mapping:\n{settings.mapping}")
+        return self._objective
+
+    def _join_user_optimizer(self, projections: Projections) -> None:
+        """An optimiser that was passed in knows the student's parameters only: give it the projections too."""
+        if self.optimizer is None:
+            return
+        known = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        new = [p for p in projections.parameters() if id(p) not in known]
+        if new:
+            self.optimizer.add_param_group({"params": new})
+
+    def _resume_from(self, folder: str, settings: Settings, projections: Projections) -> None:
+        state = checkpoints.DistillationState.load(folder)
+        now = (settings.mapping.to_string(), self.args.projection)
+        if (state.layer_mapping, state.projection) != now:
+            raise ValueError(
+                f"The checkpoint {folder} was made with layer_mapping {state.layer_mapping!r} and projection "
+                f"{state.projection!r}; the arguments now say {now[0]!r} and {now[1]!r}."
+            )
+        if state.joint != (self.args.phases == "joint"):
+            raise ValueError(f"The checkpoint {folder} was made with other phases than {self.args.phases!r}.")
+        checkpoints.load_projections(projections, folder)
+        self._resumed = state
+
+    def _record_provenance(self, student: PreTrainedModel, settings: Settings) -> None:
+        record = dict(getattr(student.config, PROVENANCE_KEY, None) or {})
+        record |= {
+            "teacher": describe(self.teacher),
+            "layer_mapping": settings.mapping.to_string(),
+            "phases": self.args.phases,
+            "versions": {
+                name: importlib.metadata.version(name) for name in ("hf-tinybert", "transformers", "torch")
+            },
+        }
+        setattr(student.config, PROVENANCE_KEY, record)
+
+    # Phases, learning rates and counts
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """One schedule for both phases, each counting from its own first step."""
+        self._plan = plan = self._make_plan(num_training_steps)
+        if self.lr_scheduler is not None:
+            return self.lr_scheduler
+        args = self.args
+        main_steps = max(plan.total_steps - plan.intermediate_steps, 0)
+        only_intermediate = plan.intermediate_steps >= plan.total_steps
+        main = schedule_function(
+            args.lr_scheduler_type, args.get_warmup_steps(main_steps), main_steps, args.lr_scheduler_kwargs or None
+        )
+        intermediate = schedule_function(
+            args.intermediate_lr_scheduler_type,
+            math.ceil(plan.intermediate_steps * args.intermediate_warmup_ratio),
+            plan.intermediate_steps,
+        )
+        rate = args.intermediate_learning_rate
+        factor = 1.0 if rate is None else rate / args.learning_rate
+        function = plan.learning_rate(factor, intermediate, main)
+        if only_intermediate:
+            logger.info(f"All {plan.total_steps} steps are the intermediate phase.")
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, function)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _make_plan(self, total_steps: int) -> PhasePlan:
+        args = self.args
+        if args.phases == "joint":
+            return PhasePlan(total_steps, 0, joint=True)
+        if self._resumed is not None:
+            return PhasePlan(total_steps, self._resumed.intermediate_steps)
+        if args.phases == "intermediate":
+            return PhasePlan(total_steps, total_steps)
+        if args.phases == "prediction":
+            return PhasePlan(total_steps, 0)
+        share = args.intermediate_share
+        if args.num_intermediate_epochs is not None:
+            share = args.num_intermediate_epochs / args.num_train_epochs
+        return PhasePlan(total_steps, min(max(round(total_steps * share), 1), max(total_steps - 1, 1)))
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """Fetch the micro-batches of a step, and count what they hold over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not isinstance(self.model, DistillationObjective) or not batches:
+            return batches, None
+        assert self._plan is not None
+        step = self.state.global_step
+        self._phase = self._plan.phase(step)
+        self._steps_in_phase[self._phase] += 1
+        if self._plan.begins_prediction(step):
+            # A fresh optimiser, as each phase of the paper is a run of its own.
+            getattr(self.optimizer, "optimizer", self.optimizer).state.clear()
+        return batches, self._count(batches, device)
+
+    def _count(self, batches: list[Any], device: torch.device) -> BatchCounts:
+        rows: list[Tensor] = []
+        for batch in batches:
+            ids, mask, labels = batch["input_ids"], batch.get("attention_mask"), batch.get("labels")
+            sequences, positions = ids.shape
+            if self._max_length is not None and positions > self._max_length:
+                raise ValueError(self._too_long(positions))
+            lengths = torch.full((sequences,), positions, device=device) if mask is None else mask.to(device).sum(-1)
+            if labels is None or labels.is_floating_point() or labels.dim() not in (1, 2):
+                labelled = torch.tensor(sequences, device=device)
+            else:
+                labelled = (labels.to(device) != -100).sum()
+            rows.append(
+                torch.stack(
+                    [
+                        torch.tensor(float(sequences), device=device),
+                        lengths.sum().float(),
+                        lengths.float().square().sum(),
+                        labelled.float(),
+                    ]
+                )
+            )
+        total = torch.stack(rows).sum(dim=0)
+        if self.args.world_size > 1:
+            total = self.accelerator.reduce(total, reduction="sum")
+        shares = len(batches) * max(self.args.world_size, 1)
+        return BatchCounts(*total.unbind(), shares=shares)
+
+    # One step
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The distillation loss in training; the student's ordinary loss in evaluation."""
+        if not model.training or not isinstance(num_items_in_batch, BatchCounts):
+            loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+            if self._agreement is not None and outputs.get("logits") is not None:
+                self._compare(inputs, outputs["logits"])
+            return (loss, outputs) if return_outputs else loss
+        assert self._phase is not None
+        assert self._signal is not None
+        levels = LEVELS[self._phase]
+        teacher = self._signal.features(
+            inputs, intermediate="hidden" in levels, prediction="prediction" in levels
+        )
+        loss, parts = model(**inputs, step=Step(teacher, levels, num_items_in_batch))
+        for name, value in parts.items():
+            self._parts[name] = self._parts[name] + value if name in self._parts else value
+            self._phase_of_part[name] = self._phase
+        return loss
+
+    def _compare(self, inputs: Mapping[str, Any], logits: Tensor) -> None:
+        assert self._agreement is not None
+        signal = self._signal or LiveTeacher(self.teacher, (), ())
+        teacher_logits = signal.features(inputs, intermediate=False, prediction=True).logits
+        labels = inputs.get("labels")
+        mask = labels != -100 if logits.dim() == 3 and labels is not None else None
+        if teacher_logits is not None:
+            self._agreement.update(logits, teacher_logits, mask)
+
+    # Logging
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the series of every level and layer to the training log, and stop at a NaN loss.
+
+        Raises:
+            FloatingPointError: the training loss is not a number.
+        """
+        if "loss" in logs and isinstance(self.model, DistillationObjective):
+            logs = logs | self._drain_parts()
+            if not math.isfinite(logs["loss"]):
+                raise FloatingPointError(
+                    f"The loss is {logs['loss']} at step {self.state.global_step}: lower the learning rate, clip the "
+                    "gradient (max_grad_norm), or use bf16 or float32 instead of fp16. "
+                    f"Last values: { {k: v for k, v in logs.items() if k.startswith('loss_')} }"
+                )
+        super().log(logs, *args, **kwargs)
+
+    def _drain_parts(self) -> dict[str, float]:
+        """Means over the steps since the last log in which a level was matched, by level and layer.
+
+        This is the one place where the parts are read from the device.
+        """
+        if not self._parts:
+            return {}
+        names = sorted(self._parts)
+        sums = torch.stack([self._parts[name] for name in names])
+        if self.args.world_size > 1:
+            sums = self.accelerator.reduce(sums, reduction="sum")
+        steps = {name: self._steps_in_phase[self._phase_of_part[name]] for name in names}
+        values = sums.tolist()
+        self._forget_parts()
+        return {f"loss_{name}": value / steps[name] for name, value in zip(names, values, strict=True)}
+
+    def _forget_parts(self) -> None:
+        self._parts = {}
+        self._steps_in_phase = Counter()
+
+    # Evaluation
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's loop, with the agreement of student and teacher among the metrics."""
+        wanted = self.args.report_agreement and self.student.config.problem_type != "multi_label_classification"
+        prefix = kwargs.get("metric_key_prefix", args[4] if len(args) > 4 else "eval")
+        regression = self.student.config.num_labels == 1
+        self._agreement = Agreement(regression) if wanted else None
+        try:
+            output = super().evaluation_loop(*args, **kwargs)
+            if self._agreement is not None:
+                output.metrics.update(self._agreement.compute(prefix, self.accelerator))
+            return output
+        finally:
+            self._agreement = None
+
+    def evaluate_teacher(self, eval_dataset: Any = None, metric_key_prefix: str = "teacher") -> dict[str, float]:
+        """The teacher's own metrics on a data set, computed as the student's are.
+
+        Args:
+            eval_dataset: tokenised examples; the trainer's `eval_dataset` by default.
+            metric_key_prefix: prefix of the metrics' names.
+        """
+        student, reports = self.model, self.args.report_agreement
+        self.model = self.model_wrapped = self.teacher
+        self.args.report_agreement = False
+        try:
+            dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
+            loader = self.get_test_dataloader(dataset)
+            output = self.evaluation_loop(
+                loader, description="Evaluation of the teacher", metric_key_prefix=metric_key_prefix
+            )
+            metrics: dict[str, float] = output.metrics
+            return metrics
+        finally:
+            self.model = self.model_wrapped = student
+            self.args.report_agreement = reports
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Metrics of the intermediate phase mean nothing: they neither win nor, through patience, stop a run."""
+        if self._phase == "intermediate":
+            return False
+        better: bool = super()._determine_best_metric(metrics, trial)
+        return better
+
+    # Saving and resuming
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Distil; `resume_from_checkpoint=True` continues from the newest checkpoint that is whole.
+
+        Raises:
+            ValueError: there is no whole checkpoint to continue from.
+            FloatingPointError: the loss became NaN.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = checkpoints.newest_complete(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"There is no complete checkpoint in {self.args.output_dir} to resume from.")
+            logger.info(f"Resuming from {resume_from_checkpoint}.")
+        elif resume_from_checkpoint:
+            missing = checkpoints.missing_parts(resume_from_checkpoint)
+            if missing:
+                raise ValueError(f"The checkpoint {resume_from_checkpoint} cannot be resumed: it lacks {', '.join(missing)}.")
+        self._forget_parts()
+        return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        if self.args.should_save:
+            folder = os.path.join(self._get_output_dir(trial=kwargs.get("trial", args[1] if len(args) > 1 else None)))
+            checkpoints.mark_incomplete(os.path.join(folder, f"checkpoint-{self.state.global_step}"))
+        super()._save_checkpoint(*args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        target = output_dir if output_dir is not None else self.args.output_dir
+        if state_dict is not None:
+            state_dict = {
+                name.removeprefix("student."): value
+                for name, value in state_dict.items()
+                if not name.startswith("projections.")
+            }
+        objective = self.model if isinstance(self.model, DistillationObjective) else None
+        with self._as_student(), self._without_secrets(), checkpoints.written_beside(target) as staging:
+            super()._save(staging, state_dict)
+            if objective is not None and self._plan is not None and checkpoints.is_checkpoint_folder(target):
+                checkpoints.save_projections(objective.projections, staging)
+                self._distillation_state(objective).save(staging)
+
+    def _distillation_state(self, objective: DistillationObjective) -> checkpoints.DistillationState:
+        assert self._plan is not None
+        return checkpoints.DistillationState(
+            intermediate_steps=self._plan.intermediate_steps,
+            joint=self._plan.joint,
+            layer_mapping=objective.settings.mapping.to_string(),
+            projection=self.args.projection,
+        )
+
+    def _load_best_model(self) -> None:
+        with self._as_student():
+            super()._load_best_model()
+
+    @contextmanager
+    def _as_student(self) -> Iterator[None]:
+        """For the Trainer's own saving and loading, `self.model` is the student."""
+        model = self.model
+        self.model = self.student
+        try:
+            yield
+        finally:
+            self.model = model
+
+    @contextmanager
+    def _without_secrets(self) -> Iterator[None]:
+        """`training_args.bin` is written without tokens."""
+        args = self.args
+        self.args = copy.copy(args)
+        for name in _SECRETS:
+            if hasattr(self.args, name):
+                setattr(self.args, name, None)
+        try:
+            yield
+        finally:
+            self.args = args
+
+    # Data
+
+    def _set_signature_columns_if_needed(self) -> None:
+        with self._as_student():
+            super()._set_signature_columns_if_needed()
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset = train_dataset if train_dataset is not None else self.train_dataset
+        if dataset is None or not compat.groups_by_length(self.args) or not hasattr(dataset, "__len__"):
+            return super()._get_train_sampler(*(() if train_dataset is None else (train_dataset,)))
+        args = self.args
+        seed = args.data_seed if args.data_seed is not None else args.seed
+        batch = args.train_batch_size * args.gradient_accumulation_steps * max(args.world_size, 1)
+        column = self.processing_class.model_input_names[0] if self.processing_class is not None else "input_ids"
+        lengths = sampling.lengths_of(dataset, column, args.length_column_name)
+        return sampling.SeededLengthGroupedSampler(batch, lengths, seed)

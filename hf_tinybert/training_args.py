@@ -1,0 +1,192 @@
+"""`DistillationTrainingArguments`: every `TrainingArguments` field, and what distillation adds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainingArguments
+
+PHASES = ("two", "intermediate", "prediction", "joint")
+
+
+@dataclass
+class DistillationTrainingArguments(TrainingArguments):
+    """Arguments of a distillation run.
+
+    `num_train_epochs` (or `max_steps`) covers both phases. `learning_rate`, warm-up and `lr_scheduler_type`
+    are those of the prediction phase; with `phases` other than `"two"`, of the whole run. Two defaults differ
+    from `TrainingArguments`: `logging_nan_inf_filter` is off (it waits for the device in every step and hides
+    NaN; we stop at a NaN instead), and `ddp_find_unused_parameters` is on (each phase leaves some parameters
+    unused).
+    """
+
+    phases: str = field(
+        default="two",
+        metadata={
+            "help": "'two': intermediate layers, then prediction (the paper's task distillation). "
+            "'intermediate' or 'prediction': one of them alone. 'joint': all levels in every step.",
+            "choices": list(PHASES),
+        },
+    )
+    intermediate_share: float = field(
+        default=0.6, metadata={"help": "Share of all steps that the intermediate phase of a two-phase run gets."}
+    )
+    num_intermediate_epochs: float | None = field(
+        default=None,
+        metadata={"help": "Epochs, of num_train_epochs, for the intermediate phase; wins over the share."},
+    )
+    intermediate_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the intermediate phase. Default: learning_rate."}
+    )
+    intermediate_lr_scheduler_type: str = field(
+        default="constant", metadata={"help": "Schedule of the intermediate phase; constant in the paper."}
+    )
+    intermediate_warmup_ratio: float = field(
+        default=0.0, metadata={"help": "Share of the intermediate phase for warm-up, where its schedule has one."}
+    )
+    layer_mapping: str = field(
+        default="uniform",
+        metadata={"help": "'uniform', 'first', 'last', or pairs student:teacher such as '0:0,1:3,2:6'."},
+    )
+    projection: str = field(
+        default="per_layer",
+        metadata={
+            "help": "'per_layer': a learnt projection for each matched level; 'shared': one for all.",
+            "choices": ["per_layer", "shared"],
+        },
+    )
+    embedding_weight: float = field(default=1.0, metadata={"help": "Weight of the embedding loss; 0: left out."})
+    hidden_weight: float = field(default=1.0, metadata={"help": "Weight of the hidden-state losses; 0: left out."})
+    attention_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the attention-score losses; 0: left out."}
+    )
+    prediction_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the loss against the teacher's logits; 0: left out."}
+    )
+    hard_label_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the ordinary loss on gold labels, in the prediction phase."}
+    )
+    layer_weights: str | dict | None = field(
+        default=None,
+        metadata={"help": "Factor on the hidden and attention loss of a student layer, such as '1:0.5,4:2'."},
+    )
+    temperature: float = field(default=1.0, metadata={"help": "Temperature of the soft cross-entropy; 1 in the paper."})
+    loss_reduction: str = field(
+        default="mean",
+        metadata={
+            "help": "'mean': over real positions of the global batch. 'paper': as in the authors' code, padding "
+            "included, each micro-batch by itself.",
+            "choices": ["mean", "paper"],
+        },
+    )
+    report_agreement: bool = field(
+        default=True,
+        metadata={"help": "Evaluation also reports how often student and teacher agree; it runs the teacher."},
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Trainer's filter of NaN losses; off, a NaN loss ends the run."}
+    )
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without models and data."""
+        for name in ("gradient_checkpointing", "activation_checkpointing"):
+            if getattr(self, name, False):
+                self._forbid_reentrant(f"{name}_kwargs")
+        if self.ddp_find_unused_parameters is None:
+            self.ddp_find_unused_parameters = True
+        super().__post_init__()
+        self.check()
+
+    def check(self) -> None:
+        """Refuse values that cannot work.
+
+        Raises:
+            ValueError: says the argument, what it was and what is allowed.
+        """
+        self._check_choice("phases", PHASES)
+        self._check_choice("projection", ("per_layer", "shared"))
+        self._check_choice("loss_reduction", ("mean", "paper"))
+        if not 0.0 < self.intermediate_share < 1.0:
+            raise ValueError(
+                f"intermediate_share must lie between 0 and 1, got {self.intermediate_share}. For one phase alone "
+                "use phases='intermediate' or phases='prediction'."
+            )
+        if self.num_intermediate_epochs is not None and self.phases == "two":
+            if self.max_steps > 0:
+                raise ValueError("num_intermediate_epochs goes with num_train_epochs; with max_steps use intermediate_share.")
+            if not 0 < self.num_intermediate_epochs < self.num_train_epochs:
+                raise ValueError(
+                    f"num_intermediate_epochs must lie between 0 and num_train_epochs ({self.num_train_epochs}), "
+                    f"which counts both phases; got {self.num_intermediate_epochs}."
+                )
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}.")
+        for level, weight in self.level_weights().items():
+            if not weight >= 0:
+                raise ValueError(f"{level}_weight must not be negative, got {weight}.")
+        self.parsed_layer_weights()
+        weights = self.level_weights()
+        if self.phases != "prediction" and not any(weights[k] for k in ("embedding", "hidden", "attention")):
+            raise ValueError("The intermediate phase has no level with a weight above 0; use phases='prediction'.")
+        if self.phases != "intermediate" and not (weights["prediction"] or weights["hard_label"]):
+            raise ValueError("The prediction phase has no level with a weight above 0; use phases='intermediate'.")
+        if self.label_smoothing_factor and not self.hard_label_weight:
+            raise ValueError("label_smoothing_factor smooths gold labels, and hard_label_weight is 0: set it above 0.")
+        if self.neftune_noise_alpha is not None:
+            raise ValueError(
+                "neftune_noise_alpha is not supported: its noise on the student's embeddings would be what the "
+                "embedding loss measures."
+            )
+        if getattr(self, "torch_compile", False):
+            raise ValueError("torch_compile is not supported yet: compiled code skips the hooks that read the layers.")
+        if self.deepspeed:
+            raise ValueError("DeepSpeed is not supported: use DDP or FSDP through torchrun or accelerate launch.")
+        if self.ddp_find_unused_parameters is False:
+            raise ValueError("ddp_find_unused_parameters=False cannot work: each phase leaves some parameters unused.")
+        if self.load_best_model_at_end and self.phases == "intermediate":
+            raise ValueError(
+                "load_best_model_at_end has nothing to choose from with phases='intermediate': task metrics mean "
+                "nothing before the prediction level is trained."
+            )
+
+    def level_weights(self) -> dict[str, float]:
+        """Level -> weight."""
+        levels = ("embedding", "hidden", "attention", "prediction", "hard_label")
+        return {level: float(getattr(self, f"{level}_weight")) for level in levels}
+
+    def parsed_layer_weights(self) -> dict[int, float]:
+        """Student layer -> factor.
+
+        Raises:
+            ValueError: the text is not a list of `layer:factor` pairs, or a factor is negative.
+        """
+        given: Any = self.layer_weights
+        if given is None or given == "":
+            return {}
+        try:
+            if isinstance(given, str):
+                given = json.loads(given) if given.lstrip().startswith("{") else dict(
+                    part.split(":") for part in given.split(",")
+                )
+            factors = {int(layer): float(factor) for layer, factor in given.items()}
+        except (ValueError, TypeError, AttributeError):
+            raise ValueError(
+                f"layer_weights: expected pairs layer:factor such as '1:0.5,4:2', got {self.layer_weights!r}."
+            ) from None
+        if any(layer < 1 or not factor >= 0 for layer, factor in factors.items()):
+            raise ValueError(f"layer_weights: layers count from 1 and factors from 0, got {self.layer_weights!r}.")
+        return factors
+
+    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        if getattr(self, name) not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+
+    def _forbid_reentrant(self, name: str) -> None:
+        kwargs = dict(getattr(self, name, None) or {})
+        if kwargs.get("use_reentrant"):
+            raise ValueError(
+                f"{name}: re-entrant checkpointing hides the layers' gradients from the losses; leave use_reentrant out."
+            )
+        setattr(self, name, kwargs | {"use_reentrant": False})
