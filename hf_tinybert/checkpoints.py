@@ -19,6 +19,7 @@ from hf_tinybert.projections import Projections
 
 PROJECTIONS_NAME = "distillation_projections.safetensors"
 STATE_NAME = "distillation_state.json"
+_STAGING = ".partial-"
 _TRAINING_STATE = ("optimizer.pt", "scheduler.pt", PROJECTIONS_NAME, STATE_NAME)
 
 
@@ -107,7 +108,9 @@ def written_beside(output_dir: str | os.PathLike[str]) -> Iterator[str]:
     """A folder to write into, whose files are then renamed into `output_dir`: no file is ever half-written."""
     target = Path(output_dir)
     target.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".partial-", dir=target))
+    for left_over in target.glob(f"{_STAGING}*"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=target))
     try:
         yield str(staging)
         for source in sorted(staging.rglob("*")):

@@ -1,0 +1,53 @@
+"""What the tests share: a real pretrained body, real sentences, and where the development data lies."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+sys.path.insert(0, str(Path(__file__).parent))
+
+import workbench
+
+
+@pytest.fixture(scope="session")
+def body() -> str:
+    """Folder of all-MiniLM-L6-v2, a real `BertModel` of 6 layers, 384 wide, 12 heads."""
+    return workbench.body()
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return workbench.tokenizer()
+
+
+@pytest.fixture(scope="session")
+def household():
+    """The demo's requests, tokenised: train, eval and test."""
+    return workbench.household()
+
+
+@pytest.fixture(scope="session")
+def teacher_folder(tmp_path_factory) -> str:
+    """A MiniLM fine-tuned on the household requests for a minute: a real teacher."""
+    return workbench.finetuned_teacher(tmp_path_factory.mktemp("teacher"))
+
+
+@pytest.fixture
+def teacher(teacher_folder):
+    return workbench.load(teacher_folder)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The development data, which is no part of the project."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the development data is not in {folder}")
+    return folder

@@ -1,0 +1,105 @@
+"""float64 NumPy references, written from the paper's equations and from the authors' conventions.
+
+Every function returns a float. Masks are `[B, S]`, 1 for a real position. Nothing here uses torch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def hidden(student, teacher, mask):
+    """Equation 8 over real positions: mean over positions of the mean over features of squared differences."""
+    total = count = 0.0
+    for b in range(student.shape[0]):
+        for s in range(student.shape[1]):
+            if mask[b, s]:
+                total += np.mean((student[b, s] - teacher[b, s]) ** 2)
+                count += 1
+    return total / count
+
+
+def attention(q_s, k_s, q_t, k_t, heads, mask):
+    """Equation 7: mean over heads and real pairs of squared differences of pre-softmax scores."""
+    total = count = 0.0
+    for b in range(q_s.shape[0]):
+        real = mask[b].astype(bool)
+        for h in range(heads):
+            a_s = _scores(q_s[b][real], k_s[b][real], h, heads)
+            a_t = _scores(q_t[b][real], k_t[b][real], h, heads)
+            total += np.sum((a_s - a_t) ** 2) / heads
+        count += real.sum() ** 2
+    return total / count
+
+
+def soft_cross_entropy(student, teacher, temperature=1.0):
+    """Equation 10, averaged over rows, with the t^2 that keeps the gradient's size."""
+    target = _softmax(teacher / temperature)
+    rows = -(target * np.log(_softmax(student / temperature))).sum(-1)
+    return float(rows.mean() * temperature**2)
+
+
+def paper_hidden(student, teacher):
+    """`MSELoss()` of the authors' code: every position, padding included."""
+    return float(np.mean((student - teacher) ** 2))
+
+
+def paper_attention(q_s, k_s, q_t, k_t, heads, mask):
+    """The authors' code: additive mask of -10000 on padding keys, scores <= -100 set to 0, plain mean."""
+    maps = []
+    for q, k in ((q_s, k_s), (q_t, k_t)):
+        scores = np.stack(
+            [
+                np.stack([_scores(q[b], k[b], h, heads) for h in range(heads)])
+                + (1.0 - mask[b])[None, None, :] * -10000.0
+                for b in range(q.shape[0])
+            ]
+        )
+        maps.append(np.where(scores <= -1e2, 0.0, scores))
+    return float(np.mean((maps[0] - maps[1]) ** 2))
+
+
+def paper_soft_cross_entropy(student, teacher, temperature=1.0):
+    """The authors' code: averaged over rows and classes, no t^2."""
+    target = _softmax(teacher / temperature)
+    return float(np.mean(-target * np.log(_softmax(student / temperature))))
+
+
+def cross_entropy(logits, labels, smoothing=0.0):
+    """Mean over labelled rows; the target is (1 - s) one-hot + s / C."""
+    log_p = np.log(_softmax(logits))
+    rows = [
+        -(1 - smoothing) * log_p[i, y] - smoothing * log_p[i].mean() for i, y in enumerate(labels) if y != -100
+    ]
+    return float(np.mean(rows))
+
+
+def binary_cross_entropy(logits, labels):
+    """Mean over rows and classes."""
+    p = 1 / (1 + np.exp(-logits))
+    return float(np.mean(-(labels * np.log(p) + (1 - labels) * np.log(1 - p))))
+
+
+def gradient(function, x, step=1e-6):
+    """Central differences of a scalar function of one array."""
+    result = np.zeros_like(x)
+    for index in np.ndindex(*x.shape):
+        saved = x[index]
+        x[index] = saved + step
+        above = function(x)
+        x[index] = saved - step
+        below = function(x)
+        x[index] = saved
+        result[index] = (above - below) / (2 * step)
+    return result
+
+
+def _scores(q, k, head, heads):
+    size = q.shape[-1] // heads
+    part = slice(head * size, (head + 1) * size)
+    return q[:, part] @ k[:, part].T / np.sqrt(size)
+
+
+def _softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)

@@ -1,0 +1,221 @@
+"""Every loss and its gradient against the float64 references; masks, padding, forms and bad shapes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import references as ref
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_tinybert import losses
+
+SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 3))
+
+
+def batch(seed, sequences, positions, widths, padded=True):
+    """Random arrays `[B, S, width]` and a mask with at least one real position in each row."""
+    random = np.random.default_rng(seed)
+    mask = np.ones((sequences, positions))
+    if padded:
+        for row, length in enumerate(random.integers(1, positions + 1, sequences)):
+            mask[row, length:] = 0
+    return [random.normal(size=(sequences, positions, width)) for width in widths], mask
+
+
+def tensor(array):
+    return torch.tensor(array, dtype=torch.float32)
+
+
+def check(loss, reference, arrays, tolerance=1e-5, gradient_tolerance=1e-4):
+    """Compare a loss and its gradient in the first array with a reference."""
+    first = tensor(arrays[0]).requires_grad_(True)
+    value = loss(first, *map(tensor, arrays[1:]))
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(reference(*arrays), rel=tolerance, abs=tolerance)
+    value.backward()
+    numeric = ref.gradient(lambda x: reference(x, *arrays[1:]), arrays[0].copy())
+    np.testing.assert_allclose(first.grad.numpy(), numeric, rtol=gradient_tolerance, atol=gradient_tolerance)
+
+
+@settings(max_examples=25, deadline=None)
+@given(SHAPES, st.integers(0, 10_000))
+def test_hidden_loss_and_gradient(shape, seed):
+    arrays, mask = batch(seed, shape[0], shape[1], [4, 4])
+    check(lambda s, t: losses.hidden_loss(s, t, tensor(mask)), lambda s, t: ref.hidden(s, t, mask), arrays)
+
+
+@settings(max_examples=25, deadline=None)
+@given(SHAPES, st.integers(0, 10_000))
+def test_embedding_loss_is_the_same_function(shape, seed):
+    arrays, mask = batch(seed, shape[0], shape[1], [3, 3])
+    check(lambda s, t: losses.embedding_loss(s, t, tensor(mask)), lambda s, t: ref.hidden(s, t, mask), arrays)
+
+
+@settings(max_examples=25, deadline=None)
+@given(SHAPES, st.integers(0, 10_000), st.sampled_from(["linear", "map"]), st.booleans())
+def test_attention_loss_and_gradient_in_query_and_key(shape, seed, form, by_key):
+    heads = shape[2]
+    (q_s, k_s, q_t, k_t), mask = batch(seed, shape[0], shape[1], [heads * 2, heads * 2, heads * 3, heads * 3])
+
+    def loss(x, y, u, v):
+        q, k = (y, x) if by_key else (x, y)
+        return losses.attention_loss(q, k, u, v, heads, tensor(mask), form=form)
+
+    def reference(x, y, u, v):
+        q, k = (y, x) if by_key else (x, y)
+        return ref.attention(q, k, u, v, heads, mask)
+
+    arrays = [k_s, q_s, q_t, k_t] if by_key else [q_s, k_s, q_t, k_t]
+    check(loss, reference, arrays, tolerance=1e-4, gradient_tolerance=1e-3)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_soft_cross_entropy_and_gradient(temperature):
+    random = np.random.default_rng(0)
+    arrays = [random.normal(size=(5, 7)), random.normal(size=(5, 7)) * 3]
+    check(
+        lambda s, t: losses.soft_cross_entropy(s, t, temperature),
+        lambda s, t: ref.soft_cross_entropy(s, t, temperature),
+        arrays,
+    )
+
+
+def test_regression_loss_and_gradient():
+    random = np.random.default_rng(0)
+    arrays = [random.normal(size=(6, 1)), random.normal(size=(6, 1))]
+    check(losses.regression_loss, ref.paper_hidden, arrays)
+    flat = losses.regression_loss(tensor(arrays[0]), tensor(arrays[1][:, 0]))
+    assert flat.item() == pytest.approx(ref.paper_hidden(*arrays), rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_hard_label_loss_and_gradient(smoothing):
+    random = np.random.default_rng(0)
+    labels = np.array([0, 2, -100, 1])
+    check(
+        lambda x: losses.hard_label_loss(x, torch.tensor(labels), label_smoothing=smoothing),
+        lambda x: ref.cross_entropy(x, labels, smoothing),
+        [random.normal(size=(4, 3))],
+    )
+
+
+def test_hard_label_loss_of_multi_label_and_regression():
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(size=(4, 3)), random.integers(0, 2, (4, 3)).astype(float)
+    value = losses.hard_label_loss(tensor(logits), tensor(labels), "multi_label_classification")
+    assert value.item() == pytest.approx(ref.binary_cross_entropy(logits, labels), rel=1e-5)
+    value = losses.hard_label_loss(tensor(logits), tensor(labels), "regression")
+    assert value.item() == pytest.approx(ref.paper_hidden(logits, labels), rel=1e-5)
+    with pytest.raises(ValueError, match="unknown problem_type 'ranking'"):
+        losses.hard_label_loss(tensor(logits), tensor(labels), "ranking")
+
+
+@settings(max_examples=25, deadline=None)
+@given(SHAPES, st.integers(0, 10_000))
+def test_paper_reduction_of_every_level(shape, seed):
+    heads = shape[2]
+    widths = [heads * 2, heads * 2, heads * 3, heads * 3, 4, 4]
+    (q_s, k_s, q_t, k_t, h_s, h_t), mask = batch(seed, shape[0], shape[1], widths)
+    check(lambda s, t: losses.hidden_loss(s, t, tensor(mask), "paper"), ref.paper_hidden, [h_s, h_t])
+    check(
+        lambda *x: losses.attention_loss(*x, heads, tensor(mask), "paper"),
+        lambda *x: ref.paper_attention(*x, heads, mask),
+        [q_s, k_s, q_t, k_t],
+    )
+    check(
+        lambda s, t: losses.soft_cross_entropy(s, t, 2.0, reduction="paper"),
+        lambda s, t: ref.paper_soft_cross_entropy(s, t, 2.0),
+        [h_s[:, 0], h_t[:, 0]],
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(SHAPES, st.integers(0, 10_000), st.integers(1, 5), st.sampled_from(["linear", "map"]))
+def test_more_padding_changes_neither_loss_nor_gradient(shape, seed, more, form):
+    heads = shape[2]
+    arrays, mask = batch(seed, shape[0], shape[1], [heads * 2, heads * 2, heads * 3, heads * 3])
+    results = []
+    for extra in (0, more):
+        # Padding holds huge values: whatever leaks shows.
+        padded = [np.pad(a, ((0, 0), (0, extra), (0, 0)), constant_values=1e4) for a in arrays]
+        wide = tensor(np.pad(mask, ((0, 0), (0, extra))))
+        inputs = [tensor(a) for a in padded]
+        for x in inputs[:2]:
+            x.requires_grad_(True)
+        value = losses.attention_loss(*inputs, heads, wide, form=form)
+        hidden = losses.hidden_loss(inputs[0], inputs[0].detach() * 0.5, wide)
+        (value + hidden).backward()
+        results.append((value.item(), hidden.item(), *(x.grad[:, : shape[1]].numpy() for x in inputs[:2])))
+        assert all(torch.count_nonzero(x.grad[:, shape[1] :]) == 0 for x in inputs[:2])
+    for before, after in zip(*results, strict=True):
+        np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
+
+
+def test_padding_may_even_hold_nan():
+    hidden = torch.tensor([[[1.0], [float("nan")]]], requires_grad=True)
+    loss = losses.hidden_loss(hidden, torch.zeros(1, 2, 1), torch.tensor([[1, 0]]))
+    loss.backward()
+    assert loss.item() == 1.0
+    assert hidden.grad.flatten().tolist() == [2.0, 0.0]
+
+
+@pytest.mark.parametrize("length", [16, 128, 512])
+def test_the_two_forms_of_the_attention_loss_agree_at_real_sizes(length):
+    generator = torch.Generator().manual_seed(0)
+    q_s, k_s = (torch.randn(2, length, 312, generator=generator, requires_grad=True) for _ in range(2))
+    q_t, k_t = (torch.randn(2, length, 768, generator=generator) for _ in range(2))
+    mask = torch.ones(2, length)
+    mask[1, length // 2 :] = 0
+    values, gradients = [], []
+    for form in ("linear", "map"):
+        value = losses.attention_loss(q_s, k_s, q_t, k_t, 12, mask, form=form)
+        gradients.append(torch.autograd.grad(value, (q_s, k_s)))
+        values.append(value.item())
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+    for linear, plain in zip(*gradients, strict=True):
+        torch.testing.assert_close(linear, plain, rtol=1e-3, atol=1e-6 * plain.abs().max().item() + 1e-9)
+
+
+def test_sums_over_micro_batches_make_the_mean():
+    (hidden, target), mask = batch(1, 6, 5, [4, 4])
+    whole = losses.hidden_loss(tensor(hidden), tensor(target), tensor(mask))
+    parts = [
+        losses.hidden_loss(tensor(hidden[i : i + 2]), tensor(target[i : i + 2]), tensor(mask[i : i + 2]), "sum")
+        for i in (0, 2, 4)
+    ]
+    assert sum(parts).item() / mask.sum() == pytest.approx(whole.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_inputs_under_autocast_are_summed_in_float32(dtype):
+    (q_s, k_s, q_t, k_t), mask = batch(3, 2, 8, [8, 8, 12, 12])
+    inputs = [tensor(a).to(dtype) for a in (q_s, k_s, q_t, k_t)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = losses.attention_loss(*inputs, 4, tensor(mask))
+    exact = ref.attention(*(x.double().numpy() for x in inputs), 4, mask)
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(exact, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x, y: losses.hidden_loss(x, y), "shapes must be the same"),
+        (lambda x, y: losses.hidden_loss(x, x, torch.ones(2, 2)), "mask's shape"),
+        (lambda x, y: losses.attention_loss(x, x, x, x, 5), "with 5 heads"),
+        (lambda x, y: losses.attention_loss(x, x, y[:, :2], y[:, :2], 2), "different positions"),
+        (lambda x, y: losses.attention_loss(x, x, x, x, 2, form="fast"), "'linear' or 'map'"),
+        (lambda x, y: losses.hidden_loss(x, x, reduction="max"), "'mean', 'sum' or 'paper'"),
+        (lambda x, y: losses.soft_cross_entropy(x, x, 0.0), "temperature must be positive"),
+    ],
+)
+def test_bad_input_says_what_is_wrong(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(torch.zeros(2, 3, 4), torch.zeros(2, 3, 6))
+
+
+def test_an_empty_batch_of_labels_gives_zero_not_nan():
+    value = losses.hard_label_loss(torch.zeros(2, 3), torch.tensor([-100, -100]))
+    assert value.item() == 0.0

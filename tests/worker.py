@@ -1,0 +1,62 @@
+"""A distillation in a process of its own: `python worker.py TEACHER RESULT 'JSON of arguments'`.
+
+Writes the gradients of the first step of each phase and the final weights, projections included, to RESULT.
+Beside training arguments the JSON may hold `dropout` and `kill_after` (die by SIGKILL after that step).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+
+import torch
+import workbench
+from safetensors.torch import save_file
+from transformers import TrainerCallback
+
+torch.set_num_threads(1)
+
+
+class Gradients(TrainerCallback):
+    """Keeps the gradients that the optimiser is about to use, for chosen steps."""
+
+    def __init__(self, steps):
+        self.steps = steps
+        self.kept = {}
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if state.global_step in self.steps:
+            for name, parameter in model.named_parameters():
+                if parameter.grad is not None:
+                    self.kept[f"gradient.{state.global_step}.{name}"] = parameter.grad.detach().clone()
+
+
+class Die(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def distil(teacher_folder: str, options: dict) -> dict[str, torch.Tensor]:
+    options = dict(options)
+    dropout, kill_after = options.pop("dropout", 0.0), options.pop("kill_after", None)
+    resume = options.pop("resume", None)
+    teacher = workbench.load(teacher_folder)
+    student = workbench.small_student(teacher, dropout=dropout)
+    args = workbench.arguments(**options)
+    gradients = Gradients(steps=(0, round(args.max_steps * args.intermediate_share)))
+    callbacks = [gradients] + ([Die(kill_after)] if kill_after is not None else [])
+    trained = workbench.trainer(student, teacher, args, callbacks=callbacks)
+    trained.train(resume_from_checkpoint=resume)
+    return gradients.kept | workbench.weights(trained)
+
+
+if __name__ == "__main__":
+    results = distil(sys.argv[1], json.loads(sys.argv[3]))
+    if int(os.environ.get("RANK", "0")) == 0:
+        save_file({name: value.contiguous() for name, value in results.items()}, sys.argv[2])
