@@ -66,9 +66,7 @@ class Comparison:
         rows.append([score, *(_number(m.score, "{:.4f}") for m in self.models)])
         rows.append(["share kept", *(_ratio(m.score, first.score, "{:.1%}") for m in self.models)])
         rows.append(["parameters", *(_millions(m.parameters, first.parameters) for m in self.models)])
-        rows.append(
-            ["  in the layers", *(_millions(m.layer_parameters, first.layer_parameters) for m in self.models)]
-        )
+        rows.append(["  in the layers", *(_millions(m.layer_parameters, first.layer_parameters) for m in self.models)])
         rows.append(["file size", *(_number(m.bytes_on_disk, "{:.1f} MB", 1e-6) for m in self.models)])
         latency = f"latency ({self.length} tokens)"
         rows.append([latency, *(_number(m.latency_ms, "{:.2f} ms") for m in self.models)])
@@ -122,7 +120,9 @@ def compare(
 
 
 @torch.inference_mode()
-def latency(models: Mapping[str, PreTrainedModel], length: int, rounds: int = 40, warm_up: int = 5) -> dict[str, float]:
+def latency(
+    models: Mapping[str, PreTrainedModel], length: int, rounds: int = 40, warm_up: int = 5
+) -> dict[str, float]:
     """Median milliseconds of one sequence of `length` tokens, the models taking turns."""
     times: dict[str, list[float]] = {name: [] for name in models}
     for model in models.values():

@@ -36,13 +36,15 @@ class DataArguments:
         default=None, metadata={"help": "Configuration of --dataset, for example sst2 of nyu-mll/glue."}
     )
     text_column: str | None = field(
-        default=None, metadata={"help": f"Column of the text. Default: the first of {', '.join(_TEXT_COLUMNS)}."}
+        default=None,
+        metadata={"help": f"Column of the text. Default: the first of {', '.join(_TEXT_COLUMNS)}."},
     )
     text_pair_column: str | None = field(
         default=None, metadata={"help": "Column of the second text, for pairs of sentences."}
     )
     label_column: str | None = field(
-        default=None, metadata={"help": f"Column of the label. Default: the first of {', '.join(_LABEL_COLUMNS)}."}
+        default=None,
+        metadata={"help": f"Column of the label. Default: the first of {', '.join(_LABEL_COLUMNS)}."},
     )
     max_length: int = field(
         default=128, metadata={"help": "Longest input in tokens; longer texts are cut at the end."}

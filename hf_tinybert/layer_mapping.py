@@ -31,9 +31,7 @@ class LayerMapping(Mapping[int, int]):
             try:
                 checked[int(str(student))] = int(str(teacher))
             except ValueError:
-                raise ValueError(
-                    f"Layer mapping: layers are whole numbers, got {student!r}: {teacher!r}."
-                ) from None
+                raise ValueError(f"Layer mapping: layers are whole numbers, got {student!r}: {teacher!r}.") from None
         if not checked:
             raise ValueError("Layer mapping: no layers given, expected for example {0: 0, 1: 3, 2: 6}.")
         for student, teacher in checked.items():
@@ -172,8 +170,6 @@ class LayerMapping(Mapping[int, int]):
         """A table with a row for every mapped student layer."""
         rows = [("student", "teacher")]
         for student, teacher in self._pairs.items():
-            rows.append(
-                ("embeddings", "embeddings") if student == 0 else (f"layer {student}", f"layer {teacher}")
-            )
+            rows.append(("embeddings", "embeddings") if student == 0 else (f"layer {student}", f"layer {teacher}"))
         width = max(len(left) for left, _ in rows)
         return "\n".join(f"{left:<{width}}  {right}" for left, right in rows)

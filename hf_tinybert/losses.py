@@ -31,9 +31,7 @@ _PAPER_MASK_VALUE = -10000.0
 _PAPER_MASKED_BELOW = -100.0
 
 
-def hidden_loss(
-    student: Tensor, teacher: Tensor, mask: Tensor | None = None, reduction: Reduction = "mean"
-) -> Tensor:
+def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None, reduction: Reduction = "mean") -> Tensor:
     """Mean squared error between two sequences of vectors: MSE(H_S W_h, H_T), equation 8.
 
     Args:

@@ -7,7 +7,7 @@ pass, and the projections are parameters like any other. In eval mode it is the 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +66,50 @@ class BatchCounts:
     pairs: Tensor
     labels: Tensor
     shares: int
+
+    @classmethod
+    def of_batches(
+        cls,
+        batches: Sequence[Mapping[str, Any]],
+        device: torch.device,
+        longest: int | None = None,
+        reduce: Callable[..., Tensor] | None = None,
+        processes: int = 1,
+    ) -> BatchCounts:
+        """Count a step's micro-batches, over all processes, without waiting for the device.
+
+        Args:
+            batches: this process's micro-batches, with `input_ids` `[B, S]` and, where they have them,
+                `attention_mask` and `labels`.
+            device: where the counts live.
+            longest: the longest input that the models take.
+            reduce: `accelerator.reduce`, where there are several processes.
+            processes: how many there are.
+
+        Raises:
+            ValueError: an input is longer than `longest`.
+        """
+        rows: list[Tensor] = []
+        for batch in batches:
+            ids, mask, labels = batch["input_ids"], batch.get("attention_mask"), batch.get("labels")
+            sequences, positions = ids.shape
+            if longest is not None and positions > longest:
+                raise ValueError(
+                    f"An input of {positions} tokens is longer than the {longest} positions of the student or the "
+                    "teacher: truncate when tokenising (`truncation=True, max_length=...`)."
+                )
+            full = torch.full((sequences,), positions, device=device)
+            lengths = full if mask is None else mask.to(device).sum(-1)
+            labelled = torch.tensor(sequences, device=device)
+            if labels is not None and not labels.is_floating_point():
+                labelled = (labels.to(device) != -100).sum()
+            count = torch.tensor(sequences, device=device)
+            rows.append(torch.stack([count, lengths.sum(), lengths.square().sum(), labelled]).float())
+        total = torch.stack(rows).sum(dim=0)
+        if reduce is not None:
+            total = reduce(total, reduction="sum")
+        sequences, tokens, pairs, labelled = total.unbind()
+        return cls(sequences, tokens, pairs, labelled, len(batches) * processes)
 
 
 @dataclass(frozen=True)
@@ -181,7 +225,12 @@ class DistillationObjective(nn.Module):
         if "attention" in step.levels:
             for layer in settings.attention_layers:
                 above = settings.mapping[layer]
-                tensors = (student.queries[layer], student.keys[layer], teacher.queries[above], teacher.keys[above])
+                tensors = (
+                    student.queries[layer],
+                    student.keys[layer],
+                    teacher.queries[above],
+                    teacher.keys[above],
+                )
                 value = self._share(
                     step.counts.pairs, step, losses.attention_loss, *tensors, self._num_heads, mask=mask
                 )
@@ -208,7 +257,13 @@ class DistillationObjective(nn.Module):
         else:
             count = step.counts.tokens
         return self._share(
-            count, step, losses.soft_cross_entropy, logits, target, temperature=settings.temperature, mask=mask
+            count,
+            step,
+            losses.soft_cross_entropy,
+            logits,
+            target,
+            temperature=settings.temperature,
+            mask=mask,
         )
 
     def _hard_label(self, student: Features, step: Step, labels: Tensor | None) -> Tensor:

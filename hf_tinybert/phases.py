@@ -6,12 +6,15 @@ Trainer's own (section 3.2 of the paper: first the intermediate layers, then the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from transformers import get_scheduler
+
+from hf_tinybert.training_args import DistillationTrainingArguments
 
 Phase = Literal["intermediate", "prediction", "joint"]
 
@@ -38,6 +41,30 @@ class PhasePlan:
     intermediate_steps: int
     joint: bool = False
 
+    @classmethod
+    def of_arguments(
+        cls, args: DistillationTrainingArguments, total_steps: int, resumed: int | None = None
+    ) -> PhasePlan:
+        """The plan that the arguments describe.
+
+        Args:
+            args: `phases`, `intermediate_share` or `num_intermediate_epochs`.
+            total_steps: optimiser steps of the run.
+            resumed: the boundary of the checkpoint that the run continues, which stays where it was.
+        """
+        if args.phases == "joint":
+            return cls(total_steps, 0, joint=True)
+        if resumed is not None:
+            return cls(total_steps, resumed)
+        if args.phases == "intermediate":
+            return cls(total_steps, total_steps)
+        if args.phases == "prediction":
+            return cls(total_steps, 0)
+        share = args.intermediate_share
+        if args.num_intermediate_epochs is not None:
+            share = args.num_intermediate_epochs / args.num_train_epochs
+        return cls(total_steps, min(max(round(total_steps * share), 1), max(total_steps - 1, 1)))
+
     def phase(self, step: int) -> Phase:
         """The phase of the step that follows `step` finished ones."""
         if self.joint:
@@ -48,18 +75,25 @@ class PhasePlan:
         """Whether the next step is the first of the prediction phase of a two-phase run."""
         return 0 < self.intermediate_steps == step < self.total_steps
 
-    def learning_rate(
-        self, intermediate_factor: float, intermediate: Callable[[int], float], main: Callable[[int], float]
-    ) -> Callable[[int], float]:
-        """Join two schedules, each counting from its phase's first step, into one factor of the base rate."""
-        boundary = self.intermediate_steps
 
-        def factor(step: int) -> float:
-            if step < boundary:
-                return intermediate_factor * intermediate(step)
-            return main(step - boundary)
+def learning_rate_function(args: DistillationTrainingArguments, plan: PhasePlan) -> Callable[[int], float]:
+    """The schedules of both phases, each counting from its phase's first step, as one factor of the base rate.
 
-        return factor
+    It is a plain function, so that a scheduler's saved state holds nothing but numbers.
+    """
+    boundary, main_steps = plan.intermediate_steps, max(plan.total_steps - plan.intermediate_steps, 0)
+    main = schedule_function(
+        args.lr_scheduler_type, args.get_warmup_steps(main_steps), main_steps, args.lr_scheduler_kwargs or None
+    )
+    warmup = math.ceil(boundary * args.intermediate_warmup_ratio)
+    intermediate = schedule_function(args.intermediate_lr_scheduler_type, warmup, boundary)
+    rate = args.intermediate_learning_rate
+    scale = 1.0 if rate is None else rate / args.learning_rate
+
+    def factor(step: int) -> float:
+        return scale * intermediate(step) if step < boundary else main(step - boundary)
+
+    return factor
 
 
 def schedule_function(

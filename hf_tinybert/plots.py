@@ -26,7 +26,11 @@ def comparison_picture(comparison: Comparison, path: str | os.PathLike[str], tit
     models = comparison.models
     panels = [
         (f"{comparison.split} {comparison.metric}", [m.score for m in models], "{:.1%}"),
-        ("file size (MB)", [None if m.bytes_on_disk is None else m.bytes_on_disk / 1e6 for m in models], "{:.0f}"),
+        (
+            "file size (MB)",
+            [None if m.bytes_on_disk is None else m.bytes_on_disk / 1e6 for m in models],
+            "{:.0f}",
+        ),
         (f"latency (ms, {comparison.length} tokens)", [m.latency_ms for m in models], "{:.1f}"),
     ]
     figure, axes = plt.subplots(1, len(panels), figsize=(10, 3.6), layout="constrained")

@@ -96,7 +96,7 @@ def start_from_teacher(
         _reduce_head(student, teacher, view.basis, trace.hidden[max(trace.hidden)].mean(dim=0))
         kept = batch["attention_mask"].bool()
         for layer, state in states.items():
-            above = mapping[layer] if layer in mapping else 0
+            above = mapping.get(layer, 0)
             weight, bias = _least_squares(state[kept], trace.hidden[above])
             offers[f"{layer}.weight"], offers[f"{layer}.bias"] = weight, bias
         return offers
@@ -184,7 +184,7 @@ def _batch(teacher: PreTrainedModel, calibration: Mapping[str, Tensor] | None) -
 def _trace(source: nn.Module, mapping: LayerMapping, batch: dict[str, Tensor]) -> _Trace:
     trace = _Trace({}, {}, {})
     kept = batch["attention_mask"].bool()
-    layers = source.get_submodule("encoder.layer")
+    layers: Any = source.get_submodule("encoder.layer")
     handles = []
 
     def keep(store: dict[int, Tensor], number: int) -> Any:
@@ -194,7 +194,7 @@ def _trace(source: nn.Module, mapping: LayerMapping, batch: dict[str, Tensor]) -
         return hook
 
     handles.append(source.get_submodule("embeddings").register_forward_hook(keep(trace.hidden, 0)))
-    for number, layer in enumerate(layers, start=1):  # type: ignore[arg-type]
+    for number, layer in enumerate(layers, start=1):
         handles.append(layer.register_forward_hook(keep(trace.hidden, number)))
         if number in mapping.layers.values():
             attended, neurons = _find(layer, "attention.output"), _find(layer, "intermediate")
@@ -208,16 +208,12 @@ def _trace(source: nn.Module, mapping: LayerMapping, batch: dict[str, Tensor]) -
     return trace
 
 
-def _reduce_embeddings(
-    target: Any, source: Any, view: _View, batch: dict[str, Tensor], trace: _Trace
-) -> None:
+def _reduce_embeddings(target: Any, source: Any, view: _View, batch: dict[str, Tensor], trace: _Trace) -> None:
     for table in _EMBEDDING_TABLES:
         _copy_rows(getattr(target.embeddings, table), getattr(source.embeddings, table).weight @ view.basis)
     _fit_layer_norm(
         target.embeddings.LayerNorm,
-        lambda: target.embeddings(
-            input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids")
-        ),
+        lambda: target.embeddings(input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids")),
         trace.hidden[0] @ view.basis,
         batch["attention_mask"].bool(),
     )
@@ -260,9 +256,7 @@ def _reduce_layer(
     new.output.dense.weight.zero_()
     new.output.dense.weight[:, :count] = basis.T @ outer.weight[:, chosen]
     new.output.dense.bias.copy_(basis.T @ outer.bias)
-    _fit_layer_norm(
-        new.output.LayerNorm, lambda: run(new, hidden, mask), trace.hidden[above] @ basis, kept
-    )
+    _fit_layer_norm(new.output.LayerNorm, lambda: run(new, hidden, mask), trace.hidden[above] @ basis, kept)
     return run(new, hidden, mask)
 
 
@@ -351,8 +345,6 @@ def _least_squares(inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
     x, y = (inputs - mean_in).double(), (outputs - mean_out).double()
     moment = x.T @ x
     ridge = 1e-4 * moment.diagonal().mean()
-    solution = torch.linalg.solve(
-        moment + ridge * torch.eye(len(moment), dtype=x.dtype, device=x.device), x.T @ y
-    )
+    solution = torch.linalg.solve(moment + ridge * torch.eye(len(moment), dtype=x.dtype, device=x.device), x.T @ y)
     weight = solution.T.to(inputs.dtype)
     return weight, mean_out - weight @ mean_in

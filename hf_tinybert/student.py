@@ -13,11 +13,11 @@ from torch import Tensor
 from transformers import AutoConfig, BertConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
-from hf_tinybert import projections, reduction
-from hf_tinybert.configuration import PRESETS, PROVENANCE_KEY, TinyBertConfig, preset_sizes
+from hf_tinybert import projections, provenance, reduction
+from hf_tinybert.configuration import PRESETS, TinyBertConfig, preset_sizes
 from hf_tinybert.families import locate
 from hf_tinybert.layer_mapping import LayerMapping
-from hf_tinybert.teacher import auto_class, check_labels, check_vocabularies, describe
+from hf_tinybert.teacher import auto_class, check_labels, check_vocabularies
 
 Init = Literal["teacher", "random"]
 
@@ -65,7 +65,7 @@ def create_student(
         mapping = LayerMapping.build(layer_mapping, locate(student).num_layers, locate(teacher).num_layers)
         offer = reduction.start_from_teacher(student, teacher, mapping, calibration)
         projections.offer(student, offer)
-    setattr(student.config, PROVENANCE_KEY, {"teacher": describe(teacher), "init": init})
+    provenance.record(student, teacher, init=init)
     return student.eval()
 
 
@@ -87,7 +87,7 @@ def _from_checkpoint(teacher: PreTrainedModel, name: str) -> PreTrainedModel:
         raise ValueError(f"The student folder {name} holds no model: there is no config.json in it.")
     config = AutoConfig.from_pretrained(name)
     auto = auto_class(teacher)
-    model_class = auto._model_mapping[type(config)] if type(config) in auto._model_mapping else None
+    model_class = auto._model_mapping.get(type(config), None)
     if model_class is None:
         raise ValueError(f"The student {name} is a {config.model_type} model, which {auto.__name__} does not know.")
     check_vocabularies(config, teacher.config)
@@ -100,7 +100,7 @@ def _from_checkpoint(teacher: PreTrainedModel, name: str) -> PreTrainedModel:
     student, info = auto.from_pretrained(name, config=config, output_loading_info=True, dtype=torch.float32)
     if any("fit_dense" in key for key in info["unexpected_keys"]):
         projections.offer(student, _authors_projections(name))
-    setattr(student.config, PROVENANCE_KEY, {"teacher": describe(teacher), "init": "checkpoint"})
+    provenance.record(student, teacher, init="checkpoint")
     return student.eval()
 
 

@@ -7,7 +7,6 @@ trained, clipped and synchronised like any parameter; before and after it, `trai
 from __future__ import annotations
 
 import copy
-import importlib.metadata
 import math
 import os
 from collections import Counter
@@ -20,23 +19,14 @@ from torch import Tensor
 from transformers import PreTrainedModel, Trainer
 from transformers.utils import logging
 
-from hf_tinybert import checkpoints, compat, sampling
+from hf_tinybert import checkpoints, compat, provenance, sampling
 from hf_tinybert.agreement import Agreement
-from hf_tinybert.configuration import PROVENANCE_KEY
 from hf_tinybert.families import locate
-from hf_tinybert.layer_mapping import LayerMapping
-from hf_tinybert.objective import BatchCounts, DistillationObjective, Settings, Step, Weights
-from hf_tinybert.phases import LEVELS, Phase, PhasePlan, schedule_function
+from hf_tinybert.objective import BatchCounts, DistillationObjective, Settings, Step
+from hf_tinybert.phases import LEVELS, Phase, PhasePlan, learning_rate_function
 from hf_tinybert.projections import Projections, offered
-from hf_tinybert.teacher import (
-    LiveTeacher,
-    auto_class,
-    check_labels,
-    check_vocabularies,
-    describe,
-    freeze,
-    load_teacher,
-)
+from hf_tinybert.settings import build_settings, check_data, longest_input
+from hf_tinybert.teacher import LiveTeacher, auto_class, freeze, load_teacher
 from hf_tinybert.training_args import DistillationTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -64,6 +54,9 @@ class DistillationTrainer(Trainer):
     """
 
     args: DistillationTrainingArguments
+    optimizer: Any
+    lr_scheduler: Any
+    compute_loss_func: Any
 
     def __init__(
         self,
@@ -128,70 +121,12 @@ class DistillationTrainer(Trainer):
         return freeze(teacher)
 
     def _settings(self) -> Settings:
-        """Derive the settings from arguments and models, checking that they fit; done whenever training starts.
-
-        Raises:
-            ValueError: says what does not fit, and what to do.
-        """
-        args, student, teacher = self.args, self.student, self.teacher
-        args.check()
-        ours, theirs = locate(student), locate(teacher)
-        check_vocabularies(student.config, teacher.config)
-        weights = Weights(args.level_weights(), args.parsed_layer_weights())
-        beyond = [layer for layer in weights.layers if layer > ours.num_layers]
-        if beyond:
-            raise ValueError(f"layer_weights names layer {beyond[0]}; the student has layers 1..{ours.num_layers}.")
-        mapping = LayerMapping.build(args.layer_mapping, ours.num_layers, theirs.num_layers)
-        regression = student.config.problem_type == "regression" or (
-            student.config.problem_type is None and student.config.num_labels == 1
-        )
-        settings = Settings(
-            mapping=mapping,
-            weights=weights,
-            temperature=args.temperature,
-            reduction=args.loss_reduction,
-            regression=regression,
-            problem_type=student.config.problem_type
-            or ("regression" if regression else "single_label_classification"),
-            label_smoothing=args.label_smoothing_factor,
-            hard_label_function=self._hard_label_function,
-        )
-        if args.phases != "intermediate":
-            check_labels(student.config, teacher.config)
-            if settings.problem_type == "multi_label_classification" and weights["prediction"]:
-                raise ValueError("Multi-label tasks have no soft loss yet: use hard_label_weight with prediction_weight=0.")
-            if self._hard_label_function is not None and not weights["hard_label"]:
-                raise ValueError("compute_loss_func takes the place of the hard-label loss, and hard_label_weight is 0.")
-        if args.phases != "prediction" and settings.attention_layers:
-            if ours.num_heads != theirs.num_heads:
-                raise ValueError(
-                    f"The attention loss compares head with head: the teacher has {theirs.num_heads} and the student "
-                    f"{ours.num_heads}. Make the student with `create_student`, or set attention_weight=0."
-                )
-            if not (ours.plain_scores and theirs.plain_scores):
-                raise ValueError(
-                    "The attention loss needs absolute positions: relative ones are added to the scores. Set attention_weight=0."
-                )
-        self._check_lengths(ours.max_length, theirs.max_length)
+        """Derive the settings from arguments and models, checking that they fit; done whenever training starts."""
+        self.args.check()
+        settings = build_settings(self.args, self.student, self.teacher, self._hard_label_function)
+        self._max_length = longest_input(self.student, self.teacher)
+        check_data(self.train_dataset, self._max_length, self.args.length_column_name)
         return settings
-
-    def _check_lengths(self, *limits: int | None) -> None:
-        """Refuse a data set of already tokenised examples that are longer than a model's positions."""
-        self._max_length = min((limit for limit in limits if limit is not None), default=None)
-        names = getattr(self.train_dataset, "column_names", None)
-        if self._max_length is None or not isinstance(names, list) or "input_ids" not in names:
-            return
-        if not hasattr(self.train_dataset, "__len__"):
-            return
-        lengths = sampling.lengths_of(self.train_dataset, "input_ids", self.args.length_column_name)
-        if lengths and max(lengths) > self._max_length:
-            raise ValueError(self._too_long(max(lengths)))
-
-    def _too_long(self, length: int) -> str:
-        return (
-            f"An input of {length} tokens is longer than the {self._max_length} positions of the student or the "
-            "teacher: truncate when tokenising (`truncation=True, max_length=...`)."
-        )
 
     # Attaching the objective for the time of training
 
@@ -214,7 +149,11 @@ class DistillationTrainer(Trainer):
         encoder = locate(student)
         levels = set(settings.hidden_layers)
         before = self._objective
-        if before is not None and before.student is student and before.settings.hidden_layers == settings.hidden_layers:
+        if (
+            before is not None
+            and before.student is student
+            and before.settings.hidden_layers == settings.hidden_layers
+        ):
             projections = before.projections
         else:
             projections = Projections(
@@ -236,7 +175,7 @@ class DistillationTrainer(Trainer):
             [settings.mapping[m] for m in settings.attention_layers],
         )
         self._join_user_optimizer(projections)
-        self._record_provenance(student, settings)
+        provenance.record(student, self.teacher, settings.mapping, self.args.phases)
         logger.info(f"Layer mapping:\n{settings.mapping}")
         return self._objective
 
@@ -262,59 +201,17 @@ class DistillationTrainer(Trainer):
         checkpoints.load_projections(projections, folder)
         self._resumed = state
 
-    def _record_provenance(self, student: PreTrainedModel, settings: Settings) -> None:
-        record = dict(getattr(student.config, PROVENANCE_KEY, None) or {})
-        record |= {
-            "teacher": describe(self.teacher),
-            "layer_mapping": settings.mapping.to_string(),
-            "phases": self.args.phases,
-            "versions": {
-                name: importlib.metadata.version(name) for name in ("hf-tinybert", "transformers", "torch")
-            },
-        }
-        setattr(student.config, PROVENANCE_KEY, record)
-
     # Phases, learning rates and counts
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """One schedule for both phases, each counting from its own first step."""
-        self._plan = plan = self._make_plan(num_training_steps)
-        if self.lr_scheduler is not None:
-            return self.lr_scheduler
-        args = self.args
-        main_steps = max(plan.total_steps - plan.intermediate_steps, 0)
-        only_intermediate = plan.intermediate_steps >= plan.total_steps
-        main = schedule_function(
-            args.lr_scheduler_type, args.get_warmup_steps(main_steps), main_steps, args.lr_scheduler_kwargs or None
-        )
-        intermediate = schedule_function(
-            args.intermediate_lr_scheduler_type,
-            math.ceil(plan.intermediate_steps * args.intermediate_warmup_ratio),
-            plan.intermediate_steps,
-        )
-        rate = args.intermediate_learning_rate
-        factor = 1.0 if rate is None else rate / args.learning_rate
-        function = plan.learning_rate(factor, intermediate, main)
-        if only_intermediate:
-            logger.info(f"All {plan.total_steps} steps are the intermediate phase.")
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, function)
-        self._created_lr_scheduler = True
+        resumed = None if self._resumed is None else self._resumed.intermediate_steps
+        self._plan = PhasePlan.of_arguments(self.args, num_training_steps, resumed)
+        if self.lr_scheduler is None:
+            function = learning_rate_function(self.args, self._plan)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, function)
+            self._created_lr_scheduler = True
         return self.lr_scheduler
-
-    def _make_plan(self, total_steps: int) -> PhasePlan:
-        args = self.args
-        if args.phases == "joint":
-            return PhasePlan(total_steps, 0, joint=True)
-        if self._resumed is not None:
-            return PhasePlan(total_steps, self._resumed.intermediate_steps)
-        if args.phases == "intermediate":
-            return PhasePlan(total_steps, total_steps)
-        if args.phases == "prediction":
-            return PhasePlan(total_steps, 0)
-        share = args.intermediate_share
-        if args.num_intermediate_epochs is not None:
-            share = args.num_intermediate_epochs / args.num_train_epochs
-        return PhasePlan(total_steps, min(max(round(total_steps * share), 1), max(total_steps - 1, 1)))
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """Fetch the micro-batches of a step, and count what they hold over all processes."""
@@ -328,35 +225,9 @@ class DistillationTrainer(Trainer):
         if self._plan.begins_prediction(step):
             # A fresh optimiser, as each phase of the paper is a run of its own.
             getattr(self.optimizer, "optimizer", self.optimizer).state.clear()
-        return batches, self._count(batches, device)
-
-    def _count(self, batches: list[Any], device: torch.device) -> BatchCounts:
-        rows: list[Tensor] = []
-        for batch in batches:
-            ids, mask, labels = batch["input_ids"], batch.get("attention_mask"), batch.get("labels")
-            sequences, positions = ids.shape
-            if self._max_length is not None and positions > self._max_length:
-                raise ValueError(self._too_long(positions))
-            lengths = torch.full((sequences,), positions, device=device) if mask is None else mask.to(device).sum(-1)
-            if labels is None or labels.is_floating_point() or labels.dim() not in (1, 2):
-                labelled = torch.tensor(sequences, device=device)
-            else:
-                labelled = (labels.to(device) != -100).sum()
-            rows.append(
-                torch.stack(
-                    [
-                        torch.tensor(float(sequences), device=device),
-                        lengths.sum().float(),
-                        lengths.float().square().sum(),
-                        labelled.float(),
-                    ]
-                )
-            )
-        total = torch.stack(rows).sum(dim=0)
-        if self.args.world_size > 1:
-            total = self.accelerator.reduce(total, reduction="sum")
-        shares = len(batches) * max(self.args.world_size, 1)
-        return BatchCounts(*total.unbind(), shares=shares)
+        reduce = self.accelerator.reduce if self.args.world_size > 1 else None
+        counts = BatchCounts.of_batches(batches, device, self._max_length, reduce, max(self.args.world_size, 1))
+        return batches, counts
 
     # One step
 
@@ -376,9 +247,7 @@ class DistillationTrainer(Trainer):
         assert self._phase is not None
         assert self._signal is not None
         levels = LEVELS[self._phase]
-        teacher = self._signal.features(
-            inputs, intermediate="hidden" in levels, prediction="prediction" in levels
-        )
+        teacher = self._signal.features(inputs, intermediate="hidden" in levels, prediction="prediction" in levels)
         loss, parts = model(**inputs, step=Step(teacher, levels, num_items_in_batch))
         for name, value in parts.items():
             self._parts[name] = self._parts[name] + value if name in self._parts else value
@@ -494,7 +363,9 @@ class DistillationTrainer(Trainer):
         elif resume_from_checkpoint:
             missing = checkpoints.missing_parts(resume_from_checkpoint)
             if missing:
-                raise ValueError(f"The checkpoint {resume_from_checkpoint} cannot be resumed: it lacks {', '.join(missing)}.")
+                raise ValueError(
+                    f"The checkpoint {resume_from_checkpoint} cannot be resumed: it lacks {', '.join(missing)}."
+                )
         self._forget_parts()
         return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
 

@@ -31,7 +31,8 @@ class DistillationTrainingArguments(TrainingArguments):
         },
     )
     intermediate_share: float = field(
-        default=0.6, metadata={"help": "Share of all steps that the intermediate phase of a two-phase run gets."}
+        default=0.6,
+        metadata={"help": "Share of all steps that the intermediate phase of a two-phase run gets."},
     )
     num_intermediate_epochs: float | None = field(
         default=None,
@@ -44,7 +45,8 @@ class DistillationTrainingArguments(TrainingArguments):
         default="constant", metadata={"help": "Schedule of the intermediate phase; constant in the paper."}
     )
     intermediate_warmup_ratio: float = field(
-        default=0.0, metadata={"help": "Share of the intermediate phase for warm-up, where its schedule has one."}
+        default=0.0,
+        metadata={"help": "Share of the intermediate phase for warm-up, where its schedule has one."},
     )
     layer_mapping: str = field(
         default="uniform",
@@ -72,7 +74,9 @@ class DistillationTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "Factor on the hidden and attention loss of a student layer, such as '1:0.5,4:2'."},
     )
-    temperature: float = field(default=1.0, metadata={"help": "Temperature of the soft cross-entropy; 1 in the paper."})
+    temperature: float = field(
+        default=1.0, metadata={"help": "Temperature of the soft cross-entropy; 1 in the paper."}
+    )
     loss_reduction: str = field(
         default="mean",
         metadata={
@@ -89,13 +93,15 @@ class DistillationTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Trainer's filter of NaN losses; off, a NaN loss ends the run."}
     )
 
+    ddp_find_unused_parameters: bool | None = field(
+        default=True, metadata={"help": "On: each phase leaves some parameters without a gradient."}
+    )
+
     def __post_init__(self) -> None:
         """Check what can be checked without models and data."""
         for name in ("gradient_checkpointing", "activation_checkpointing"):
             if getattr(self, name, False):
                 self._forbid_reentrant(f"{name}_kwargs")
-        if self.ddp_find_unused_parameters is None:
-            self.ddp_find_unused_parameters = True
         super().__post_init__()
         self.check()
 
@@ -115,7 +121,9 @@ class DistillationTrainingArguments(TrainingArguments):
             )
         if self.num_intermediate_epochs is not None and self.phases == "two":
             if self.max_steps > 0:
-                raise ValueError("num_intermediate_epochs goes with num_train_epochs; with max_steps use intermediate_share.")
+                raise ValueError(
+                    "num_intermediate_epochs goes with num_train_epochs; with max_steps use intermediate_share."
+                )
             if not 0 < self.num_intermediate_epochs < self.num_train_epochs:
                 raise ValueError(
                     f"num_intermediate_epochs must lie between 0 and num_train_epochs ({self.num_train_epochs}), "
@@ -167,8 +175,10 @@ class DistillationTrainingArguments(TrainingArguments):
             return {}
         try:
             if isinstance(given, str):
-                given = json.loads(given) if given.lstrip().startswith("{") else dict(
-                    part.split(":") for part in given.split(",")
+                given = (
+                    json.loads(given)
+                    if given.lstrip().startswith("{")
+                    else dict(part.split(":") for part in given.split(","))
                 )
             factors = {int(layer): float(factor) for layer, factor in given.items()}
         except (ValueError, TypeError, AttributeError):
@@ -187,6 +197,6 @@ class DistillationTrainingArguments(TrainingArguments):
         kwargs = dict(getattr(self, name, None) or {})
         if kwargs.get("use_reentrant"):
             raise ValueError(
-                f"{name}: re-entrant checkpointing hides the layers' gradients from the losses; leave use_reentrant out."
+                f"{name}: re-entrant checkpointing hides the layers' gradients from the losses; drop use_reentrant."
             )
         setattr(self, name, kwargs | {"use_reentrant": False})

@@ -68,9 +68,7 @@ def paper_soft_cross_entropy(student, teacher, temperature=1.0):
 def cross_entropy(logits, labels, smoothing=0.0):
     """Mean over labelled rows; the target is (1 - s) one-hot + s / C."""
     log_p = np.log(_softmax(logits))
-    rows = [
-        -(1 - smoothing) * log_p[i, y] - smoothing * log_p[i].mean() for i, y in enumerate(labels) if y != -100
-    ]
+    rows = [-(1 - smoothing) * log_p[i, y] - smoothing * log_p[i].mean() for i, y in enumerate(labels) if y != -100]
     return float(np.mean(rows))
 
 

@@ -84,7 +84,7 @@ def prepare(task: Task, data: Path, folder: Path) -> dict[str, Path]:
         source = data / "glue" / "SST-2"
         rows = [line.rstrip("\n").split("\t") for line in (source / "train.tsv").open(encoding="utf-8")][1:]
         chosen = random.Random(SUBSET_SEED).sample(rows, TRAIN_SUBSET)
-        train = [{"text": text, "label": int(label)} for text, label in chosen]
+        train = [{"sentence": text, "label": int(label)} for text, label in chosen]
         splits = {"train": train}
         files = {"teacher": source / "train.tsv", "eval": source / "dev.tsv"}
     else:
@@ -139,7 +139,13 @@ def random_start(folder: Path, seed: int) -> Path:
 
 
 def run_arm(
-    task: Task, files: dict[str, Path], folder: Path, arm: str, seed: int, start: Path, options: argparse.Namespace
+    task: Task,
+    files: dict[str, Path],
+    folder: Path,
+    arm: str,
+    seed: int,
+    start: Path,
+    options: argparse.Namespace,
 ) -> None:
     plain = arm in ("gold", "logits")
     name = f"{arm}@{options.rate}" if options.rate and plain else arm
@@ -172,7 +178,11 @@ def run(command: list[str], log: Path, threads: int) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     with log.open("a", encoding="utf-8") as file:
         subprocess.run(
-            [sys.executable, "-m", "hf_tinybert", *command], env=environment, stdout=file, stderr=file, check=True
+            [sys.executable, "-m", "hf_tinybert", *command],
+            env=environment,
+            stdout=file,
+            stderr=file,
+            check=True,
         )
 
 
@@ -185,7 +195,10 @@ def table(task: Task, folder: Path) -> str:
         return json.loads(path.read_text())[key] if path.is_file() else None
 
     teacher = score(folder / "teacher")
-    lines = [f"\n{task.name}, {key}, {task.passes} passes over {TRAIN_SUBSET} sentences; teacher {teacher}", ""]
+    lines = [
+        f"\n{task.name}, {key}, {task.passes} passes over {TRAIN_SUBSET} sentences; teacher {teacher}",
+        "",
+    ]
     lines += ["| student | seeds | mean | spread | kept |", "| --- | --- | --- | --- | --- |"]
     found = sorted({path.name.rpartition("-")[0] for path in folder.glob("*-[0-9]*") if path.is_dir()})
     for arm in [*ARMS, *(name for name in found if "@" in name)]:

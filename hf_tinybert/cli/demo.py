@@ -44,15 +44,19 @@ def run(argv: Sequence[str]) -> None:
     _say("1. Fine-tune the teacher: a pretrained MiniLM, 6 layers, 384 wide")
     _call(
         finetune,
-        ["--model", _body(), *data, "--output-dir", str(teacher), *common]
-        + ["--num-train-epochs", str(args.teacher_epochs), "--learning-rate", "2e-4", "--seed", "1"],
+        [
+            *("--model", _body(), *data, "--output-dir", str(teacher), *common),
+            *("--num-train-epochs", str(args.teacher_epochs), "--learning-rate", "2e-4", "--seed", "1"),
+        ],
     )
     _say(f"2. Distil it into {args.student}")
     _call(
         distill,
-        ["--teacher", str(teacher), "--student", args.student, *data, "--output-dir", str(student), *common]
-        + ["--num-train-epochs", str(args.student_epochs), "--intermediate-learning-rate", "1e-3"]
-        + ["--learning-rate", "5e-4", "--save-strategy", "no", "--seed", "1"],
+        [
+            *("--teacher", str(teacher), "--student", args.student, *data, "--output-dir", str(student), *common),
+            *("--num-train-epochs", str(args.student_epochs), "--intermediate-learning-rate", "1e-3"),
+            *("--learning-rate", "5e-4", "--save-strategy", "no", "--seed", "1"),
+        ],
     )
     comparison = _read(student / distill.SUMMARY_NAME)
     plots.comparison_picture(comparison, picture, "Teacher and student on 300 held-out requests")

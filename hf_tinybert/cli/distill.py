@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
-from hf_tinybert import compat, comparison, data, metrics
+from hf_tinybert import comparison, compat, data, metrics
 from hf_tinybert.cli import arguments
 from hf_tinybert.configuration import DEFAULT_PRESET, PRESETS
 from hf_tinybert.families import locate
@@ -34,7 +34,10 @@ class DistillArguments:
     )
     init: str = field(
         default="teacher",
-        metadata={"help": "Start of a preset: the teacher's own weights, or random.", "choices": ["teacher", "random"]},
+        metadata={
+            "help": "Start of a preset: the teacher's own weights, or random.",
+            "choices": ["teacher", "random"],
+        },
     )
 
 

@@ -1,0 +1,100 @@
+"""From arguments and two models to the settings of a run, refusing what cannot work before any training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from hf_tinybert import sampling
+from hf_tinybert.families import locate
+from hf_tinybert.layer_mapping import LayerMapping
+from hf_tinybert.objective import Settings, Weights
+from hf_tinybert.teacher import check_labels, check_vocabularies
+from hf_tinybert.training_args import DistillationTrainingArguments
+
+
+def build_settings(
+    args: DistillationTrainingArguments,
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    hard_label_function: Any = None,
+) -> Settings:
+    """What to match and how.
+
+    Args:
+        args: the arguments of the run.
+        student: the model to be trained.
+        teacher: the model it learns from.
+        hard_label_function: a user's `compute_loss_func`, which replaces the hard-label loss.
+
+    Raises:
+        ValueError: says what does not fit, and what to do.
+    """
+    ours, theirs = locate(student), locate(teacher)
+    check_vocabularies(student.config, teacher.config)
+    weights = Weights(args.level_weights(), args.parsed_layer_weights())
+    beyond = [layer for layer in weights.layers if layer > ours.num_layers]
+    if beyond:
+        raise ValueError(f"layer_weights names layer {beyond[0]}; the student has layers 1..{ours.num_layers}.")
+    problem_type = _problem_type(student)
+    settings = Settings(
+        mapping=LayerMapping.build(args.layer_mapping, ours.num_layers, theirs.num_layers),
+        weights=weights,
+        temperature=args.temperature,
+        reduction=args.loss_reduction,
+        regression=problem_type == "regression",
+        problem_type=problem_type,
+        label_smoothing=args.label_smoothing_factor,
+        hard_label_function=hard_label_function,
+    )
+    if args.phases != "intermediate":
+        _check_prediction(settings, student, teacher)
+    if args.phases != "prediction" and settings.attention_layers:
+        if ours.num_heads != theirs.num_heads:
+            raise ValueError(
+                f"The attention loss compares head with head: the teacher has {theirs.num_heads} and the student "
+                f"{ours.num_heads}. Make the student with `create_student`, or set attention_weight=0."
+            )
+        if not (ours.plain_scores and theirs.plain_scores):
+            raise ValueError(
+                "The attention loss needs absolute positions: relative ones are added to the scores. "
+                "Set attention_weight=0."
+            )
+    return settings
+
+
+def longest_input(student: PreTrainedModel, teacher: PreTrainedModel) -> int | None:
+    """The longest input in tokens that both models take."""
+    limits = (locate(student).max_length, locate(teacher).max_length)
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def check_data(dataset: Any, longest: int | None, length_column: str) -> None:
+    """Refuse an already tokenised map-style data set with an example that is too long.
+
+    Raises:
+        ValueError: an example is longer than `longest` tokens.
+    """
+    names = getattr(dataset, "column_names", None)
+    if longest is None or not isinstance(names, list) or "input_ids" not in names or not hasattr(dataset, "__len__"):
+        return
+    length = max(sampling.lengths_of(dataset, "input_ids", length_column), default=0)
+    if length > longest:
+        raise ValueError(
+            f"An example of {length} tokens is longer than the {longest} positions of the student or the teacher: "
+            "truncate when tokenising (`truncation=True, max_length=...`)."
+        )
+
+
+def _problem_type(student: PreTrainedModel) -> str:
+    config = student.config
+    return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+
+
+def _check_prediction(settings: Settings, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    check_labels(student.config, teacher.config)
+    if settings.problem_type == "multi_label_classification" and settings.weights["prediction"]:
+        raise ValueError("Multi-label tasks have no soft loss yet: use hard_label_weight with prediction_weight=0.")
+    if settings.hard_label_function is not None and not settings.weights["hard_label"]:
+        raise ValueError("compute_loss_func takes the place of the hard-label loss, and hard_label_weight is 0.")
