@@ -42,7 +42,7 @@ class Task:
 
 TASKS = {
     "sst2": Task("sst2", "eval", 3, "5e-5", 4, 3),
-    "clinc150": Task("clinc150", "test", 6, "2e-4", 6, 4),
+    "clinc150": Task("clinc150", "test", 4, "2e-4", 4, 3),
 }
 ARMS = {
     "gold": "gold labels (a)",

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+import workbench
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import get_scheduler
+
+from hf_tinybert.phases import LEVELS, PhasePlan, learning_rate_function, schedule_function
+
+PLANS = st.integers(1, 300).flatmap(lambda total: st.tuples(st.just(total), st.integers(0, total)))
+SCHEDULES = {
+    "linear": None,
+    "cosine": None,
+    "constant": None,
+    "constant_with_warmup": None,
+    "polynomial": {"lr_end": 1e-6},
+    "inverse_sqrt": None,
+    "cosine_with_restarts": {"num_cycles": 2},
+    "cosine_with_min_lr": {"min_lr": 1e-6},
+    "warmup_stable_decay": {"num_decay_steps": 3},
+}
+
+
+@given(PLANS)
+def test_every_step_is_in_one_phase_and_the_second_begins_once(plan):
+    total, boundary = plan
+    phases = [PhasePlan(total, boundary).phase(step) for step in range(total)]
+    assert phases == ["intermediate"] * boundary + ["prediction"] * (total - boundary)
+    begins = [step for step in range(total + 1) if PhasePlan(total, boundary).begins_prediction(step)]
+    assert begins == ([boundary] if 0 < boundary < total else [])
+
+
+def test_joint_runs_have_one_phase():
+    plan = PhasePlan(10, 0, joint=True)
+    assert {plan.phase(step) for step in range(11)} == {"joint"}
+    assert not any(plan.begins_prediction(step) for step in range(11))
+
+
+def test_levels_of_the_phases():
+    assert LEVELS["intermediate"] == {"embedding", "hidden", "attention"}
+    assert LEVELS["prediction"] == {"prediction", "hard_label"}
+    assert LEVELS["joint"] == LEVELS["intermediate"] | LEVELS["prediction"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "boundary"),
+    [
+        ({}, 10),
+        ({"intermediate_share": 0.25}, 5),
+        ({"intermediate_share": 0.01}, 1),
+        ({"intermediate_share": 0.999}, 19),
+        ({"phases": "intermediate"}, 20),
+        ({"phases": "prediction"}, 0),
+        ({"phases": "joint"}, 0),
+        ({"max_steps": -1, "num_train_epochs": 4, "num_intermediate_epochs": 3}, 15),
+        ({"max_steps": -1, "num_train_epochs": 4, "num_intermediate_epochs": 0.5, "intermediate_share": 0.9}, 2),
+    ],
+)
+def test_the_arguments_draw_the_boundary(changes, boundary, tmp_path):
+    args = workbench.arguments(tmp_path, **changes)
+    plan = PhasePlan.of_arguments(args, 20)
+    assert plan == PhasePlan(20, boundary, joint=args.phases == "joint")
+    if not plan.joint:
+        assert PhasePlan.of_arguments(args, 30, resumed=boundary).intermediate_steps == boundary
+
+
+def factors(plan, tmp_path, **changes):
+    function = learning_rate_function(workbench.arguments(tmp_path, **changes), plan)
+    return [function(step) for step in range(plan.total_steps + 1)]
+
+
+def test_the_papers_schedule_constant_then_warm_up_and_decay(tmp_path):
+    found = factors(
+        PhasePlan(10, 4), tmp_path, learning_rate=1e-5, intermediate_learning_rate=2e-5, warmup_steps=2
+    )
+    assert found == pytest.approx([2, 2, 2, 2, 0, 0.5, 1, 0.75, 0.5, 0.25, 0])
+
+
+def test_an_intermediate_phase_with_warm_up_and_decay_of_its_own(tmp_path):
+    found = factors(
+        PhasePlan(8, 4), tmp_path, intermediate_lr_scheduler_type="linear", intermediate_warmup_ratio=0.5
+    )
+    assert found == pytest.approx([0, 0.5, 1, 0.5, 1, 0.75, 0.5, 0.25, 0])
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_without_an_intermediate_phase_the_main_schedule_runs_alone(joint, tmp_path):
+    found = factors(PhasePlan(4, 0, joint), tmp_path, intermediate_learning_rate=9.0)
+    assert found == pytest.approx([1, 0.75, 0.5, 0.25, 0])
+
+
+def stock(name, warmup, total, rate, kwargs):
+    """Learning rates of transformers' own scheduler."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
+    scheduler = get_scheduler(name, optimizer, warmup, total, scheduler_specific_kwargs=kwargs)
+    return rates(optimizer, scheduler, total)
+
+
+def rates(optimizer, scheduler, steps):
+    found = []
+    for _ in range(steps):
+        found.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_one_phase_alone_has_transformers_own_learning_rates(name, tmp_path):
+    args = workbench.arguments(
+        tmp_path,
+        learning_rate=5e-5,
+        lr_scheduler_type=name,
+        lr_scheduler_kwargs=SCHEDULES[name] or {},
+        warmup_steps=3,
+    )
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_function(args, PhasePlan(20, 0)))
+    expected = stock(name, 3, 20, 5e-5, SCHEDULES[name])
+    assert rates(optimizer, scheduler, 20) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["reduce_lr_on_plateau"])
+def test_schedules_driven_by_metrics_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name}.*function of the step"):
+        schedule_function(name, 0, 10)
+
+
+def test_the_joined_schedule_is_saved_without_code(tmp_path):
+    factor = learning_rate_function(workbench.arguments(tmp_path), PhasePlan(6, 3))
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    for _ in range(4):
+        optimizer.step()
+        scheduler.step()
+    file = io.BytesIO()
+    torch.save(scheduler.state_dict(), file)
+    file.seek(0)
+    resumed = torch.optim.lr_scheduler.LambdaLR(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0), factor)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    assert resumed.last_epoch == 4
+    assert resumed.get_last_lr() == scheduler.get_last_lr() == pytest.approx([2 / 3])

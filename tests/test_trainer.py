@@ -1,0 +1,541 @@
+"""The trainer's behaviour, by running it on real sentences."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import workbench
+from transformers import (
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+from hf_tinybert import DistillationTrainer, checkpoints, create_student
+from hf_tinybert.objective import DistillationObjective
+
+SHORT = {"max_steps": 6, "logging_steps": 1, "per_device_train_batch_size": 4}
+
+
+def hooks(model):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def distilled(teacher, folder, student=None, callbacks=None, **changes):
+    student = student if student is not None else workbench.small_student(teacher)
+    trainer = workbench.trainer(
+        student, teacher, workbench.arguments(folder, **(SHORT | changes)), callbacks=callbacks
+    )
+    trainer.train()
+    return trainer
+
+
+def series(trainer, name):
+    return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+class Watch(TrainerCallback):
+    """Calls a function at the end of every step."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.function(state, kwargs)
+
+
+def test_student_and_teacher_are_themselves_after_training(teacher, tmp_path):
+    student = workbench.small_student(teacher)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    seen = []
+    trainer = distilled(
+        teacher, tmp_path, student, [Watch(lambda state, kwargs: seen.append(type(kwargs["model"])))]
+    )
+    assert set(seen) == {DistillationObjective}
+    assert trainer.model is student
+    assert trainer.model_wrapped is student
+    assert hooks(student) == hooks(teacher) == 0
+    assert not teacher.training
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+
+
+def test_a_run_that_fails_leaves_no_hooks(teacher, tmp_path):
+    def fail(state, kwargs):
+        raise KeyboardInterrupt
+
+    student = workbench.small_student(teacher)
+    with pytest.raises(KeyboardInterrupt):
+        distilled(teacher, tmp_path, student, [Watch(fail)])
+    assert hooks(student) == hooks(teacher) == 0
+
+
+def test_phases_their_series_and_their_learning_rates(teacher, tmp_path):
+    trainer = distilled(
+        teacher,
+        tmp_path,
+        max_steps=8,
+        intermediate_share=0.5,
+        intermediate_learning_rate=3e-4,
+        learning_rate=1e-4,
+        warmup_steps=2,
+    )
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    intermediate = {"loss_embedding"} | {f"loss_{kind}_{m}" for kind in ("hidden", "attention") for m in (1, 2, 3)}
+    for entry in logs:
+        parts = {name: value for name, value in entry.items() if name.startswith("loss_")}
+        assert parts.keys() == (intermediate if entry["step"] <= 4 else {"loss_prediction"})
+        assert sum(parts.values()) == pytest.approx(entry["loss"], rel=1e-3)
+    rates = [entry["learning_rate"] for entry in logs]
+    # 4.57 and 5.x both log the rate before the scheduler's next step.
+    assert rates == pytest.approx([3e-4] * 4 + [0.0, 5e-5, 1e-4, 5e-5])
+
+
+def test_series_are_means_over_the_steps_of_their_own_phase(teacher, tmp_path):
+    every = distilled(teacher, tmp_path / "every", logging_steps=1)
+    rarely = distilled(teacher, tmp_path / "rarely", logging_steps=6)
+    for name in ("loss_hidden_2", "loss_prediction"):
+        assert series(rarely, name) == [pytest.approx(np.mean(series(every, name)), rel=1e-5)]
+
+
+def test_the_prediction_phase_starts_with_a_fresh_optimiser(teacher, tmp_path):
+    counts = {}
+
+    def note(state, kwargs):
+        moments = kwargs["optimizer"].state_dict()["state"]
+        counts[state.global_step] = {float(moment["step"]) for moment in moments.values()}
+
+    distilled(teacher, tmp_path, callbacks=[Watch(note)], intermediate_share=0.5)
+    assert counts[3] == {3.0}
+    assert counts[4] == {1.0}
+    assert counts[6] == {3.0}
+
+
+@pytest.mark.parametrize(
+    ("phases", "expected"),
+    [
+        ("intermediate", {"loss_embedding", "loss_hidden_1", "loss_attention_3"}),
+        ("prediction", {"loss_prediction"}),
+        ("joint", {"loss_embedding", "loss_hidden_1", "loss_attention_3", "loss_prediction"}),
+    ],
+)
+def test_either_phase_alone_and_all_levels_jointly(phases, expected, teacher, tmp_path):
+    trainer = distilled(teacher, tmp_path, phases=phases, max_steps=2)
+    logged = {name for name in trainer.state.log_history[0] if name.startswith("loss_")}
+    assert expected <= logged
+    assert ("loss_prediction" in logged) == ("loss_prediction" in expected)
+
+
+def test_distillation_teaches(teacher, household, tmp_path):
+    """Sixty steps from the teacher's own layers: every series falls, and the student comes to agree."""
+    student = create_student(teacher, "tinybert-3l-384d")
+    args = workbench.arguments(
+        tmp_path,
+        max_steps=60,
+        intermediate_share=0.5,
+        per_device_train_batch_size=16,
+        learning_rate=3e-4,
+        logging_steps=10,
+    )
+    trainer = workbench.trainer(student, teacher, args, eval_dataset=household["eval"])
+    before = trainer.evaluate()
+    trainer.train()
+    after = trainer.evaluate()
+    for name in ("hidden_1", "hidden_3", "attention_3", "prediction"):
+        values = series(trainer, f"loss_{name}")
+        assert values[-1] < 0.9 * values[0], name
+    assert after["eval_agreement"] > before["eval_agreement"] + 0.1
+    assert after["eval_kl"] < before["eval_kl"]
+
+
+# Saving, checkpoints, secrets
+
+
+def test_what_is_saved(teacher, tmp_path):
+    trainer = distilled(teacher, tmp_path, save_strategy="steps", save_steps=2, hub_token="hf_SECRETSECRET")
+    trainer.save_model(str(tmp_path / "final"))
+    final = {path.name for path in (tmp_path / "final").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "training_args.bin"} <= final
+    assert checkpoints.PROJECTIONS_NAME not in final
+    assert not checkpoints.missing_parts(tmp_path / "checkpoint-2")
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "final")
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+    assert loaded.config.tinybert["layer_mapping"] == "0:0,1:2,2:4,3:6"
+    for path in tmp_path.rglob("*"):
+        assert not path.name.startswith(".partial")
+        if path.is_file():
+            assert b"hf_SECRET" not in path.read_bytes(), path
+        if path.name == "config.json":
+            assert str(tmp_path) not in path.read_text()
+    assert trainer.args.hub_token == "hf_SECRETSECRET"
+
+
+def test_resuming_with_more_epochs_does_not_move_the_boundary(teacher, tmp_path):
+    distilled(teacher, tmp_path, save_strategy="steps", save_steps=2, intermediate_share=0.5)
+    longer = workbench.trainer(
+        workbench.small_student(teacher), teacher, workbench.arguments(tmp_path, **(SHORT | {"max_steps": 10}))
+    )
+    longer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    by_step = {entry["step"]: entry for entry in longer.state.log_history if "loss" in entry}
+    assert "loss_hidden_1" in by_step[3]
+    assert "loss_prediction" in by_step[4]
+    assert max(by_step) == 10
+
+
+def test_what_cannot_be_resumed_is_refused(teacher, tmp_path):
+    distilled(teacher, tmp_path, save_strategy="steps", save_steps=3)
+    other = workbench.trainer(
+        workbench.small_student(teacher), teacher, workbench.arguments(tmp_path, layer_mapping="last", **SHORT)
+    )
+    with pytest.raises(ValueError, match=r"made with layer_mapping '0:0,1:2,2:4,3:6'"):
+        other.train(resume_from_checkpoint=True)
+    (tmp_path / "checkpoint-6" / "trainer_state.json").write_text('{"global_step": 6')
+    assert get_last_checkpoint(str(tmp_path)).endswith("checkpoint-6")
+    assert checkpoints.newest_complete(tmp_path).endswith("checkpoint-3")
+    with pytest.raises(ValueError, match="cannot be resumed: it lacks trainer_state.json"):
+        other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    empty = workbench.trainer(workbench.small_student(teacher), teacher, workbench.arguments(tmp_path / "empty"))
+    with pytest.raises(ValueError, match="no complete checkpoint"):
+        empty.train(resume_from_checkpoint=True)
+
+
+def test_a_rewritten_checkpoint_is_incomplete_until_the_end(teacher, tmp_path):
+    distilled(teacher, tmp_path, save_strategy="steps", save_steps=3)
+    folder = tmp_path / "checkpoint-3"
+    checkpoints.mark_incomplete(folder)
+    assert checkpoints.missing_parts(folder) == ["trainer_state.json"]
+
+
+# Evaluation
+
+
+def test_evaluation_is_the_trainers_own(teacher, household, tmp_path):
+    student = workbench.small_student(teacher)
+
+    def accuracy(prediction):
+        return {"accuracy": float(np.mean(prediction.predictions.argmax(-1) == prediction.label_ids))}
+
+    ours = workbench.trainer(student, teacher, workbench.arguments(tmp_path), compute_metrics=accuracy)
+    plain = Trainer(
+        model=student,
+        args=TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True),
+        eval_dataset=household["eval"].select(range(48)),
+        data_collator=DataCollatorWithPadding(workbench.tokenizer()),
+        compute_metrics=accuracy,
+    )
+    measured, expected = ours.evaluate(), plain.evaluate()
+    for name in ("eval_loss", "eval_accuracy"):
+        assert measured[name] == pytest.approx(expected[name], rel=1e-5)
+    predicted = ours.predict(household["eval"].select(range(48)))
+    theirs = plain.predict(household["eval"].select(range(48)))
+    np.testing.assert_allclose(predicted.predictions, theirs.predictions, atol=1e-5)
+    assert "test_agreement" in predicted.metrics
+
+    plain.model = teacher
+    expected = plain.predict(household["eval"].select(range(48)))
+    scores = ours.evaluate_teacher()
+    assert scores["teacher_accuracy"] == pytest.approx(expected.metrics["test_accuracy"])
+    agreement = np.mean(expected.predictions.argmax(-1) == predicted.predictions.argmax(-1))
+    assert predicted.metrics["test_agreement"] == pytest.approx(agreement)
+
+
+def test_agreement_can_be_left_out(teacher, tmp_path):
+    trainer = workbench.trainer(
+        workbench.small_student(teacher), teacher, workbench.arguments(tmp_path, report_agreement=False)
+    )
+    assert "eval_agreement" not in trainer.evaluate()
+
+
+def test_metrics_of_the_intermediate_phase_neither_win_nor_stop(teacher, tmp_path):
+    scores = iter([0.9, 0.8, 0.7, 0.1, 0.3, 0.2])
+
+    def falling(prediction):
+        return {"score": next(scores)}
+
+    args = workbench.arguments(
+        tmp_path,
+        **(SHORT | {"max_steps": 6, "intermediate_share": 0.5}),
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="score",
+    )
+    trainer = workbench.trainer(
+        workbench.small_student(teacher),
+        teacher,
+        args,
+        compute_metrics=falling,
+        callbacks=[EarlyStoppingCallback(early_stopping_patience=1)],
+    )
+    trainer.train()
+    assert trainer.state.best_metric == 0.3
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-5")
+    assert trainer.state.global_step == 6
+    best = AutoModelForSequenceClassification.from_pretrained(tmp_path / "checkpoint-5")
+    for name, value in best.state_dict().items():
+        assert torch.equal(trainer.model.state_dict()[name], value), name
+
+
+# What a user may also pass
+
+
+def stock_and_ours(teacher, tmp_path, ours_kwargs=None, stock_kwargs=None, **changes):
+    """First-step gradients of the stock Trainer and of ours with the hard-label loss alone."""
+    kept = {}
+
+    class Keep(TrainerCallback):
+        def __init__(self, name):
+            self.name = name
+
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+            kept.setdefault(
+                self.name,
+                {
+                    n.removeprefix("student."): p.grad.clone()
+                    for n, p in model.named_parameters()
+                    if p.grad is not None
+                },
+            )
+
+    args = workbench.arguments(
+        tmp_path, max_steps=1, phases="prediction", prediction_weight=0.0, hard_label_weight=1.0, **changes
+    )
+    workbench.trainer(
+        workbench.small_student(teacher), teacher, args, callbacks=[Keep("ours")], **(ours_kwargs or {})
+    ).train()
+    plain = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=1,
+        per_device_train_batch_size=8,
+        max_grad_norm=0.0,
+        report_to="none",
+        save_strategy="no",
+        use_cpu=True,
+        **changes,
+    )
+    Trainer(
+        model=workbench.small_student(teacher),
+        args=plain,
+        train_dataset=workbench.household()["train"],
+        data_collator=DataCollatorWithPadding(workbench.tokenizer()),
+        callbacks=[Keep("stock")],
+        **(stock_kwargs or {}),
+    ).train()
+    return kept["ours"], kept["stock"]
+
+
+def class_weighted(outputs, labels, num_items_in_batch=None):
+    weight = torch.linspace(0.5, 2.0, outputs["logits"].shape[-1])
+    total = torch.nn.functional.cross_entropy(outputs.logits, labels, weight=weight, reduction="sum")
+    count = getattr(num_items_in_batch, "item", lambda: num_items_in_batch)() if num_items_in_batch is not None else None
+    return total / (count or len(labels))
+
+
+@pytest.mark.parametrize("kind", ["plain", "label smoothing", "class weights"])
+def test_the_hard_label_loss_is_the_stock_trainers(kind, teacher, tmp_path):
+    changes = {"label_smoothing_factor": 0.1} if kind == "label smoothing" else {}
+    extra = {"compute_loss_func": class_weighted} if kind == "class weights" else {}
+    ours, stock = stock_and_ours(teacher, tmp_path, extra, extra, **changes)
+    used = {name: value for name, value in ours.items() if not name.startswith("projections.")}
+    assert used.keys() == stock.keys()
+    for name, value in used.items():
+        torch.testing.assert_close(value, stock[name], rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_a_users_optimiser_trains_the_projections_too(teacher, tmp_path):
+    student = workbench.small_student(teacher)
+    optimiser = torch.optim.SGD(student.parameters(), lr=0.1)
+    trainer = workbench.trainer(
+        student, teacher, workbench.arguments(tmp_path, **SHORT), optimizers=(optimiser, None)
+    )
+    before = None
+
+    class First(TrainerCallback):
+        def on_train_begin(self, args, state, control, model=None, **kwargs):
+            nonlocal before
+            before = {n: p.detach().clone() for n, p in model.projections.named_parameters()}
+
+    trainer.add_callback(First())
+    trainer.train()
+    after = dict(trainer._objective.projections.named_parameters())
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_training_twice_goes_on(teacher, tmp_path):
+    trainer = distilled(teacher, tmp_path)
+    first = workbench.weights(trainer)
+    trainer.train()
+    second = workbench.weights(trainer)
+    assert first.keys() == second.keys()
+    assert not torch.equal(first["projections.linear.1.weight"], second["projections.linear.1.weight"])
+
+
+def test_hyperparameter_search(teacher, tmp_path):
+    pytest.importorskip("optuna")
+    args = workbench.arguments(tmp_path, **SHORT, eval_strategy="steps", eval_steps=6)
+    trainer = workbench.trainer(
+        None, teacher, args, model_init=lambda trial: workbench.small_student(teacher), optimizers=(None, None)
+    )
+    best = trainer.hyperparameter_search(
+        hp_space=lambda trial: {
+            "intermediate_learning_rate": trial.suggest_float("intermediate_learning_rate", 1e-4, 1e-3),
+            "layer_mapping": trial.suggest_categorical("layer_mapping", ["uniform", "last"]),
+        },
+        n_trials=2,
+        direction="minimize",
+        compute_objective=lambda metrics: metrics["eval_kl"],
+        backend="optuna",
+    )
+    assert math.isfinite(best.objective)
+    assert set(best.hyperparameters) == {"intermediate_learning_rate", "layer_mapping"}
+    assert hooks(teacher) == 0
+
+
+def test_gradient_checkpointing_changes_nothing(teacher, tmp_path):
+    plain = distilled(teacher, tmp_path / "a")
+    saved = distilled(teacher, tmp_path / "b", gradient_checkpointing=True)
+    for name, value in workbench.weights(plain).items():
+        torch.testing.assert_close(workbench.weights(saved)[name], value, rtol=0, atol=1e-5)
+
+
+def test_bfloat16_autocast(teacher, tmp_path):
+    exact = series(distilled(teacher, tmp_path / "a", max_steps=2), "loss")
+    half = series(distilled(teacher, tmp_path / "b", max_steps=2, bf16=True), "loss")
+    assert half == pytest.approx(exact, rel=0.05)
+
+
+def test_paper_reduction_trains(teacher, tmp_path):
+    trainer = distilled(teacher, tmp_path, loss_reduction="paper", projection="shared")
+    assert all(math.isfinite(value) for value in series(trainer, "loss"))
+    assert {n for n in workbench.weights(trainer) if n.startswith("projections.")} == {
+        "projections.linear.shared.weight",
+        "projections.linear.shared.bias",
+    }
+
+
+def test_regression(body, tokenizer, household, tmp_path):
+    teacher = AutoModelForSequenceClassification.from_pretrained(body, num_labels=1, problem_type="regression")
+    rows = household["train"].select(range(64))
+    data = rows.remove_columns("labels").add_column("labels", [len(row) / 10 for row in rows["input_ids"]])
+    student = workbench.small_student(teacher)
+    trainer = workbench.trainer(
+        student, teacher, workbench.arguments(tmp_path, **SHORT), train_dataset=data, eval_dataset=data
+    )
+    trainer.train()
+    assert "loss_prediction" in trainer.state.log_history[-2]
+    expected = trainer.predict(data).predictions.reshape(-1)
+    trainer.model = teacher
+    teachers = trainer.predict(data).predictions.reshape(-1)
+    trainer.model = student
+    assert trainer.evaluate()["eval_teacher_mse"] == pytest.approx(np.mean((expected - teachers) ** 2), rel=1e-4)
+
+
+def test_a_teacher_given_by_folder(teacher_folder, teacher, tmp_path):
+    trainer = workbench.trainer(
+        workbench.small_student(teacher),
+        teacher_folder,
+        workbench.arguments(tmp_path, **SHORT),
+        teacher_init_kwargs={"dtype": torch.bfloat16},
+    )
+    assert trainer.teacher.dtype == torch.bfloat16
+    trainer.train()
+    assert all(math.isfinite(value) for value in series(trainer, "loss"))
+
+
+# Refusals, before any training
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "message"),
+    [
+        ({}, {"teacher": None}, "needs a teacher"),
+        ({"layer_mapping": "0:0,4:6"}, {}, r"0\.\.3 and the teacher 0\.\.6"),
+        ({"layer_weights": "4:2"}, {}, "layers 1..3"),
+        ({}, {"compute_loss_func": class_weighted}, "hard_label_weight is 0"),
+        ({}, {"teacher_init_kwargs": {"dtype": "auto"}}, "already loaded"),
+    ],
+)
+def test_refusals(arguments, changes, message, teacher, tmp_path):
+    args = workbench.arguments(tmp_path, **arguments)
+    settings = {"model": workbench.small_student(teacher), "teacher": teacher, "args": args} | changes
+    with pytest.raises(ValueError, match=message):
+        DistillationTrainer(train_dataset=workbench.household()["train"], **settings)
+
+
+def test_plain_arguments_are_refused_by_name(teacher, tmp_path):
+    args = TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True)
+    with pytest.raises(ValueError, match="needs DistillationTrainingArguments, got TrainingArguments"):
+        DistillationTrainer(model=workbench.small_student(teacher), teacher=teacher, args=args)
+
+
+def test_data_parallel_is_refused_with_the_launcher_to_use(teacher, tmp_path):
+    args = workbench.arguments(tmp_path)
+    args._n_gpu = 2
+    with pytest.raises(ValueError, match="torchrun --nproc-per-node"):
+        workbench.trainer(workbench.small_student(teacher), teacher, args)
+
+
+def test_heads_labels_vocabularies_and_lengths_must_fit(teacher, household, tmp_path):
+    def refused(message, student=None, **changes):
+        with pytest.raises(ValueError, match=message):
+            workbench.trainer(
+                student or workbench.small_student(teacher), teacher, workbench.arguments(tmp_path), **changes
+            )
+
+    refused("12 and the student 4", workbench.small_student(teacher, num_attention_heads=4))
+    other = workbench.small_student(teacher)
+    other.config.id2label = {**other.config.id2label, 0: "weather", 11: other.config.id2label[0]}
+    refused("different order of labels", other)
+    other = workbench.small_student(teacher)
+    other.config.vocab_size = 100
+    refused("vocabulary of 30522 tokens and the student of 100", other)
+    long = household["train"].select(range(2)).remove_columns(["input_ids", "attention_mask", "token_type_ids"])
+    long = long.add_column("input_ids", [[101] * 600, [101] * 5])
+    refused("600 tokens is longer than the 512 positions", train_dataset=long)
+    refused("same object", teacher)
+
+
+def test_no_attention_loss_no_need_for_equal_heads(teacher, tmp_path):
+    student = workbench.small_student(teacher, num_attention_heads=4)
+    trainer = distilled(teacher, tmp_path, student, attention_weight=0.0)
+    assert series(trainer, "loss_attention_1") == []
+    assert series(trainer, "loss_hidden_1")
+
+
+def test_an_input_that_is_too_long_is_refused_in_the_step_too(teacher, household, tmp_path):
+    class Rows(torch.utils.data.Dataset):
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, index):
+            return {"input_ids": [101] * 600, "attention_mask": [1] * 600, "labels": 0}
+
+    trainer = workbench.trainer(
+        workbench.small_student(teacher), teacher, workbench.arguments(tmp_path, **SHORT), train_dataset=Rows()
+    )
+    with pytest.raises(ValueError, match="600 tokens is longer than the 512"):
+        trainer.train()
+
+
+def test_a_nan_loss_ends_the_run_with_advice(teacher, tmp_path):
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        distilled(teacher, tmp_path, intermediate_learning_rate=1e30, learning_rate=1e30)
+
+
+def test_nothing_is_written_where_nothing_was_trained(teacher, tmp_path):
+    args = workbench.arguments(tmp_path / "out", layer_mapping="0:0,9:9")
+    with pytest.raises(ValueError, match="out of range"):
+        workbench.trainer(workbench.small_student(teacher), teacher, args)
+    assert not any(Path(tmp_path).rglob("*.safetensors"))
+    assert "checkpoint" not in "".join(os.listdir(tmp_path))
