@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,7 +15,6 @@ from hf_tinybert.projections import Projections
 
 PROJECTIONS_NAME = "distillation_projections.safetensors"
 STATE_NAME = "distillation_state.json"
-_STAGING = ".partial-"
 _TRAINING_STATE = ("optimizer.pt", "scheduler.pt", PROJECTIONS_NAME, STATE_NAME)
 
 
@@ -101,22 +96,3 @@ def newest_complete(output_dir: str | os.PathLike[str]) -> str | None:
 def mark_incomplete(folder: str | os.PathLike[str]) -> None:
     """Before a checkpoint is written over an older one of the same step: it is not whole until the end."""
     (Path(folder) / TRAINER_STATE_NAME).unlink(missing_ok=True)
-
-
-@contextmanager
-def written_beside(output_dir: str | os.PathLike[str]) -> Iterator[str]:
-    """A folder to write into, whose files are then renamed into `output_dir`: no file is ever half-written."""
-    target = Path(output_dir)
-    target.mkdir(parents=True, exist_ok=True)
-    for left_over in target.glob(f"{_STAGING}*"):
-        shutil.rmtree(left_over, ignore_errors=True)
-    staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=target))
-    try:
-        yield str(staging)
-        for source in sorted(staging.rglob("*")):
-            if source.is_file():
-                destination = target / source.relative_to(staging)
-                destination.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(source, destination)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)

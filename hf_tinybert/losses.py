@@ -281,7 +281,7 @@ def _lengths(mask: Tensor | None, like: Tensor) -> Tensor:
 
 def _count(mask: Tensor | None, per_position: Tensor) -> Tensor:
     if mask is None:
-        return torch.tensor(float(per_position.numel()), device=per_position.device)
+        return torch.full((), float(per_position.numel()), device=per_position.device)
     return mask.bool().sum().float()
 
 

@@ -100,10 +100,10 @@ class BatchCounts:
                 )
             full = torch.full((sequences,), positions, device=device)
             lengths = full if mask is None else mask.to(device).sum(-1)
-            labelled = torch.tensor(sequences, device=device)
+            labelled = torch.full((), sequences, device=device)
             if labels is not None and not labels.is_floating_point():
                 labelled = (labels.to(device) != -100).sum()
-            count = torch.tensor(sequences, device=device)
+            count = torch.full((), sequences, device=device)
             rows.append(torch.stack([count, lengths.sum(), lengths.square().sum(), labelled]).float())
         total = torch.stack(rows).sum(dim=0)
         if reduce is not None:

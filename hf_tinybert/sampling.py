@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import pyarrow.compute
 import torch
+from datasets import Dataset
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 
 
@@ -48,12 +50,20 @@ def lengths_of(dataset: Any, column: str, length_column: str) -> list[int]:
     Raises:
         ValueError: rows have no such column.
     """
-    names = getattr(dataset, "column_names", None)
-    if names and length_column in names:
+    names = getattr(dataset, "column_names", None) or ()
+    if isinstance(dataset, Dataset) and length_column in names:
         return [int(length) for length in dataset[length_column]]
-    if names and column in names:
-        return [len(row) for row in dataset.with_format(None)[column]]
+    if isinstance(dataset, Dataset) and column in names:
+        return _arrow_lengths(dataset, column)
     try:
         return [len(dataset[index][column]) for index in range(len(dataset))]
     except (KeyError, TypeError, IndexError):
         raise ValueError(f"Grouping by length needs rows with {column!r}, or a column {length_column!r}.") from None
+
+
+def _arrow_lengths(dataset: Dataset, column: str) -> list[int]:
+    """Lengths read from Arrow's offsets, without making Python lists of the rows."""
+    lengths: list[int] = []
+    for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=10_000):
+        lengths += pyarrow.compute.list_value_length(table[column]).to_pylist()
+    return lengths

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from datasets import Dataset
 from transformers import PreTrainedModel
 
 from hf_tinybert import sampling
@@ -76,8 +77,7 @@ def check_data(dataset: Any, longest: int | None, length_column: str) -> None:
     Raises:
         ValueError: an example is longer than `longest` tokens.
     """
-    names = getattr(dataset, "column_names", None)
-    if longest is None or not isinstance(names, list) or "input_ids" not in names or not hasattr(dataset, "__len__"):
+    if longest is None or not isinstance(dataset, Dataset) or "input_ids" not in dataset.column_names:
         return
     length = max(sampling.lengths_of(dataset, "input_ids", length_column), default=0)
     if length > longest:

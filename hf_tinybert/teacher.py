@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 import transformers
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_tinybert import families
 from hf_tinybert.features import FeatureCapture, Features
@@ -171,4 +171,26 @@ def check_vocabularies(student: PretrainedConfig, teacher: PretrainedConfig) -> 
         raise ValueError(
             f"The teacher has a vocabulary of {teacher.vocab_size} tokens and the student of "
             f"{student.vocab_size}: both read the same input ids, so they need the same tokenizer."
+        )
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str | os.PathLike[str], role: str) -> None:
+    """Check that a model that is given by name brings the tokenizer in use, if it brings any.
+
+    Args:
+        tokenizer: what the data are tokenised with.
+        name: folder or Hub id of the model.
+        role: `"teacher"` or `"student"`, for the message.
+
+    Raises:
+        ValueError: the vocabularies differ.
+    """
+    try:
+        other = transformers.AutoTokenizer.from_pretrained(str(name))
+    except (OSError, ValueError):
+        return
+    if other.get_vocab() != tokenizer.get_vocab():
+        raise ValueError(
+            f"The {role} {name} has another tokenizer than the one in use: teacher and student read the same input "
+            "ids, so they need the same vocabulary."
         )

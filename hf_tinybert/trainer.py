@@ -6,7 +6,6 @@ trained, clipped and synchronised like any parameter; before and after it, `trai
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 from collections import Counter
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from hf_tinybert import checkpoints, compat, provenance, sampling
@@ -25,16 +24,15 @@ from hf_tinybert.families import locate
 from hf_tinybert.objective import BatchCounts, DistillationObjective, Settings, Step
 from hf_tinybert.phases import LEVELS, Phase, PhasePlan, learning_rate_function
 from hf_tinybert.projections import Projections, offered
+from hf_tinybert.saving import SafeSavingTrainer
 from hf_tinybert.settings import build_settings, check_data, longest_input
-from hf_tinybert.teacher import LiveTeacher, auto_class, freeze, load_teacher
+from hf_tinybert.teacher import LiveTeacher, auto_class, check_tokenizer, freeze, load_teacher
 from hf_tinybert.training_args import DistillationTrainingArguments
 
 logger = logging.get_logger(__name__)
 
-_SECRETS = ("hub_token", "push_to_hub_token")
 
-
-class DistillationTrainer(Trainer):
+class DistillationTrainer(SafeSavingTrainer):
     """A `Trainer` that distils a teacher into `model` as TinyBERT does.
 
     `train()` runs the intermediate phase and then the prediction phase; everything else (`evaluate`,
@@ -111,6 +109,8 @@ class DistillationTrainer(Trainer):
         self, teacher: PreTrainedModel | str | os.PathLike[str], init_kwargs: Mapping[str, Any] | None
     ) -> PreTrainedModel:
         if not isinstance(teacher, PreTrainedModel):
+            if isinstance(self.processing_class, PreTrainedTokenizerBase):
+                check_tokenizer(self.processing_class, teacher, "teacher")
             teacher = load_teacher(teacher, auto_class(self.student), init_kwargs)
         elif init_kwargs:
             raise ValueError("teacher_init_kwargs goes with a teacher given by name; this one is already loaded.")
@@ -376,19 +376,16 @@ class DistillationTrainer(Trainer):
         super()._save_checkpoint(*args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        target = output_dir if output_dir is not None else self.args.output_dir
         if state_dict is not None:
-            state_dict = {
-                name.removeprefix("student."): value
-                for name, value in state_dict.items()
-                if not name.startswith("projections.")
-            }
-        objective = self.model if isinstance(self.model, DistillationObjective) else None
-        with self._as_student(), self._without_secrets(), checkpoints.written_beside(target) as staging:
-            super()._save(staging, state_dict)
-            if objective is not None and self._plan is not None and checkpoints.is_checkpoint_folder(target):
-                checkpoints.save_projections(objective.projections, staging)
-                self._distillation_state(objective).save(staging)
+            prefix = "student."
+            state_dict = {n.removeprefix(prefix): v for n, v in state_dict.items() if n.startswith(prefix)}
+        with self._as_student():
+            super()._save(output_dir, state_dict)
+
+    def _save_more(self, output_dir: str, staging: str) -> None:
+        if self._objective is not None and self._plan is not None and checkpoints.is_checkpoint_folder(output_dir):
+            checkpoints.save_projections(self._objective.projections, staging)
+            self._distillation_state(self._objective).save(staging)
 
     def _distillation_state(self, objective: DistillationObjective) -> checkpoints.DistillationState:
         assert self._plan is not None
@@ -412,19 +409,6 @@ class DistillationTrainer(Trainer):
             yield
         finally:
             self.model = model
-
-    @contextmanager
-    def _without_secrets(self) -> Iterator[None]:
-        """`training_args.bin` is written without tokens."""
-        args = self.args
-        self.args = copy.copy(args)
-        for name in _SECRETS:
-            if hasattr(self.args, name):
-                setattr(self.args, name, None)
-        try:
-            yield
-        finally:
-            self.args = args
 
     # Data
 

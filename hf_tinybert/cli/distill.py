@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
 from hf_tinybert import comparison, compat, data, metrics
 from hf_tinybert.cli import arguments
 from hf_tinybert.configuration import DEFAULT_PRESET, PRESETS
 from hf_tinybert.families import locate
+from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.student import create_student
-from hf_tinybert.teacher import load_teacher
+from hf_tinybert.teacher import check_tokenizer, load_teacher
 from hf_tinybert.trainer import DistillationTrainer
 from hf_tinybert.training_args import DistillationTrainingArguments
 
@@ -65,6 +66,7 @@ def run(argv: Sequence[str]) -> None:
     data.check_max_length(data_args.max_length, locate(teacher).max_length, "the teacher")
     encoded = data.encode(splits, columns, labels, tokenizer, data_args.max_length)
     collator = data.collator(tokenizer)
+    set_seed(training_args.seed)
     some = encoded["train"].select(range(min(_CALIBRATION, len(encoded["train"]))))
     student = create_student(
         teacher,
@@ -73,7 +75,8 @@ def run(argv: Sequence[str]) -> None:
         layer_mapping=training_args.layer_mapping,
         calibration=collator(list(some)),
     )
-    _check_same_tokenizer(tokenizer, model_args.student)
+    if model_args.student not in PRESETS:
+        check_tokenizer(tokenizer, model_args.student, "student")
     data.check_max_length(data_args.max_length, locate(student).max_length, "the student")
     leading, compute_metrics = metrics.for_task(labels.is_regression)
     trainer = DistillationTrainer(
@@ -90,14 +93,9 @@ def run(argv: Sequence[str]) -> None:
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():
-        print(f"\nLayer mapping\n{_mapping_table(trainer)}\n")
+        mapping = trainer.student.config.tinybert["layer_mapping"]
+        print(f"\nLayer mapping\n{LayerMapping.parse(mapping)}\n")
     _summarise(trainer, model_args, encoded, leading)
-
-
-def _mapping_table(trainer: DistillationTrainer) -> str:
-    from hf_tinybert.layer_mapping import LayerMapping
-
-    return str(LayerMapping.parse(trainer.student.config.tinybert["layer_mapping"]))
 
 
 def _summarise(trainer: DistillationTrainer, model_args: DistillArguments, encoded: Any, leading: str) -> None:
@@ -121,18 +119,3 @@ def _summarise(trainer: DistillationTrainer, model_args: DistillArguments, encod
     print(table)
     table.save(os.path.join(trainer.args.output_dir, SUMMARY_NAME))
     print(f"\nThe student is in {trainer.args.output_dir}")
-
-
-def _check_same_tokenizer(tokenizer: PreTrainedTokenizerBase, student: str) -> None:
-    """A student checkpoint that brings a tokenizer must bring the teacher's."""
-    if student in PRESETS:
-        return
-    try:
-        other = AutoTokenizer.from_pretrained(student)
-    except (OSError, ValueError):
-        return
-    if other.get_vocab() != tokenizer.get_vocab():
-        raise ValueError(
-            f"The tokenizer of {student} is not the teacher's: both models read the same input ids, so they need "
-            "the same vocabulary."
-        )

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    Trainer,
     TrainingArguments,
+    set_seed,
 )
 
 from hf_tinybert import compat, data, metrics
 from hf_tinybert.cli import arguments
+from hf_tinybert.saving import SafeSavingTrainer
 
 
 @dataclass
@@ -42,10 +43,11 @@ def run(argv: Sequence[str]) -> None:
     columns = data.Columns.find(splits["train"], data_args)
     labels = data.Labels.of_dataset(splits["train"], columns.label)
     tokenizer = AutoTokenizer.from_pretrained(model_args.model)
+    set_seed(training_args.seed)
     model = AutoModelForSequenceClassification.from_pretrained(model_args.model, **labels.config_kwargs())
     encoded = data.encode(splits, columns, labels, tokenizer, data_args.max_length)
     leading, compute_metrics = metrics.for_task(labels.is_regression)
-    trainer = Trainer(
+    trainer = SafeSavingTrainer(
         model=model,
         args=training_args,
         train_dataset=encoded["train"],

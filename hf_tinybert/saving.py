@@ -1,0 +1,66 @@
+"""Saving that leaves no half-written file and no secret behind."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer
+
+_STAGING = ".partial-"
+_SECRETS = ("hub_token", "push_to_hub_token")
+
+
+class SafeSavingTrainer(Trainer):
+    """A `Trainer` that writes models beside and renames them, and keeps tokens out of `training_args.bin`."""
+
+    args: Any
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        target = output_dir if output_dir is not None else self.args.output_dir
+        with self._without_secrets(), written_beside(target) as staging:
+            super()._save(staging, state_dict)
+            self._save_more(target, staging)
+
+    def _save_more(self, output_dir: str, staging: str) -> None:
+        """For subclasses: write further files of `output_dir` into `staging`."""
+
+    @contextmanager
+    def _without_secrets(self) -> Iterator[None]:
+        args = self.args
+        self.args = copy.copy(args)
+        for name in _SECRETS:
+            if hasattr(self.args, name):
+                setattr(self.args, name, None)
+        try:
+            yield
+        finally:
+            self.args = args
+
+
+@contextmanager
+def written_beside(output_dir: str | os.PathLike[str]) -> Iterator[str]:
+    """A folder to write into, whose files are then renamed into `output_dir`: no file is ever half-written.
+
+    What an interrupted earlier write left there is removed.
+    """
+    target = Path(output_dir)
+    target.mkdir(parents=True, exist_ok=True)
+    for left_over in target.glob(f"{_STAGING}*"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=target))
+    try:
+        yield str(staging)
+        for source in sorted(staging.rglob("*")):
+            if source.is_file():
+                destination = target / source.relative_to(staging)
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(source, destination)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
