@@ -10,6 +10,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from hf_tinybert.projections import Projections
 
@@ -68,8 +69,7 @@ def missing_parts(folder: str | os.PathLike[str]) -> list[str]:
     """
     path = Path(folder)
     missing = [name for name in _TRAINING_STATE if not (path / name).is_file()]
-    if not any(path.glob("*.safetensors.index.json")) and not (path / "model.safetensors").is_file():
-        missing.append("model.safetensors")
+    missing += [name for name in _weight_files(path) if not (path / name).is_file()]
     if not any(path.glob("rng_state*.pth")):
         missing.append("rng_state.pth")
     try:
@@ -96,3 +96,11 @@ def newest_complete(output_dir: str | os.PathLike[str]) -> str | None:
 def mark_incomplete(folder: str | os.PathLike[str]) -> None:
     """Before a checkpoint is written over an older one of the same step: it is not whole until the end."""
     (Path(folder) / TRAINER_STATE_NAME).unlink(missing_ok=True)
+
+
+def _weight_files(folder: Path) -> list[str]:
+    """The weight files that a checkpoint should have: one, or the shards that its index names."""
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    if not index.is_file():
+        return [SAFE_WEIGHTS_NAME]
+    return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from hf_tinybert.checkpoints import PROJECTIONS_NAME
 from hf_tinybert.families import locate
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -142,12 +143,8 @@ def latency(
 
 def bytes_on_disk(folder: str | os.PathLike[str]) -> int | None:
     """The size of a folder's weight files, or None if it is no folder or has none."""
-    sizes = [path.stat().st_size for pattern in _WEIGHTS for path in Path(folder).glob(pattern) if path.is_file()]
-    sizes = [size for size in sizes if size]
-    projections = Path(folder) / "distillation_projections.safetensors"
-    if projections.is_file():
-        sizes.remove(projections.stat().st_size)
-    return sum(sizes) or None
+    files = {path for pattern in _WEIGHTS for path in Path(folder).glob(pattern) if path.name != PROJECTIONS_NAME}
+    return sum(path.stat().st_size for path in files) or None
 
 
 def _number(value: float | None, form: str, factor: float = 1.0) -> str:

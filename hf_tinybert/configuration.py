@@ -95,6 +95,10 @@ class TinyBertConfig(BertConfig):
                 f"The teacher has {heads} attention heads, which do not divide the student's width {width}; the "
                 f"student keeps {sizes['num_attention_heads']}, and its attention cannot be matched head by head."
             )
+        if overrides.keys() & {"num_labels", "id2label", "label2id"}:
+            del taken["id2label"], taken["label2id"]
+            if "id2label" in overrides:
+                taken["label2id"] = {name: int(index) for index, name in overrides["id2label"].items()}
         config = cls(**(sizes | taken | overrides))
         if config.hidden_size % config.num_attention_heads:
             raise ValueError(

@@ -6,12 +6,18 @@ Library users bring their own tokenised data sets, as to any `Trainer`; nothing 
 from __future__ import annotations
 
 import csv
+import glob
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, load_dataset
+from datasets.exceptions import DatasetGenerationError
 from transformers import DataCollatorWithPadding, PretrainedConfig, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 _BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 _TEXT_COLUMNS = ("text", "sentence", "sentence1", "question1", "premise", "question")
@@ -78,13 +84,21 @@ class Labels:
 
     @classmethod
     def of_dataset(cls, dataset: Dataset, column: str) -> Labels:
-        """The label names of a data set: a ClassLabel's own, floats as regression, else sorted values."""
+        """The label names of a data set: a ClassLabel's own, floats as regression, else sorted values.
+
+        Raises:
+            ValueError: there are fewer than two classes, or a row has several labels.
+        """
         feature = dataset.features[column]
         if hasattr(feature, "names"):
             return cls(tuple(feature.names))
-        if "float" in str(getattr(feature, "dtype", "")):
+        if not hasattr(feature, "dtype") or str(feature.dtype).startswith("list"):
+            raise ValueError(f"The column {column!r} holds several labels for a text; one is supported so far.")
+        if "float" in str(feature.dtype):
             return cls(None)
         values = dataset.unique(column)
+        if len(values) < 2:
+            raise ValueError(f"The column {column!r} holds one label only, {values[0]!r}: there is nothing to learn.")
         return cls(tuple(str(value) for value in sorted(values, key=lambda v: (str(type(v)), v))))
 
     @classmethod
@@ -105,6 +119,8 @@ def load_raw(args: DataArguments) -> DatasetDict:
         ValueError: nothing was named, a file has another ending or no rows, or a split is missing.
         FileNotFoundError: a file does not exist.
     """
+    if args.max_train_samples is not None and args.max_train_samples < 1:
+        raise ValueError(f"--max-train-samples must be at least 1, got {args.max_train_samples}.")
     files = {"train": args.train_file, "eval": args.eval_file, "test": args.test_file}
     given = {split: Path(path) for split, path in files.items() if path}
     if args.dataset and given:
@@ -115,8 +131,6 @@ def load_raw(args: DataArguments) -> DatasetDict:
         splits = DatasetDict({split: _load_file(path) for split, path in given.items()})
     else:
         raise ValueError("No data: give --train-file (and --eval-file, --test-file), or --dataset.")
-    if args.max_train_samples is not None and "train" in splits:
-        splits["train"] = splits["train"].select(range(min(args.max_train_samples, len(splits["train"]))))
     return splits
 
 
@@ -134,9 +148,11 @@ def _load_file(path: Path) -> Dataset:
         if path.suffix.lower() == ".tsv":
             options |= {"sep": "\t", "quoting": csv.QUOTE_NONE}
     try:
-        dataset = load_dataset(builder, data_files=str(path), split="train", **options)
+        dataset = load_dataset(builder, data_files=glob.escape(str(path)), split="train", **options)
     except Exception as error:
         cause = error.__cause__ or error
+        if "corresponds to no data" in str(cause):
+            raise ValueError(f"The data file {path} has no rows.") from None
         raise ValueError(f"The data file {path} could not be read as {builder}: {cause}") from error
     if not len(dataset):
         raise ValueError(f"The data file {path} has no rows.")
@@ -144,19 +160,27 @@ def _load_file(path: Path) -> Dataset:
 
 
 def _load_named_dataset(name: str, config: str | None) -> DatasetDict:
-    loaded = load_dataset(name, config)
+    loaded = _load_folder(Path(name)) if Path(name).is_dir() else {}
+    if not loaded:
+        try:
+            loaded = load_dataset(name, config)
+        except DatasetGenerationError as error:
+            raise ValueError(f"The data set {name} could not be read: {error.__cause__ or error}") from error
     splits = DatasetDict()
-    if "train" in loaded:
-        splits["train"] = loaded["train"]
-    for candidate in _EVAL_SPLITS:
-        if candidate in loaded:
-            splits["eval"] = loaded[candidate]
-            break
-    if "test" in loaded:
-        splits["test"] = loaded["test"]
+    for split, candidates in {"train": ("train",), "eval": _EVAL_SPLITS, "test": ("test",)}.items():
+        found = next((candidate for candidate in candidates if candidate in loaded), None)
+        if found is not None:
+            splits[split] = loaded[found]
     if not splits:
         raise ValueError(f"The data set {name} has splits {', '.join(loaded)}; expected train, validation or test.")
     return splits
+
+
+def _load_folder(folder: Path) -> dict[str, Dataset]:
+    """Files of a folder that are named after a split, read as any other file."""
+    names = ("train", *_EVAL_SPLITS, "test")
+    paths = {path.stem: path for path in sorted(folder.iterdir()) if path.stem in names and path.suffix in _BUILDERS}
+    return {split: _load_file(path) for split, path in paths.items()}
 
 
 @dataclass(frozen=True)
@@ -194,6 +218,48 @@ def _pick(dataset: Dataset, given: str | None, usual: tuple[str, ...], what: str
     )
 
 
+def checked(splits: DatasetDict, columns: Columns) -> DatasetDict:
+    """Refuse splits with missing columns, texts or labels; leave out, with a warning, splits without any label.
+
+    Raises:
+        ValueError: names the split, the column and the row.
+    """
+    kept = DatasetDict()
+    for name, dataset in splits.items():
+        wanted = [column for column in (columns.text, columns.pair, columns.label) if column]
+        missing = [column for column in wanted if column not in dataset.column_names]
+        if missing:
+            raise ValueError(
+                f"The {name} data has no column {missing[0]!r}; its columns are {', '.join(dataset.column_names)}."
+            )
+        for column in wanted[:-1]:
+            empty = next((row for row, text in enumerate(dataset[column]) if not isinstance(text, str)), None)
+            if empty is not None:
+                raise ValueError(f"The {name} data has no text in row {empty + 1}, column {column!r}.")
+        hidden = hasattr(dataset.features[columns.label], "names")
+        without = [row for row, label in enumerate(dataset[columns.label]) if _is_missing(label, hidden)]
+        if len(without) == len(dataset):
+            logger.warning(f"The {name} data has no labels and is left out.")
+        elif without:
+            raise ValueError(f"The {name} data has no label in row {without[0] + 1}, column {columns.label!r}.")
+        else:
+            kept[name] = dataset
+    return kept
+
+
+def _is_missing(label: Any, hidden: bool) -> bool:
+    """Whether a row has no label; -1 stands for a hidden one where labels are a ClassLabel."""
+    return label is None or label == "" or label != label or (hidden and label == -1)
+
+
+def shortened(splits: DatasetDict, args: DataArguments) -> DatasetDict:
+    """The splits with no more training examples than `--max-train-samples`."""
+    if args.max_train_samples is None or "train" not in splits:
+        return splits
+    count = min(args.max_train_samples, len(splits["train"]))
+    return DatasetDict(splits | {"train": splits["train"].select(range(count))})
+
+
 def encode(
     splits: DatasetDict,
     columns: Columns,
@@ -204,56 +270,31 @@ def encode(
     """Tokenise every split and turn its labels into ids (or floats), unpadded, for a dynamic collator.
 
     Raises:
-        ValueError: a split lacks a column or has a label that the model does not know, or a text is missing.
+        ValueError: a split has a label that the model does not know.
     """
-    return DatasetDict(
-        {
-            name: _encode_split(dataset, name, columns, labels, tokenizer, max_length)
-            for name, dataset in splits.items()
-        }
-    )
-
-
-def _encode_split(
-    dataset: Dataset,
-    name: str,
-    columns: Columns,
-    labels: Labels,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-) -> Dataset:
-    wanted = [column for column in (columns.text, columns.pair, columns.label) if column]
-    missing = [column for column in wanted if column not in dataset.column_names]
-    if missing:
-        raise ValueError(
-            f"The {name} data has no column {missing[0]!r}; its columns are {', '.join(dataset.column_names)}."
-        )
-    for column in wanted[:-1]:
-        empty = next((row for row, text in enumerate(dataset[column]) if not isinstance(text, str)), None)
-        if empty is not None:
-            raise ValueError(f"The {name} data has no text in row {empty + 1}, column {column!r}.")
-    ids = _label_ids(dataset, name, columns.label, labels)
 
     def tokenize(batch: dict[str, list[Any]]) -> dict[str, Any]:
         pair = batch[columns.pair] if columns.pair else None
         return dict(tokenizer(batch[columns.text], pair, truncation=True, max_length=max_length))
 
-    encoded = dataset.map(tokenize, batched=True, remove_columns=dataset.column_names, desc=f"Tokenising {name}")
-    return encoded.add_column("labels", ids)  # type: ignore[call-arg]
+    encoded = DatasetDict()
+    for name, dataset in splits.items():
+        ids = _label_ids(dataset, name, columns.label, labels)
+        tokens = dataset.map(tokenize, batched=True, remove_columns=dataset.column_names, desc=f"Tokenising {name}")
+        encoded[name] = tokens.add_column("labels", ids)
+    return encoded
 
 
 def _label_ids(dataset: Dataset, name: str, column: str, labels: Labels) -> list[int] | list[float]:
-    values = dataset[column]
+    values = list(dataset[column])
     if labels.names is None:
-        try:
-            return [float(value) for value in values]
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"The {name} data's column {column!r} holds a value that is no number: {error}") from None
+        return [_number(value, name, column) for value in values]
     feature = dataset.features[column]
     if hasattr(feature, "names"):
-        values = [feature.names[value] if value >= 0 else None for value in values]
+        values = [feature.names[value] for value in values]
     ids = {label: index for index, label in enumerate(labels.names)}
-    if all(isinstance(value, int) for value in values) and not {str(value) for value in values} <= ids.keys():
+    numbered = all(label.lstrip("-").isdigit() for label in labels.names)
+    if not numbered and all(isinstance(value, int) for value in values):
         ids = {str(index): index for index in range(len(labels.names))}
     unknown = sorted({str(value) for value in values} - ids.keys())
     if unknown:
@@ -264,6 +305,16 @@ def _label_ids(dataset: Dataset, name: str, column: str, labels: Labels) -> list
             f"It knows: {known}."
         )
     return [ids[str(value)] for value in values]
+
+
+def _number(value: Any, name: str, column: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"The {name} data's column {column!r} holds a value that is no number: {value!r}.")
+    return number
 
 
 def collator(tokenizer: PreTrainedTokenizerBase) -> DataCollatorWithPadding:
@@ -278,4 +329,5 @@ def check_max_length(max_length: int, limit: int | None, whose: str) -> None:
         ValueError: `max_length` is above the limit, or not positive.
     """
     if max_length < 1 or (limit is not None and max_length > limit):
-        raise ValueError(f"--max-length is {max_length}; {whose} takes 1 to {limit} tokens.")
+        allowed = "at least 1 token" if limit is None else f"1 to {limit} tokens"
+        raise ValueError(f"--max-length is {max_length}; {whose} takes {allowed}.")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 #: (layers below the base model, query below a layer, key below a layer)
 _PATHS = (
@@ -70,7 +70,7 @@ def locate(model: PreTrainedModel) -> Encoder:
             layers=tuple(layers),
             queries=tuple(query for query in queries if query is not None),
             keys=tuple(key for key in keys if key is not None),
-            num_heads=config.num_attention_heads,
+            num_heads=_num_heads(layers[0], query_path, config),
             hidden_size=config.hidden_size,
             max_length=_max_length(base),
             plain_scores=getattr(config, "position_embedding_type", None) in (None, "absolute"),
@@ -95,3 +95,9 @@ def _max_length(base: nn.Module) -> int | None:
     if not isinstance(table, nn.Embedding):
         return None
     return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+
+
+def _num_heads(layer: nn.Module, query_path: str, config: PretrainedConfig) -> int:
+    """The heads of the attention module itself, where it says; ConvBERT has fewer than its configuration."""
+    attention = layer.get_submodule(query_path.rpartition(".")[0])
+    return int(getattr(attention, "num_attention_heads", config.num_attention_heads))

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from hf_tinybert.families import Encoder
 
+#: Arguments of a forward pass in which layers return what the hooks expect, whatever the configuration says.
+PLAIN_OUTPUT = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
+
 
 @dataclass
 class Features:

@@ -106,8 +106,10 @@ class LayerMapping(Mapping[int, int]):
                 mapping: LayerMapping = getattr(cls, name)(student_layers, teacher_layers)
             else:
                 mapping = cls.parse(spec)
-        else:
+        elif isinstance(spec, Mapping):
             mapping = cls(spec)
+        else:
+            raise ValueError(f"Layer mapping: expected a name, pairs as text or a dict, got {spec!r}.")
         return mapping.validate(student_layers, teacher_layers)
 
     def validate(self, student_layers: int, teacher_layers: int) -> LayerMapping:

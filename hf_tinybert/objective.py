@@ -18,7 +18,7 @@ from transformers.utils import ModelOutput
 
 from hf_tinybert import losses
 from hf_tinybert.families import Encoder
-from hf_tinybert.features import FeatureCapture, Features
+from hf_tinybert.features import PLAIN_OUTPUT, FeatureCapture, Features
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.projections import Projections
 
@@ -75,6 +75,7 @@ class BatchCounts:
         longest: int | None = None,
         reduce: Callable[..., Tensor] | None = None,
         processes: int = 1,
+        count_rows: bool = False,
     ) -> BatchCounts:
         """Count a step's micro-batches, over all processes, without waiting for the device.
 
@@ -85,6 +86,7 @@ class BatchCounts:
             longest: the longest input that the models take.
             reduce: `accelerator.reduce`, where there are several processes.
             processes: how many there are.
+            count_rows: every row counts as one label, as in multi-label tasks, whose labels are `[B, C]`.
 
         Raises:
             ValueError: an input is longer than `longest`.
@@ -101,7 +103,7 @@ class BatchCounts:
             full = torch.full((sequences,), positions, device=device)
             lengths = full if mask is None else mask.to(device).sum(-1)
             labelled = torch.full((), sequences, device=device)
-            if labels is not None and not labels.is_floating_point():
+            if labels is not None and not labels.is_floating_point() and not count_rows:
                 labelled = (labels.to(device) != -100).sum()
             count = torch.full((), sequences, device=device)
             rows.append(torch.stack([count, lengths.sum(), lengths.square().sum(), labelled]).float())
@@ -188,10 +190,14 @@ class DistillationObjective(nn.Module):
         """
         if step is None:
             return self.student(**inputs)
-        wanted = {name: value for name, value in inputs.items() if name in self._accepted and name != "labels"}
+        wanted = {
+            name: value
+            for name, value in inputs.items()
+            if name in self._accepted and name not in ("labels", *PLAIN_OUTPUT)
+        }
         with_head = bool(step.levels & {"prediction", "hard_label"})
         with self._capture.recording() as features:
-            output = (self.student if with_head else self.student.base_model)(**wanted, return_dict=True)
+            output = (self.student if with_head else self.student.base_model)(**wanted, **PLAIN_OUTPUT)
         if with_head:
             features.logits = output.logits
         weighted: list[Tensor] = []

@@ -82,13 +82,13 @@ def learning_rate_function(args: DistillationTrainingArguments, plan: PhasePlan)
     It is a plain function, so that a scheduler's saved state holds nothing but numbers.
     """
     boundary, main_steps = plan.intermediate_steps, max(plan.total_steps - plan.intermediate_steps, 0)
-    main = schedule_function(
-        args.lr_scheduler_type, args.get_warmup_steps(main_steps), main_steps, args.lr_scheduler_kwargs or None
-    )
+    rate = args.learning_rate
+    intermediate_rate = rate if args.intermediate_learning_rate is None else args.intermediate_learning_rate
+    warmup, specific = args.get_warmup_steps(main_steps), args.lr_scheduler_kwargs or None
+    main = schedule_function(args.lr_scheduler_type, rate, warmup, main_steps, specific)
     warmup = math.ceil(boundary * args.intermediate_warmup_ratio)
-    intermediate = schedule_function(args.intermediate_lr_scheduler_type, warmup, boundary)
-    rate = args.intermediate_learning_rate
-    scale = 1.0 if rate is None else rate / args.learning_rate
+    intermediate = schedule_function(args.intermediate_lr_scheduler_type, intermediate_rate, warmup, boundary)
+    scale = intermediate_rate / rate if boundary else 1.0
 
     def factor(step: int) -> float:
         return scale * intermediate(step) if step < boundary else main(step - boundary)
@@ -97,9 +97,9 @@ def learning_rate_function(args: DistillationTrainingArguments, plan: PhasePlan)
 
 
 def schedule_function(
-    name: str, warmup_steps: int, total_steps: int, specific: dict | None = None
+    name: str, rate: float, warmup_steps: int, total_steps: int, specific: dict | None = None
 ) -> Callable[[int], float]:
-    """One of transformers' schedules as a function from step to a factor of the base learning rate.
+    """One of transformers' schedules as a function from step to a factor of the base learning rate `rate`.
 
     Raises:
         ValueError: the schedule depends on metrics or state and cannot be joined to another.
@@ -107,7 +107,7 @@ def schedule_function(
     parameter = torch.nn.Parameter(torch.zeros(()))
     scheduler = get_scheduler(
         name,
-        torch.optim.SGD([parameter], lr=1.0),
+        torch.optim.SGD([parameter], lr=rate),
         num_warmup_steps=warmup_steps,
         num_training_steps=max(total_steps, 1),
         scheduler_specific_kwargs=specific,

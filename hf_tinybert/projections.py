@@ -6,6 +6,7 @@ They are trained with the student and thrown away afterwards.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,13 +57,14 @@ class Projections(nn.Module):
 
         A shared offer serves every level; offers by level serve a shared layer through their mean.
         """
+        linear: Any
         for name, linear in self.linear.items():
-            for part in ("weight", "bias"):
-                value = _pick(offered, name, part)
-                own = getattr(linear, part)
-                if value is not None and value.shape == own.shape:
-                    with torch.no_grad():
-                        own.copy_(value)
+            weight, bias = (_pick(offered, name, part) for part in ("weight", "bias"))
+            if weight is None or bias is None or weight.shape != linear.weight.shape:
+                continue
+            with torch.no_grad():
+                linear.weight.copy_(weight)
+                linear.bias.copy_(bias)
 
 
 def offer(student: PreTrainedModel, values: Mapping[str, Tensor]) -> None:

@@ -11,6 +11,7 @@ maps back to the teacher's width that fit best are offered as starting values of
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -57,11 +58,13 @@ def start_from_teacher(
     Raises:
         ValueError: the teacher's modules are named otherwise, or the student is wider.
     """
+    if teacher.dtype != torch.float32:
+        teacher = copy.deepcopy(teacher).float()
     source, target = teacher.base_model, student.base_model
     if not _has_bert_names(source):
         raise ValueError(
-            f"init='teacher' cannot start from a {type(teacher).__name__}: it needs BERT's module names. Use "
-            "init='random', or the name of an existing small checkpoint."
+            f"init='teacher' cannot start from a {type(teacher).__name__}: it needs BERT's module names and "
+            "embeddings as wide as its layers. Use init='random', or the name of an existing small checkpoint."
         )
     if student.config.hidden_size > teacher.config.hidden_size:
         raise ValueError(
@@ -135,9 +138,11 @@ class _View:
         return mean - self.basis @ (self.basis.T @ mean)
 
 
-def _has_bert_names(base: nn.Module) -> bool:
+def _has_bert_names(base: Any) -> bool:
     layers = getattr(getattr(base, "encoder", None), "layer", None)
     if layers is None or not all(hasattr(getattr(base, "embeddings", None), t) for t in _EMBEDDING_TABLES):
+        return False
+    if base.embeddings.word_embeddings.embedding_dim != base.config.hidden_size:
         return False
     return all(_find(layers[0], part) is not None for part in _LAYER_PARTS)
 
@@ -157,15 +162,24 @@ def _same_shape(student: PreTrainedModel, teacher: PreTrainedModel) -> bool:
 def _copy(student: PreTrainedModel, teacher: PreTrainedModel, mapping: LayerMapping) -> None:
     source, target = teacher.base_model, student.base_model
     for table in _EMBEDDING_TABLES:
-        _copy_rows(getattr(target.embeddings, table), getattr(source.embeddings, table).weight)
+        _copy_rows(getattr(target.embeddings, table), _usable_rows(source, table))
     target.embeddings.LayerNorm.load_state_dict(source.embeddings.LayerNorm.state_dict())
     for layer, above in mapping.layers.items():
         target.encoder.layer[layer - 1].load_state_dict(source.encoder.layer[above - 1].state_dict())
     _reduce_head(student, teacher, None, None)
 
 
+def _usable_rows(source: Any, name: str) -> Tensor:
+    """The rows of an embedding table; RoBERTa's kin count positions from after the padding id."""
+    table = getattr(source.embeddings, name)
+    first = table.padding_idx + 1 if name == "position_embeddings" and table.padding_idx is not None else 0
+    rows: Tensor = table.weight[first:]
+    return rows
+
+
 def _copy_rows(table: nn.Embedding, weight: Tensor) -> None:
-    table.weight.copy_(weight[: table.num_embeddings])
+    count = min(table.num_embeddings, len(weight))
+    table.weight[:count] = weight[:count]
 
 
 def _batch(teacher: PreTrainedModel, calibration: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
@@ -210,7 +224,7 @@ def _trace(source: nn.Module, mapping: LayerMapping, batch: dict[str, Tensor]) -
 
 def _reduce_embeddings(target: Any, source: Any, view: _View, batch: dict[str, Tensor], trace: _Trace) -> None:
     for table in _EMBEDDING_TABLES:
-        _copy_rows(getattr(target.embeddings, table), getattr(source.embeddings, table).weight @ view.basis)
+        _copy_rows(getattr(target.embeddings, table), _usable_rows(source, table) @ view.basis)
     _fit_layer_norm(
         target.embeddings.LayerNorm,
         lambda: target.embeddings(input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids")),

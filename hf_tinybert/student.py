@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,7 +51,7 @@ def create_student(
     if init not in ("teacher", "random"):
         raise ValueError(f"init is 'teacher' or 'random', got {init!r}.")
     if isinstance(config, PretrainedConfig):
-        bert_config = config.to_bert_config() if isinstance(config, TinyBertConfig) else config
+        bert_config = config.to_bert_config() if isinstance(config, TinyBertConfig) else copy.deepcopy(config)
     elif str(config) in PRESETS:
         bert_config = TinyBertConfig.from_teacher(teacher.config, str(config)).to_bert_config()
     elif _is_checkpoint(config):
@@ -60,13 +61,13 @@ def create_student(
         raise AssertionError
     check_vocabularies(bert_config, teacher.config)
     check_labels(bert_config, teacher.config)
-    student: PreTrainedModel = _student_class(teacher, bert_config)(bert_config)
+    student: PreTrainedModel = _student_class(teacher, bert_config)(bert_config).eval()
     if init == "teacher":
         mapping = LayerMapping.build(layer_mapping, locate(student).num_layers, locate(teacher).num_layers)
         offer = reduction.start_from_teacher(student, teacher, mapping, calibration)
         projections.offer(student, offer)
     provenance.record(student, teacher, init=init)
-    return student.eval()
+    return student
 
 
 def _student_class(teacher: PreTrainedModel, config: PretrainedConfig) -> Any:

@@ -5,26 +5,30 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_tinybert import families
-from hf_tinybert.features import FeatureCapture, Features
+from hf_tinybert.features import PLAIN_OUTPUT, FeatureCapture, Features
 
 _AUTO_CLASSES = (
     "AutoModelForSequenceClassification",
     "AutoModelForTokenClassification",
-    "AutoModelForQuestionAnswering",
-    "AutoModelForMultipleChoice",
     "AutoModelForMaskedLM",
     "AutoModel",
 )
+
+
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 class TeacherSignal(Protocol):
@@ -66,8 +70,8 @@ class LiveTeacher:
         self._capture.remove()
 
     def _call(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Any:
-        wanted = {k: v for k, v in inputs.items() if k in self._accepted and k not in ("labels", "return_dict")}
-        return model(**wanted, return_dict=True)
+        wanted = {k: v for k, v in inputs.items() if k in self._accepted and k not in ("labels", *PLAIN_OUTPUT)}
+        return model(**wanted, **PLAIN_OUTPUT)
 
 
 def freeze(model: PreTrainedModel) -> PreTrainedModel:
@@ -86,33 +90,40 @@ def auto_class(model: PreTrainedModel) -> Any:
     """
     for name in _AUTO_CLASSES:
         auto = getattr(transformers, name)
-        if type(model) in auto._model_mapping.values():
+        known = auto._model_mapping.get(type(model.config), ())
+        if type(model) in (known if isinstance(known, tuple) else (known,)):
             return auto
     raise ValueError(f"{type(model).__name__} belongs to none of {', '.join(_AUTO_CLASSES)}.")
 
 
-def load_teacher(name: str | os.PathLike[str], auto: Any, init_kwargs: Mapping[str, Any] | None = None) -> Any:
-    """Load a teacher from a folder or the Hub, with a clear error if there is none.
+def load_teacher(
+    name: str | os.PathLike[str], auto: Any, init_kwargs: Mapping[str, Any] | None = None, role: str = "teacher"
+) -> Any:
+    """Load a fine-tuned model from a folder or the Hub, with a clear error if there is none.
 
     Args:
         name: a folder or a Hub id.
         auto: the Auto class to load it with.
         init_kwargs: further arguments of `from_pretrained` (`dtype`, `revision`, `quantization_config`, ...).
+        role: what the messages call it.
 
     Raises:
         ValueError: the folder holds no model, or its weights lack the task head.
     """
     path = Path(name)
     if path.is_dir() and not (path / "config.json").is_file():
-        raise ValueError(f"The teacher folder {path} holds no model: there is no config.json in it.")
+        raise ValueError(f"The {role} folder {path} holds no model: there is no config.json in it.")
     if not path.is_dir() and (path.is_absolute() or str(name).startswith(".")):
-        raise ValueError(f"The teacher folder {path} does not exist.")
+        raise ValueError(f"The {role} folder {path} does not exist.")
     kwargs = dict(init_kwargs or {})
-    model, info = auto.from_pretrained(str(name), output_loading_info=True, **kwargs)
+    try:
+        model, info = auto.from_pretrained(str(name), output_loading_info=True, **kwargs)
+    except SafetensorError as error:
+        raise ValueError(f"The weights of the {role} {name} are damaged: {error}") from None
     missing = sorted(key for key in info["missing_keys"] if "position_ids" not in key)
     if missing and auto is not transformers.AutoModel:
         raise ValueError(
-            f"The teacher {name} has no trained weights for {', '.join(missing[:4])}: it was not fine-tuned for "
+            f"The {role} {name} has no trained weights for {', '.join(missing[:4])}: it was not fine-tuned for "
             f"{type(model).__name__}. Fine-tune it first, for example with `hf-tinybert finetune`."
         )
     return model
@@ -122,7 +133,7 @@ def describe(model: PreTrainedModel) -> str:
     """The teacher's Hub id if it came from the Hub, else a fingerprint of its weights; never a local path."""
     config = model.config
     name = getattr(config, "_name_or_path", "") or ""
-    if getattr(config, "_commit_hash", None) and name and not os.path.exists(name):
+    if getattr(config, "_commit_hash", None) and _HUB_ID.fullmatch(name) and not os.path.exists(name):
         return name
     return f"sha256:{fingerprint(model)}"
 
@@ -185,6 +196,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str | os.PathLike[
     Raises:
         ValueError: the vocabularies differ.
     """
+    if not _brings_tokenizer(name):
+        return
     try:
         other = transformers.AutoTokenizer.from_pretrained(str(name))
     except (OSError, ValueError):
@@ -194,3 +207,19 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str | os.PathLike[
             f"The {role} {name} has another tokenizer than the one in use: teacher and student read the same input "
             "ids, so they need the same vocabulary."
         )
+
+
+def load_tokenizer(name: str | os.PathLike[str], role: str) -> PreTrainedTokenizerBase:
+    """The tokenizer that a model brings.
+
+    Raises:
+        ValueError: the model's folder has none (transformers 5 would make an empty one up).
+    """
+    if not _brings_tokenizer(name):
+        raise ValueError(f"The {role} folder {name} has no tokenizer: save it there with `tokenizer.save_pretrained`.")
+    return transformers.AutoTokenizer.from_pretrained(str(name))
+
+
+def _brings_tokenizer(name: str | os.PathLike[str]) -> bool:
+    folder = Path(name)
+    return not folder.is_dir() or any(path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern))

@@ -225,8 +225,14 @@ class DistillationTrainer(SafeSavingTrainer):
         if self._plan.begins_prediction(step):
             # A fresh optimiser, as each phase of the paper is a run of its own.
             getattr(self.optimizer, "optimizer", self.optimizer).state.clear()
-        reduce = self.accelerator.reduce if self.args.world_size > 1 else None
-        counts = BatchCounts.of_batches(batches, device, self._max_length, reduce, max(self.args.world_size, 1))
+        counts = BatchCounts.of_batches(
+            batches,
+            device,
+            longest=self._max_length,
+            reduce=self.accelerator.reduce if self.args.world_size > 1 else None,
+            processes=max(self.args.world_size, 1),
+            count_rows=self.model.settings.problem_type == "multi_label_classification",
+        )
         return batches, counts
 
     # One step

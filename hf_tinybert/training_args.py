@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import TrainingArguments
+from transformers.trainer_utils import SchedulerType
 
 PHASES = ("two", "intermediate", "prediction", "joint")
 
@@ -70,7 +71,7 @@ class DistillationTrainingArguments(TrainingArguments):
     hard_label_weight: float = field(
         default=0.0, metadata={"help": "Weight of the ordinary loss on gold labels, in the prediction phase."}
     )
-    layer_weights: str | dict | None = field(
+    layer_weights: dict | str | None = field(
         default=None,
         metadata={"help": "Factor on the hidden and attention loss of a student layer, such as '1:0.5,4:2'."},
     )
@@ -129,6 +130,13 @@ class DistillationTrainingArguments(TrainingArguments):
                     f"num_intermediate_epochs must lie between 0 and num_train_epochs ({self.num_train_epochs}), "
                     f"which counts both phases; got {self.num_intermediate_epochs}."
                 )
+        for name in ("learning_rate", "intermediate_learning_rate"):
+            rate = getattr(self, name)
+            if rate is not None and not rate > 0:
+                raise ValueError(f"{name} must be positive, got {rate}.")
+        if not 0 <= self.intermediate_warmup_ratio <= 1:
+            raise ValueError(f"intermediate_warmup_ratio is a share, 0 to 1, got {self.intermediate_warmup_ratio}.")
+        SchedulerType(self.intermediate_lr_scheduler_type)  # raises, listing the schedules
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}.")
         for level, weight in self.level_weights().items():
@@ -175,15 +183,15 @@ class DistillationTrainingArguments(TrainingArguments):
             return {}
         try:
             if isinstance(given, str):
-                given = (
-                    json.loads(given)
-                    if given.lstrip().startswith("{")
-                    else dict(part.split(":") for part in given.split(","))
-                )
+                pairs = [part.split(":") for part in given.split(",")]
+                given = json.loads(given) if given.lstrip().startswith("{") else dict(pairs)
+                if not isinstance(given, dict) or len(given) < len(pairs):
+                    raise ValueError
             factors = {int(layer): float(factor) for layer, factor in given.items()}
         except (ValueError, TypeError, AttributeError):
             raise ValueError(
-                f"layer_weights: expected pairs layer:factor such as '1:0.5,4:2', got {self.layer_weights!r}."
+                "layer_weights: expected pairs layer:factor such as '1:0.5,4:2', each layer once, "
+                f"got {self.layer_weights!r}."
             ) from None
         if any(layer < 1 or not factor >= 0 for layer, factor in factors.items()):
             raise ValueError(f"layer_weights: layers count from 1 and factors from 0, got {self.layer_weights!r}.")
@@ -194,7 +202,8 @@ class DistillationTrainingArguments(TrainingArguments):
             raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
 
     def _forbid_reentrant(self, name: str) -> None:
-        kwargs = dict(getattr(self, name, None) or {})
+        given = getattr(self, name, None)
+        kwargs = dict(json.loads(given) if isinstance(given, str) else given or {})
         if kwargs.get("use_reentrant"):
             raise ValueError(
                 f"{name}: re-entrant checkpointing hides the layers' gradients from the losses; drop use_reentrant."

@@ -110,7 +110,7 @@ def test_catches_nothing_outside_recording_and_forgets_nothing_inside():
     with capture.recording() as second:
         pass
     model(**tiny_models.batch((4,), seed=2))
-    assert not (second.hidden or second.queries or second.keys)
+    assert not second.hidden | second.queries | second.keys
     with pytest.raises(RuntimeError, match="out of it"), capture.recording() as third:
         raise RuntimeError("out of it")
     model(**tiny_models.batch((4,), seed=2))
@@ -129,7 +129,7 @@ def test_removing_leaves_no_hooks():
     assert tiny_models.hooks(model) == before
     with capture.recording() as features:
         model(**tiny_models.batch())
-    assert not (features.hidden or features.queries or features.keys)
+    assert not features.hidden | features.queries | features.keys
 
 
 @pytest.mark.parametrize("family", tiny_models.CONFIGS)

@@ -74,16 +74,12 @@ def factors(plan, tmp_path, **changes):
 
 
 def test_the_papers_schedule_constant_then_warm_up_and_decay(tmp_path):
-    found = factors(
-        PhasePlan(10, 4), tmp_path, learning_rate=1e-5, intermediate_learning_rate=2e-5, warmup_steps=2
-    )
+    found = factors(PhasePlan(10, 4), tmp_path, learning_rate=1e-5, intermediate_learning_rate=2e-5, warmup_steps=2)
     assert found == pytest.approx([2, 2, 2, 2, 0, 0.5, 1, 0.75, 0.5, 0.25, 0])
 
 
 def test_an_intermediate_phase_with_warm_up_and_decay_of_its_own(tmp_path):
-    found = factors(
-        PhasePlan(8, 4), tmp_path, intermediate_lr_scheduler_type="linear", intermediate_warmup_ratio=0.5
-    )
+    found = factors(PhasePlan(8, 4), tmp_path, intermediate_lr_scheduler_type="linear", intermediate_warmup_ratio=0.5)
     assert found == pytest.approx([0, 0.5, 1, 0.5, 1, 0.75, 0.5, 0.25, 0])
 
 

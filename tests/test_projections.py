@@ -12,7 +12,9 @@ WIDTHS = st.tuples(st.integers(1, 9), st.integers(1, 9))
 
 def values(names, size=(5, 3)):
     return {
-        f"{name}.{part}": torch.randn(size if part == "weight" else size[:1]) for name in names for part in ("weight", "bias")
+        f"{name}.{part}": torch.randn(size if part == "weight" else size[:1])
+        for name in names
+        for part in ("weight", "bias")
     }
 
 
@@ -49,7 +51,9 @@ def test_offers_by_level_start_their_level_or_the_mean_of_a_shared_one():
     projections = Projections(3, 5, [0, 2], shared=False)
     projections.start_from(offered)
     assert {name: value.tolist() for name, value in projections.state_dict().items()} == {
-        f"linear.{level}.{part}": offered[f"{level}.{part}"].tolist() for level in (0, 2) for part in ("weight", "bias")
+        f"linear.{level}.{part}": offered[f"{level}.{part}"].tolist()
+        for level in (0, 2)
+        for part in ("weight", "bias")
     }
     shared = Projections(3, 5, [0, 2], shared=True)
     shared.start_from(offered)

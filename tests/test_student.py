@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import json
 
 import pytest
@@ -8,33 +7,12 @@ import tiny_models
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForPreTraining, BertModel
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForPreTraining
 
-from hf_tinybert import LayerMapping, TinyBertConfig, create_student
+from hf_tinybert import create_student
 from hf_tinybert.configuration import PRESETS
 from hf_tinybert.projections import Projections, offered
 from hf_tinybert.teacher import fingerprint
-
-AUTO_CLASSES = [
-    "AutoModel",
-    "AutoModelForMaskedLM",
-    "AutoModelForMultipleChoice",
-    "AutoModelForQuestionAnswering",
-    "AutoModelForSequenceClassification",
-    "AutoModelForTokenClassification",
-]
-
-
-def small_config(teacher, **overrides):
-    """A narrow student for a tiny teacher."""
-    sizes = {"num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 20}
-    return TinyBertConfig.from_teacher(teacher.config, **(sizes | overrides))
-
-
-def same_size_config(teacher, **overrides):
-    sizes = {"num_hidden_layers": 3, "hidden_size": 24, "intermediate_size": 40}
-    assert teacher.config.hidden_size == 24
-    return small_config(teacher, **(sizes | overrides))
 
 
 @pytest.mark.parametrize("init", ["teacher", "random"])
@@ -61,144 +39,22 @@ def assert_no_path(text, *folders):
 
 
 @pytest.mark.parametrize("init", ["teacher", "random"])
-@pytest.mark.parametrize("name", AUTO_CLASSES)
+@pytest.mark.parametrize("name", tiny_models.AUTO_CLASSES)
 def test_has_the_teachers_auto_class(name, init):
     auto = getattr(transformers, name)
     teacher = tiny_models.model(auto=auto)
-    student = create_student(teacher, small_config(teacher), init=init)
+    student = create_student(teacher, tiny_models.small_config(teacher), init=init)
     assert type(student) is type(teacher)
     assert student.config.hidden_size == 16
     assert all(p.isfinite().all() for p in student.parameters())
 
 
-@pytest.mark.parametrize("name", AUTO_CLASSES)
-def test_a_copy_of_the_same_size_answers_like_the_teacher(name):
-    teacher = tiny_models.model(auto=getattr(transformers, name), num_labels=2)
-    student = create_student(teacher, same_size_config(teacher))
-    batch = tiny_models.batch()
-    if "MultipleChoice" in name:
-        batch = {key: value[None] for key, value in batch.items()}
-    for ours, theirs in zip(student(**batch).to_tuple(), teacher(**batch).to_tuple(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("family", ["roberta", "electra"])
-def test_a_copy_of_another_familys_layers_sees_what_the_teacher_sees(family):
-    teacher = tiny_models.model(family)
-    student = create_student(teacher, same_size_config(teacher))
-    batch = tiny_models.batch((6, 6))
-    torch.testing.assert_close(
-        student.base_model(**batch).last_hidden_state, teacher.base_model(**batch)[0], rtol=1e-5, atol=1e-5
-    )
-
-
-def test_at_the_teachers_width_the_mapped_layers_are_copied(teacher):
-    student = create_student(teacher, "tinybert-3l-384d", layer_mapping="0:0,1:1,2:4,3:6")
-    ours, theirs = student.state_dict(), teacher.state_dict()
-    for name, value in ours.items():
-        pieces = name.split(".")
-        if "layer" in pieces:
-            at = pieces.index("layer") + 1
-            pieces[at] = {"0": "0", "1": "3", "2": "5"}[pieces[at]]
-        assert torch.equal(value, theirs[".".join(pieces)]), name
-    assert offered(student) == {}
-
-
-def intermediate_loss(student, teacher, batch, projections):
-    """Hidden and attention loss, from `output_hidden_states` and the weights, without the package's capture."""
-    hidden, attention = [], []
-    kept = batch["attention_mask"].bool()
-    for ours, theirs, states, targets in matched_states(student, teacher, batch):
-        projected = states[ours] @ projections[f"{ours}.weight"].T + projections[f"{ours}.bias"]
-        hidden.append((projected - targets[theirs])[kept].square().mean())
-        if ours:
-            pairs = kept[:, None, :, None] & kept[:, None, None, :]
-            difference = scores(student, ours, states) - scores(teacher, theirs, targets)
-            attention.append((difference.square() * pairs).sum() / pairs.sum() / difference.shape[1])
-    return sum(hidden).item(), sum(attention).item()
-
-
-def matched_states(student, teacher, batch):
-    mapping = LayerMapping.uniform(student.config.num_hidden_layers, teacher.config.num_hidden_layers)
-    with torch.no_grad():
-        both = [m.base_model(**batch, output_hidden_states=True).hidden_states for m in (student, teacher)]
-    return [(ours, theirs, *both) for ours, theirs in mapping.items()]
-
-
-def best_projections(student, teacher, batch):
-    kept, found = batch["attention_mask"].bool(), {}
-    for ours, theirs, states, targets in matched_states(student, teacher, batch):
-        x = torch.cat([states[ours][kept], torch.ones(int(kept.sum()), 1)], dim=1).double()
-        solution = torch.linalg.lstsq(x, targets[theirs][kept].double()).solution.float()
-        found |= {f"{ours}.weight": solution[:-1].T, f"{ours}.bias": solution[-1]}
-    return found
-
-
-def scores(model, layer, states):
-    module = model.base_model.encoder.layer[layer - 1].attention.self
-    heads = model.config.num_attention_heads
-    q, k = (p(states[layer - 1]).unflatten(-1, (heads, -1)).transpose(1, 2) for p in (module.query, module.key))
-    return q @ k.mT / q.shape[-1] ** 0.5
-
-
-@pytest.mark.parametrize("preset", ["tinybert-4l-312d", "tinybert-3l-192d"])
-def test_a_narrower_student_starts_close_to_the_teacher(preset, teacher):
-    train, test = tiny_models.sentences(256, "train"), tiny_models.sentences(128)
-    random = create_student(teacher, preset, init="random")
-    size = random.config.hidden_size
-    drawn = Projections(size, 384, range(5), shared=False)
-    drawn = {name.removeprefix("linear."): value.detach() for name, value in drawn.state_dict().items()}
-    random_hidden, random_attention = intermediate_loss(random, teacher, test, drawn)
-    fitted_hidden, _ = intermediate_loss(random, teacher, test, best_projections(random, teacher, train))
-
-    untold = create_student(teacher, preset)
-    hidden, attention = intermediate_loss(untold, teacher, test, offered(untold))
-    print(preset, random_hidden, fitted_hidden, random_attention, "untold", hidden, attention)
-    assert hidden < 0.7 * random_hidden
-    assert attention < 0.75 * random_attention
-
-    told = create_student(teacher, preset, calibration=train | {"labels": torch.zeros(256)})
-    told_hidden, told_attention = intermediate_loss(told, teacher, test, offered(told))
-    print("told", told_hidden, told_attention)
-    assert told_hidden < 0.8 * fitted_hidden
-    assert told_hidden < 0.8 * hidden
-    assert told_attention < 0.5 * random_attention
-    assert told_attention < attention
-
-
-def test_starting_from_the_teacher_leaves_the_teacher_alone(teacher):
-    before, hooks = fingerprint(teacher), tiny_models.hooks(teacher)
-    config = copy.deepcopy(teacher.config.to_dict())
-    teacher.train()
-    create_student(teacher, "tinybert-3l-192d", calibration=tiny_models.sentences(4))
-    assert teacher.training
-    assert all(p.requires_grad for p in teacher.parameters())
-    assert (fingerprint(teacher), tiny_models.hooks(teacher)) == (before, hooks)
-    assert teacher.config.to_dict() == config
-
-
 def test_a_configuration_that_was_passed_in_is_left_alone():
     teacher = tiny_models.model()
-    config = BertConfig(**same_size_config(teacher).to_dict())
+    config = BertConfig(**tiny_models.same_size_config(teacher).to_dict())
     before = config.to_dict()
     create_student(teacher, config)
     assert config.to_dict() == before
-
-
-@pytest.mark.parametrize("make", [small_config, same_size_config])
-def test_a_teacher_in_bfloat16_makes_a_student_in_float32(make):
-    teacher = tiny_models.model().to(torch.bfloat16)
-    student = create_student(teacher, make(teacher))
-    assert {p.dtype for p in student.parameters()} == {torch.float32}
-    assert all(p.isfinite().all() for p in student.parameters())
-
-
-def test_other_heads_at_the_teachers_width_are_reduced():
-    teacher = tiny_models.model()
-    student = create_student(teacher, same_size_config(teacher, num_attention_heads=2))
-    assert student.config.num_attention_heads == 2
-    assert all(p.isfinite().all() for p in student.parameters())
-    assert set(offered(student)) == {f"{m}.{part}" for m in range(4) for part in ("weight", "bias")}
 
 
 @pytest.mark.parametrize("init", ["teacher", "random"])
@@ -206,12 +62,8 @@ def test_offers_are_never_saved(init, teacher, tmp_path):
     student = create_student(teacher, "tinybert-3l-192d", init=init)
     assert bool(offered(student)) == (init == "teacher")
     student.save_pretrained(tmp_path)
-    assert set(load_file(tmp_path / "model.safetensors")) == set(teacher_keys(student))
+    assert set(load_file(tmp_path / "model.safetensors")) == set(student.state_dict())
     assert offered(AutoModelForSequenceClassification.from_pretrained(tmp_path)) == {}
-
-
-def teacher_keys(student):
-    return [name for name in student.state_dict() if "position_ids" not in name]
 
 
 # Existing checkpoints
@@ -235,7 +87,7 @@ def test_starts_from_a_checkpoint_folder(teacher, teacher_folder, tmp_path):
 
 def test_a_checkpoint_in_half_precision_becomes_float32(tmp_path):
     teacher = tiny_models.model()
-    create_student(teacher, small_config(teacher)).half().save_pretrained(tmp_path)
+    create_student(teacher, tiny_models.small_config(teacher)).half().save_pretrained(tmp_path)
     assert {p.dtype for p in create_student(teacher, str(tmp_path)).parameters()} == {torch.float32}
 
 
@@ -293,13 +145,13 @@ def test_the_authors_fit_dense_layers_become_the_starting_projections(shared_the
 
 def test_a_fine_tuned_authors_checkpoint_keeps_its_head_and_needs_the_teachers_labels(tmp_path):
     teacher = tiny_models.model()
-    first = create_student(teacher, small_config(teacher))
+    first = create_student(teacher, tiny_models.small_config(teacher))
     first.save_pretrained(tmp_path)
     save_file(load_file(tmp_path / "model.safetensors") | fit("fit_dense"), tmp_path / "model.safetensors")
     student = create_student(teacher, str(tmp_path))
     assert torch.equal(student.classifier.weight, first.classifier.weight)
     assert torch.equal(offered(student)["shared.weight"], fit("fit_dense")["fit_dense.weight"])
-    with pytest.raises(ValueError, match="3 labels and the student|4 labels and the student"):
+    with pytest.raises(ValueError, match="4 labels and the student 3"):
         create_student(tiny_models.model(num_labels=4), str(tmp_path))
 
 
@@ -338,28 +190,9 @@ def test_other_labels_or_another_vocabulary(overrides, message, init, tmp_path):
     names = {0: "x", 1: "y", 2: "z"}
     teacher = tiny_models.model(id2label=names, label2id={v: k for k, v in names.items()})
     with pytest.raises(ValueError, match=message):
-        create_student(teacher, small_config(teacher, **overrides), init=init)
-    AutoModelForSequenceClassification.from_config(small_config(teacher, **overrides).to_bert_config()).save_pretrained(
-        tmp_path
-    )
+        create_student(teacher, tiny_models.small_config(teacher, **overrides), init=init)
+    AutoModelForSequenceClassification.from_config(
+        tiny_models.small_config(teacher, **overrides).to_bert_config()
+    ).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=message):
         create_student(teacher, tmp_path)
-
-
-def test_more_layers_or_positions_than_the_teacher():
-    teacher = tiny_models.model()
-    with pytest.raises(ValueError, match="1 to 3 layers"):
-        create_student(teacher, small_config(teacher, num_hidden_layers=4))
-    with pytest.raises(ValueError, match="81 positions, more than the teacher's 80"):
-        create_student(teacher, small_config(teacher, max_position_embeddings=81))
-
-
-@pytest.mark.parametrize(
-    ("family", "overrides"), [("distilbert", {}), ("electra", {"embedding_size": 12})], ids=["names", "embeddings"]
-)
-@pytest.mark.parametrize("make", [small_config, same_size_config])
-def test_an_architecture_it_cannot_start_from_is_named(family, overrides, make):
-    teacher = tiny_models.model(family, **overrides)
-    with pytest.raises(ValueError, match="init='random'"):
-        create_student(teacher, make(teacher))
-    assert type(create_student(teacher, make(teacher), init="random").base_model) is BertModel

@@ -57,9 +57,7 @@ def test_student_and_teacher_are_themselves_after_training(teacher, tmp_path):
     student = workbench.small_student(teacher)
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     seen = []
-    trainer = distilled(
-        teacher, tmp_path, student, [Watch(lambda state, kwargs: seen.append(type(kwargs["model"])))]
-    )
+    trainer = distilled(teacher, tmp_path, student, [Watch(lambda state, kwargs: seen.append(type(kwargs["model"])))])
     assert set(seen) == {DistillationObjective}
     assert trainer.model is student
     assert trainer.model_wrapped is student
@@ -201,7 +199,7 @@ def test_what_cannot_be_resumed_is_refused(teacher, tmp_path):
     (tmp_path / "checkpoint-6" / "trainer_state.json").write_text('{"global_step": 6')
     assert get_last_checkpoint(str(tmp_path)).endswith("checkpoint-6")
     assert checkpoints.newest_complete(tmp_path).endswith("checkpoint-3")
-    with pytest.raises(ValueError, match="cannot be resumed: it lacks trainer_state.json"):
+    with pytest.raises(ValueError, match=r"cannot be resumed: it lacks trainer_state\.json"):
         other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
     empty = workbench.trainer(workbench.small_student(teacher), teacher, workbench.arguments(tmp_path / "empty"))
     with pytest.raises(ValueError, match="no complete checkpoint"):
@@ -338,7 +336,9 @@ def stock_and_ours(teacher, tmp_path, ours_kwargs=None, stock_kwargs=None, **cha
 def class_weighted(outputs, labels, num_items_in_batch=None):
     weight = torch.linspace(0.5, 2.0, outputs["logits"].shape[-1])
     total = torch.nn.functional.cross_entropy(outputs.logits, labels, weight=weight, reduction="sum")
-    count = getattr(num_items_in_batch, "item", lambda: num_items_in_batch)() if num_items_in_batch is not None else None
+    count = (
+        getattr(num_items_in_batch, "item", lambda: num_items_in_batch)() if num_items_in_batch is not None else None
+    )
     return total / (count or len(labels))
 
 
@@ -356,9 +356,7 @@ def test_the_hard_label_loss_is_the_stock_trainers(kind, teacher, tmp_path):
 def test_a_users_optimiser_trains_the_projections_too(teacher, tmp_path):
     student = workbench.small_student(teacher)
     optimiser = torch.optim.SGD(student.parameters(), lr=0.1)
-    trainer = workbench.trainer(
-        student, teacher, workbench.arguments(tmp_path, **SHORT), optimizers=(optimiser, None)
-    )
+    trainer = workbench.trainer(student, teacher, workbench.arguments(tmp_path, **SHORT), optimizers=(optimiser, None))
     before = None
 
     class First(TrainerCallback):

@@ -14,6 +14,8 @@ from transformers import (
     set_seed,
 )
 
+from hf_tinybert import TinyBertConfig
+
 VOCABULARY = 90
 CONFIGS = {
     "bert": BertConfig,
@@ -21,6 +23,14 @@ CONFIGS = {
     "electra": ElectraConfig,
     "distilbert": DistilBertConfig,
 }
+AUTO_CLASSES = [
+    "AutoModel",
+    "AutoModelForMaskedLM",
+    "AutoModelForMultipleChoice",
+    "AutoModelForQuestionAnswering",
+    "AutoModelForSequenceClassification",
+    "AutoModelForTokenClassification",
+]
 _DISTILBERT_NAMES = {
     "hidden_size": "dim",
     "num_hidden_layers": "n_layers",
@@ -52,6 +62,18 @@ def model(family="bert", auto=AutoModelForSequenceClassification, seed=0, attent
     set_seed(seed)
     kwargs = {} if attention is None else {"attn_implementation": attention}
     return auto.from_config(config(family, **overrides), **kwargs).eval()
+
+
+def small_config(teacher, **overrides):
+    """A student of two layers, 16 wide, for a tiny teacher."""
+    sizes = {"num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 20}
+    return TinyBertConfig.from_teacher(teacher.config, **(sizes | overrides))
+
+
+def same_size_config(teacher, **overrides):
+    """A student of the tiny teacher's own size."""
+    sizes = {"num_hidden_layers": 3, "hidden_size": 24, "intermediate_size": 40}
+    return small_config(teacher, **(sizes | overrides))
 
 
 def undropped(model):

@@ -1,4 +1,4 @@
-"""What the commands share: reading flags and configuration files, and picking a model's Auto class."""
+"""What the commands share: reading flags and configuration files."""
 
 from __future__ import annotations
 
@@ -23,22 +23,37 @@ def parse(
         **defaults: values that differ from the dataclasses' own.
 
     Raises:
-        ValueError: the configuration file cannot be read or has an unknown key.
+        ValueError: the configuration file cannot be read or has an unknown key, or a flag is unknown.
+        SystemExit: a value has the wrong type (status 2), or help was asked for.
     """
-    parser = HfArgumentParser(classes, prog=f"hf-tinybert {verb}", description=description)
+    parser = HfArgumentParser(classes, prog=f"hf-tinybert {verb}", description=description, allow_abbrev=False)
+    known = {action.dest: action for action in parser._actions if action.dest != "help"}
     parser.add_argument("--config", help="YAML or JSON file with any of these arguments; flags win over it.")
-    known = {action.dest: action for action in parser._actions}
-    config = _config_file(argv)
-    unknown = sorted(config.keys() - known.keys())
-    if unknown:
-        raise ValueError(f"The configuration file has the unknown argument(s) {', '.join(unknown)}.")
-    for name, value in (defaults | config).items():
-        if name in known:
-            known[name].required = False
-            parser.set_defaults(**{name: value})
-    # `strict` lets argparse itself complain about flags that do not exist.
-    filled = parser.parse_args_into_dataclasses(args=list(argv), look_for_args_file=False)
+    parser.set_defaults(**{name: value for name, value in defaults.items() if name in known})
+    from_file: list[str] = []
+    for name, value in _config_file(argv).items():
+        if name not in known:
+            raise ValueError(f"The configuration file has the unknown argument {name!r}.")
+        from_file += [f"--{name}", *_as_text(name, value)]
+    filled = parser.parse_args_into_dataclasses(args=[*from_file, *argv], look_for_args_file=False)
     return filled[: len(classes)]
+
+
+def resume(args: TrainingArguments) -> str | bool | None:
+    """`--resume-from-checkpoint`: a folder, or `last` (or `true`) for the newest one that is whole."""
+    given = args.resume_from_checkpoint
+    return True if str(given).lower() in ("last", "true") else given
+
+
+def _as_text(name: str, value: Any) -> list[str]:
+    """A value of a configuration file as it would stand on the command line."""
+    if value is None or value == "":
+        raise ValueError(f"The configuration file gives no value for {name!r}.")
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list):
+        return [text for item in value for text in _as_text(name, item)]
+    return [json.dumps(value)]
 
 
 def _config_file(argv: Sequence[str]) -> dict[str, Any]:
@@ -54,21 +69,18 @@ def _config_file(argv: Sequence[str]) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(f"The configuration file {path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"The configuration file {path} is no text.") from None
     try:
         if path.suffix.lower() == ".json":
             config = json.loads(text)
         else:
             import yaml
 
-            config = yaml.safe_load(text)
+            # Every scalar stays the text that it is, as on the command line: `no` is no boolean, `1:6` no number.
+            config = yaml.load(text, Loader=yaml.BaseLoader)
     except Exception as error:
         raise ValueError(f"The configuration file {path} is neither YAML nor JSON: {error}") from None
     if not isinstance(config, dict):
         raise ValueError(f"The configuration file {path} must hold 'argument: value' lines.")
     return {str(key).replace("-", "_"): value for key, value in config.items()}
-
-
-def resume(args: TrainingArguments) -> str | bool | None:
-    """`--resume-from-checkpoint`: a folder, or `last` (or `true`) for the newest one that is whole."""
-    given = args.resume_from_checkpoint
-    return True if str(given).lower() in ("last", "true") else given

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
+from transformers import AutoModelForSequenceClassification, set_seed
 
 from hf_tinybert import comparison, compat, data, metrics
 from hf_tinybert.cli import arguments
@@ -15,7 +15,7 @@ from hf_tinybert.configuration import DEFAULT_PRESET, PRESETS
 from hf_tinybert.families import locate
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.student import create_student
-from hf_tinybert.teacher import check_tokenizer, load_teacher
+from hf_tinybert.teacher import check_tokenizer, load_teacher, load_tokenizer
 from hf_tinybert.trainer import DistillationTrainer
 from hf_tinybert.training_args import DistillationTrainingArguments
 
@@ -60,8 +60,9 @@ def run(argv: Sequence[str]) -> None:
     if "train" not in splits:
         raise ValueError("No training data: give --train-file or a --dataset with a train split.")
     columns = data.Columns.find(splits["train"], data_args)
+    splits = data.shortened(data.checked(splits, columns), data_args)
     teacher = load_teacher(model_args.teacher, AutoModelForSequenceClassification)
-    tokenizer = AutoTokenizer.from_pretrained(model_args.teacher)
+    tokenizer = load_tokenizer(model_args.teacher, "teacher")
     labels = data.Labels.of_config(teacher.config)
     data.check_max_length(data_args.max_length, locate(teacher).max_length, "the teacher")
     encoded = data.encode(splits, columns, labels, tokenizer, data_args.max_length)

@@ -6,12 +6,12 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
+from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
 from hf_tinybert import comparison, data, metrics
 from hf_tinybert.cli import arguments
 from hf_tinybert.families import locate
-from hf_tinybert.teacher import load_teacher
+from hf_tinybert.teacher import load_teacher, load_tokenizer
 
 
 @dataclass
@@ -36,8 +36,9 @@ def run(argv: Sequence[str]) -> None:
     if not splits:
         raise ValueError("Nothing to evaluate on: give --eval-file or --test-file, or a --dataset with such a split.")
     columns = data.Columns.find(next(iter(splits.values())), data_args)
-    model = load_teacher(model_args.model, AutoModelForSequenceClassification)
-    tokenizer = AutoTokenizer.from_pretrained(model_args.model)
+    splits = data.checked(splits, columns)
+    model = load_teacher(model_args.model, AutoModelForSequenceClassification, role="model")
+    tokenizer = load_tokenizer(model_args.model, "model")
     data.check_max_length(data_args.max_length, locate(model).max_length, "the model")
     labels = data.Labels.of_config(model.config)
     encoded = data.encode(splits, columns, labels, tokenizer, data_args.max_length)

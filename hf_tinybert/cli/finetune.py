@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForSequenceClassification,
-    AutoTokenizer,
+    PreTrainedModel,
     TrainingArguments,
     set_seed,
 )
@@ -15,6 +17,7 @@ from transformers import (
 from hf_tinybert import compat, data, metrics
 from hf_tinybert.cli import arguments
 from hf_tinybert.saving import SafeSavingTrainer
+from hf_tinybert.teacher import load_tokenizer
 
 
 @dataclass
@@ -41,11 +44,13 @@ def run(argv: Sequence[str]) -> None:
     if "train" not in splits:
         raise ValueError("No training data: give --train-file or a --dataset with a train split.")
     columns = data.Columns.find(splits["train"], data_args)
+    splits = data.checked(splits, columns)
     labels = data.Labels.of_dataset(splits["train"], columns.label)
-    tokenizer = AutoTokenizer.from_pretrained(model_args.model)
     set_seed(training_args.seed)
-    model = AutoModelForSequenceClassification.from_pretrained(model_args.model, **labels.config_kwargs())
-    encoded = data.encode(splits, columns, labels, tokenizer, data_args.max_length)
+    model = _load(model_args.model, labels)
+    data.check_max_length(data_args.max_length, model.config.max_position_embeddings, "the model")
+    tokenizer = load_tokenizer(model_args.model, "model")
+    encoded = data.encode(data.shortened(splits, data_args), columns, labels, tokenizer, data_args.max_length)
     leading, compute_metrics = metrics.for_task(labels.is_regression)
     trainer = SafeSavingTrainer(
         model=model,
@@ -64,3 +69,17 @@ def run(argv: Sequence[str]) -> None:
             measured = trainer.evaluate(encoded[split], metric_key_prefix=split)
             trainer.save_metrics(split, measured)
             print(f"{split} {leading}: {measured[f'{split}_{leading}']:.4f}")
+
+
+def _load(name: str, labels: data.Labels) -> PreTrainedModel:
+    """A model with a head for the labels; a head for another number of labels is refused."""
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        raise ValueError(f"The model folder {name} holds no model: there is no config.json in it.")
+    try:
+        return AutoModelForSequenceClassification.from_pretrained(name, **labels.config_kwargs())
+    except (SafetensorError, RuntimeError) as error:
+        wanted = labels.config_kwargs()["num_labels"]
+        raise ValueError(
+            f"The model {name} cannot be loaded with a head for {wanted} label(s): {str(error).splitlines()[0]} Was "
+            "it fine-tuned for other labels? Start from a pretrained encoder."
+        ) from None

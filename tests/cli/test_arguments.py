@@ -19,7 +19,6 @@ max_length: 64
 learning_rate: 1e-4
 intermediate_share: 0.25
 phases: joint
-layer_weights: "1:0.5,2:2"
 layer_mapping: 0:0,1:3
 report_agreement: false
 use_cpu: true
@@ -48,9 +47,14 @@ def test_a_yaml_file_fills_all_three_classes(parse):
     assert training.learning_rate == pytest.approx(1e-4)
     assert training.intermediate_share == 0.25
     assert training.phases == "joint"
-    assert training.parsed_layer_weights() == {1: 0.5, 2: 2.0}
     assert training.layer_mapping == "0:0,1:3"
     assert training.report_agreement is False
+
+
+@pytest.mark.parametrize("value", ['"1:0.5,2:2"', "1:0.5,2:2", "{1: 0.5, 2: 2}", "{'1': 0.5, '2': 2}"])
+def test_layer_weights_in_a_file(parse, value):
+    _, _, training = parse(f"teacher: t\nlayer_weights: {value}\n")
+    assert training.parsed_layer_weights() == {1: 0.5, 2: 2.0}
 
 
 def test_json_says_the_same(parse):

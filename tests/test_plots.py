@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import struct
+import sys
+
+import pytest
+
+from hf_tinybert.comparison import Comparison, ModelFacts
+from hf_tinybert.plots import comparison_picture
+
+pytest.importorskip("matplotlib")
+
+TEACHER = ModelFacts("teacher", 100, 50, 90_000_000, 6.0, 0.9)
+STUDENT = ModelFacts("student", 10, 5, 30_000_000, 2.0, 0.88)
+UNKNOWN = ModelFacts("nobody", 100, 50)
+
+
+@pytest.mark.parametrize(
+    "models",
+    [(TEACHER, STUDENT), (TEACHER, STUDENT, UNKNOWN), (UNKNOWN, UNKNOWN), (TEACHER,)],
+    ids=["pair", "gap", "nothing measured", "alone"],
+)
+def test_writes_a_png_in_one_go(models, tmp_path):
+    path = tmp_path / "comparison.png"
+    path.write_text("old")
+    comparison_picture(Comparison("accuracy", "test", 32, 1, models), path, "Teacher and student")
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", data[16:24])
+    assert (width, height) == (1500, 540)
+    assert data[-8:-4] == b"IEND"
+    assert [p.name for p in tmp_path.iterdir()] == ["comparison.png"]
+
+
+def test_shows_the_words_and_numbers(tmp_path, monkeypatch):
+    import matplotlib.figure
+
+    seen = []
+    save = matplotlib.figure.Figure.savefig
+
+    def savefig(figure, *args, **kwargs):
+        save(figure, *args, **kwargs)
+        seen.extend(text.get_text() for text in figure.findobj(matplotlib.text.Text))
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", savefig)
+    comparison = Comparison("accuracy", "test", 32, 1, (TEACHER, STUDENT))
+    comparison_picture(comparison, tmp_path / "comparison.png", "Intents")
+    for text in (
+        "Intents",
+        "teacher",
+        "student",
+        "test accuracy\n97.8% kept",
+        "file size (MB)\n3.0 times less",
+        "latency (ms, 32 tokens)\n3.0 times less",
+        "90.0%",
+        "88.0%",
+        "90",
+        "30",
+        "6.0",
+        "2.0",
+    ):
+        assert text in seen, text
+
+
+def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"hf-tinybert\[plots\]"):
+        comparison_picture(Comparison("accuracy", "test", 32, 1, (TEACHER,)), tmp_path / "x.png", "x")
+    assert not list(tmp_path.iterdir())

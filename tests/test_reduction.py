@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import tiny_models
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModel, BertModel
+
+from hf_tinybert import LayerMapping, create_student, reduction
+from hf_tinybert.projections import Projections, offered
+from hf_tinybert.teacher import fingerprint
+
+
+@pytest.mark.parametrize("name", tiny_models.AUTO_CLASSES)
+def test_a_copy_of_the_same_size_answers_like_the_teacher(name):
+    teacher = tiny_models.model(auto=getattr(transformers, name), num_labels=2)
+    student = create_student(teacher, tiny_models.same_size_config(teacher))
+    batch = tiny_models.batch()
+    if "MultipleChoice" in name:
+        batch = {key: value[None] for key, value in batch.items()}
+    for ours, theirs in zip(student(**batch).to_tuple(), teacher(**batch).to_tuple(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("family", ["roberta", "electra"])
+def test_a_copy_of_another_familys_layers_sees_what_the_teacher_sees(family):
+    teacher = tiny_models.model(family)
+    student = create_student(teacher, tiny_models.same_size_config(teacher))
+    batch = tiny_models.batch((6, 6))
+    torch.testing.assert_close(
+        student.base_model(**batch).last_hidden_state, teacher.base_model(**batch)[0], rtol=1e-5, atol=1e-5
+    )
+
+
+def test_at_the_teachers_width_the_mapped_layers_are_copied(teacher):
+    student = create_student(teacher, "tinybert-3l-384d", layer_mapping="0:0,1:1,2:4,3:6")
+    ours, theirs = student.state_dict(), teacher.state_dict()
+    for name, value in ours.items():
+        pieces = name.split(".")
+        if "layer" in pieces:
+            at = pieces.index("layer") + 1
+            pieces[at] = {"0": "0", "1": "3", "2": "5"}[pieces[at]]
+        assert torch.equal(value, theirs[".".join(pieces)]), name
+    assert offered(student) == {}
+
+
+def intermediate_loss(student, teacher, batch, projections):
+    """Hidden and attention loss, from `output_hidden_states` and the weights, without the package's capture."""
+    hidden, attention = [], []
+    kept = batch["attention_mask"].bool()
+    for ours, theirs, states, targets in matched_states(student, teacher, batch):
+        projected = states[ours] @ projections[f"{ours}.weight"].T + projections[f"{ours}.bias"]
+        hidden.append((projected - targets[theirs])[kept].square().mean())
+        if ours:
+            pairs = kept[:, None, :, None] & kept[:, None, None, :]
+            difference = scores(student, ours, states) - scores(teacher, theirs, targets)
+            attention.append((difference.square() * pairs).sum() / pairs.sum() / difference.shape[1])
+    return sum(hidden).item(), sum(attention).item()
+
+
+def matched_states(student, teacher, batch):
+    mapping = LayerMapping.uniform(student.config.num_hidden_layers, teacher.config.num_hidden_layers)
+    with torch.no_grad():
+        both = [m.base_model(**batch, output_hidden_states=True).hidden_states for m in (student, teacher)]
+    return [(ours, theirs, *both) for ours, theirs in mapping.items()]
+
+
+def best_projections(student, teacher, batch):
+    kept, found = batch["attention_mask"].bool(), {}
+    for ours, theirs, states, targets in matched_states(student, teacher, batch):
+        x = torch.cat([states[ours][kept], torch.ones(int(kept.sum()), 1)], dim=1).double()
+        solution = torch.linalg.lstsq(x, targets[theirs][kept].double()).solution.float()
+        found |= {f"{ours}.weight": solution[:-1].T, f"{ours}.bias": solution[-1]}
+    return found
+
+
+def scores(model, layer, states):
+    module = model.base_model.encoder.layer[layer - 1].attention.self
+    heads = model.config.num_attention_heads
+    q, k = (p(states[layer - 1]).unflatten(-1, (heads, -1)).transpose(1, 2) for p in (module.query, module.key))
+    return q @ k.mT / q.shape[-1] ** 0.5
+
+
+@pytest.mark.parametrize("preset", ["tinybert-4l-312d", "tinybert-3l-192d"])
+def test_a_narrower_student_starts_close_to_the_teacher(preset, teacher):
+    train, test = tiny_models.sentences(256, "train"), tiny_models.sentences(128)
+    random = create_student(teacher, preset, init="random")
+    size = random.config.hidden_size
+    drawn = Projections(size, 384, range(5), shared=False)
+    drawn = {name.removeprefix("linear."): value.detach() for name, value in drawn.state_dict().items()}
+    random_hidden, random_attention = intermediate_loss(random, teacher, test, drawn)
+    fitted_hidden, _ = intermediate_loss(random, teacher, test, best_projections(random, teacher, train))
+
+    untold = create_student(teacher, preset)
+    hidden, attention = intermediate_loss(untold, teacher, test, offered(untold))
+    assert hidden < 0.7 * random_hidden
+    assert attention < 0.75 * random_attention
+
+    told = create_student(teacher, preset, calibration=train | {"labels": torch.zeros(256)})
+    told_hidden, told_attention = intermediate_loss(told, teacher, test, offered(told))
+    assert told_hidden < 0.8 * fitted_hidden
+    assert told_hidden < 0.8 * hidden
+    assert told_attention < 0.6 * random_attention
+    assert told_attention < attention
+
+
+def test_starting_from_the_teacher_leaves_the_teacher_alone(teacher):
+    before, hooks = fingerprint(teacher), tiny_models.hooks(teacher)
+    config = copy.deepcopy(teacher.config.to_dict())
+    teacher.train()
+    create_student(teacher, "tinybert-3l-192d", calibration=tiny_models.sentences(4))
+    assert teacher.training
+    assert all(p.requires_grad for p in teacher.parameters())
+    assert (fingerprint(teacher), tiny_models.hooks(teacher)) == (before, hooks)
+    assert teacher.config.to_dict() == config
+
+
+@pytest.mark.parametrize("make", [tiny_models.small_config, tiny_models.same_size_config])
+def test_a_teacher_in_bfloat16_makes_a_student_in_float32(make):
+    teacher = tiny_models.model().to(torch.bfloat16)
+    student = create_student(teacher, make(teacher))
+    assert {p.dtype for p in student.parameters()} == {torch.float32}
+    assert all(p.isfinite().all() for p in student.parameters())
+
+
+def test_other_heads_at_the_teachers_width_are_reduced():
+    teacher = tiny_models.model()
+    student = create_student(teacher, tiny_models.same_size_config(teacher, num_attention_heads=2))
+    assert student.config.num_attention_heads == 2
+    assert all(p.isfinite().all() for p in student.parameters())
+    assert set(offered(student)) == {f"{m}.{part}" for m in range(4) for part in ("weight", "bias")}
+
+
+def test_more_layers_or_positions_than_the_teacher():
+    teacher = tiny_models.model()
+    with pytest.raises(ValueError, match="1 to 3 layers"):
+        create_student(teacher, tiny_models.small_config(teacher, num_hidden_layers=4))
+    with pytest.raises(ValueError, match="81 positions, more than the teacher's 80"):
+        create_student(teacher, tiny_models.small_config(teacher, max_position_embeddings=81))
+
+
+@pytest.mark.parametrize(
+    ("family", "overrides"), [("distilbert", {}), ("electra", {"embedding_size": 12})], ids=["names", "embeddings"]
+)
+@pytest.mark.parametrize("make", [tiny_models.small_config, tiny_models.same_size_config])
+def test_an_architecture_it_cannot_start_from_is_named(family, overrides, make):
+    teacher = tiny_models.model(family, **overrides)
+    with pytest.raises(ValueError, match="init='random'"):
+        create_student(teacher, make(teacher))
+    assert type(create_student(teacher, make(teacher), init="random").base_model) is BertModel
+
+
+# The parts
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 999), st.sampled_from([16, 20]))
+def test_scores_and_values_are_the_best_that_a_smaller_head_can_give(seed, width):
+    teacher = tiny_models.model(auto=AutoModel, seed=seed)
+    student = AutoModel.from_config(tiny_models.small_config(teacher, hidden_size=width).to_bert_config())
+    old, new = (m.encoder.layer[0].attention for m in (teacher, student))
+    with torch.no_grad():
+        for part in (old.self.query, old.self.key, old.self.value):
+            part.bias.normal_()
+        basis = torch.linalg.qr(torch.randn(24, width)).Q
+        seen = torch.randn(80, width)
+        entering = seen @ basis.T
+        reduction._reduce_attention(new, old, basis, torch.zeros(24), entering, teacher.config, student.config)
+        wide, narrow = (
+            {part: getattr(m.self, part)(x) for part in ("query", "key", "value")}
+            for m, x in ((old, entering), (new, seen))
+        )
+        size = width // 4
+        for head in range(4):
+            at, into = slice(head * 6, (head + 1) * 6), slice(head * size, (head + 1) * size)
+            scores = wide["query"][:, at] @ wide["key"][:, at].T / 6**0.5
+            assert_best(narrow["query"][:, into] @ narrow["key"][:, into].T / size**0.5, scores, size)
+            values = wide["value"][:, at] @ old.output.dense.weight[:, at].T @ basis
+            assert_best(narrow["value"][:, into] @ new.output.dense.weight[:, into].T, values, size)
+
+
+def assert_best(found, wanted, rank):
+    """As close to the wanted matrix as any of this rank (Eckart and Young)."""
+    least = torch.linalg.svdvals(wanted)[rank:].square().sum().sqrt()
+    assert (wanted - found).norm() <= 1.02 * least + 1e-3 * wanted.norm()
+
+
+def test_the_neurons_that_contribute_most_are_kept_in_order():
+    neurons = torch.ones(10, 5) * torch.tensor([1.0, 3.0, 2.0, 0.0, 5.0])
+    out = torch.ones(2, 5) * torch.tensor([4.0, 1.0, 0.1, 9.0, 1.0])
+    assert reduction._strongest(neurons, out, 3).tolist() == [0, 1, 4]
+    assert reduction._strongest(neurons, out, 9).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_least_squares_finds_an_affine_map():
+    inputs, weight, bias = torch.randn(200, 6) * 3 + 5, torch.randn(4, 6), torch.randn(4)
+    found, offset = reduction._least_squares(inputs, inputs @ weight.T + bias)
+    torch.testing.assert_close(found, weight, rtol=0, atol=1e-2)
+    torch.testing.assert_close(inputs @ found.T + offset, inputs @ weight.T + bias, rtol=0, atol=1e-2)
+
+
+def test_of_more_heads_than_the_student_keeps_and_of_a_calibration_batch_with_padding_alone_in_a_row():
+    teacher = tiny_models.model()
+    batch = tiny_models.batch((7, 1, 5))
+    student = create_student(teacher, tiny_models.small_config(teacher, num_attention_heads=2), calibration=batch)
+    assert all(p.isfinite().all() for p in student.parameters())
+
+
+def test_padding_the_calibration_batch_further_changes_nothing():
+    teacher = tiny_models.model()
+    weights = []
+    for width in (7, 12):
+        torch.manual_seed(0)
+        batch = tiny_models.batch((7, 3, 5) * 8, width=width)
+        student = create_student(teacher, tiny_models.small_config(teacher), calibration=batch)
+        with torch.no_grad():
+            weights.append(student(**tiny_models.batch()).logits)
+    torch.testing.assert_close(*weights, rtol=1e-2, atol=1e-3)
+
+
+def test_the_same_teacher_makes_the_same_student_whatever_the_random_state():
+    teacher, answers = tiny_models.model(), []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        student = create_student(teacher, tiny_models.small_config(teacher))
+        with torch.no_grad():
+            answers.append(student(**tiny_models.batch()).logits)
+    torch.testing.assert_close(*answers, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from hf_tinybert.saving import written_beside
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_files_arrive_whole_and_together(tmp_path):
+    target = tmp_path / "new" / "out"
+    with written_beside(target) as staging:
+        os.makedirs(f"{staging}/deep/er")
+        for name in ("a.txt", "deep/er/b.txt"):
+            with open(f"{staging}/{name}", "w") as file:
+                file.write(name)
+        assert files(target).keys() == {f"{os.path.basename(staging)}/{n}" for n in ("a.txt", "deep/er/b.txt")}
+    assert files(target) == {"a.txt": "a.txt", "deep/er/b.txt": "deep/er/b.txt"}
+    assert {path.name for path in target.iterdir()} == {"a.txt", "deep"}
+
+
+def test_old_files_are_replaced_others_stay_and_what_a_killed_run_left_goes(tmp_path):
+    for name in ("a.txt", "kept.txt"):
+        (tmp_path / name).write_text("old")
+    (tmp_path / ".partial-dead").mkdir()
+    (tmp_path / ".partial-dead" / "a.txt").write_text("half")
+    with written_beside(tmp_path) as staging, open(f"{staging}/a.txt", "w") as file:
+        file.write("new")
+    assert files(tmp_path) == {"a.txt": "new", "kept.txt": "old"}
+    assert not list(tmp_path.glob(".partial-*"))
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_when_writing_fails_the_old_files_are_untouched(error, tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+
+    def fail():
+        with written_beside(tmp_path) as staging:
+            for name in ("a.txt", "b.txt"):
+                with open(f"{staging}/{name}", "w") as file:
+                    file.write("half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert files(tmp_path) == {"a.txt": "old"}
+    assert not list(tmp_path.glob(".partial-*"))

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import tiny_models
+import torch
+import transformers
+import workbench
+from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, GPT2Config, GPT2LMHeadModel
+
+from hf_tinybert.teacher import (
+    LiveTeacher,
+    auto_class,
+    check_labels,
+    check_vocabularies,
+    describe,
+    fingerprint,
+    freeze,
+    load_teacher,
+)
+
+
+def test_a_live_teacher_answers_as_the_model_does_in_eval_mode(teacher):
+    batch = tiny_models.sentences(labels=True)
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    with torch.no_grad():
+        expected = teacher(**inputs, output_hidden_states=True)
+    teacher.train()
+    signal = LiveTeacher(teacher, [0, 2, 6], [6])
+    features = signal.features(batch | {"example_id": torch.arange(16)}, intermediate=True, prediction=True)
+    assert torch.equal(features.logits, expected.logits)
+    assert set(features.hidden) == {0, 2, 6}
+    assert set(features.queries) == set(features.keys) == {6}
+    for layer, value in features.hidden.items():
+        assert torch.equal(value, expected.hidden_states[layer])
+        assert not value.requires_grad
+    assert not teacher.training
+
+
+@pytest.mark.parametrize(("intermediate", "prediction"), [(True, False), (False, True)])
+def test_only_what_is_wanted_is_computed(intermediate, prediction):
+    model, heads = tiny_models.model(), []
+    model.classifier.register_forward_hook(lambda *_: heads.append(1))
+    features = LiveTeacher(model, [0, 1], [1]).features(tiny_models.batch(), intermediate, prediction)
+    assert bool(heads) == (features.logits is not None) == prediction
+    assert bool(features.hidden) == bool(features.queries) == intermediate
+
+
+@pytest.mark.parametrize("family", tiny_models.CONFIGS)
+def test_inputs_that_a_family_does_not_know_are_left_out(family):
+    batch = tiny_models.batch()
+    batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
+    features = LiveTeacher(tiny_models.model(family), [3], []).features(batch, True, True)
+    assert features.hidden[3].shape == (3, 7, 24)
+
+
+def test_closing_leaves_no_hooks_and_the_teacher_frozen():
+    model = tiny_models.model().train()
+    before = tiny_models.hooks(model)
+    signal = LiveTeacher(model, [0, 3], [3])
+    assert tiny_models.hooks(model) > before
+    signal.close()
+    assert tiny_models.hooks(model) == before
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    assert freeze(model) is model
+
+
+@pytest.mark.parametrize("name", tiny_models.AUTO_CLASSES)
+@pytest.mark.parametrize("family", tiny_models.CONFIGS)
+def test_the_auto_class_of_a_model(name, family):
+    auto = getattr(transformers, name)
+    assert auto_class(tiny_models.model(family, auto=auto, num_labels=2)) is auto
+
+
+def test_a_model_of_no_encoder_task_is_refused():
+    with pytest.raises(ValueError, match="GPT2LMHeadModel belongs to none of AutoModelForSequenceClassification"):
+        auto_class(GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=4, n_layer=1, n_head=1)))
+
+
+# Loading
+
+
+def test_loads_a_teacher_by_folder(teacher, teacher_folder):
+    loaded = load_teacher(teacher_folder, AutoModelForSequenceClassification, {"attn_implementation": "eager"})
+    assert fingerprint(loaded) == fingerprint(teacher)
+    assert loaded.config._attn_implementation == "eager"
+
+
+def test_a_body_without_a_trained_head_is_no_teacher_but_loads_without_a_head(body):
+    with pytest.raises(ValueError, match=r"no trained weights for classifier\.bias.*not fine-tuned"):
+        load_teacher(body, AutoModelForSequenceClassification)
+    assert load_teacher(body, AutoModel).config.hidden_size == 384
+
+
+def test_a_folder_without_a_model_or_that_is_not_there(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        load_teacher(tmp_path, AutoModelForSequenceClassification)
+    for name in (tmp_path / "nowhere", "./nowhere", "../nowhere"):
+        with pytest.raises(ValueError, match="does not exist"):
+            load_teacher(name, AutoModelForSequenceClassification)
+
+
+# Naming it without naming a path
+
+
+def test_a_local_teacher_is_described_by_its_weights_alone(teacher, teacher_folder, tmp_path):
+    shutil.copytree(teacher_folder, tmp_path / "elsewhere")
+    name = describe(teacher)
+    assert name == f"sha256:{fingerprint(teacher)}" == describe(workbench.load(tmp_path / "elsewhere"))
+    assert len(fingerprint(teacher)) == 16
+    with torch.no_grad():
+        teacher.bert.encoder.layer[5].attention.self.key.bias[3] += 1e-3
+    assert describe(teacher) != name
+
+
+def test_the_fingerprint_sees_type_and_shape():
+    model = tiny_models.model()
+    names = {fingerprint(model), fingerprint(tiny_models.model(seed=1)), fingerprint(tiny_models.model().half())}
+    assert len(names) == 3
+    assert fingerprint(tiny_models.model()) in names
+    with torch.no_grad():
+        model.classifier.weight = torch.nn.Parameter(model.classifier.weight.reshape(24, 3))
+    assert fingerprint(model) not in names
+
+
+def test_a_hub_teacher_is_described_by_its_id():
+    model = tiny_models.model()
+    model.config._name_or_path, model.config._commit_hash = "somebody/bert-intents", "0" * 40
+    assert describe(model) == "somebody/bert-intents"
+
+
+def test_a_folder_never_passes_for_a_hub_id(tmp_path, monkeypatch):
+    model = tiny_models.model()
+    model.config._commit_hash = "0" * 40
+    (tmp_path / "local" / "teacher").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for name in ("local/teacher", str(tmp_path / "gone" / "teacher"), str(tmp_path), ""):
+        model.config._name_or_path = name
+        assert describe(model).startswith("sha256:"), name
+
+
+# What must agree
+
+
+def labels(*names):
+    return BertConfig(id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)})
+
+
+def test_labels_that_agree_or_that_say_nothing():
+    check_labels(labels("a", "b"), labels("a", "b"))
+    check_labels(labels("a", "b"), BertConfig(num_labels=2))
+    check_labels(BertConfig(num_labels=2), labels("a", "b"))
+    text = labels("a", "b")
+    text.id2label = {"0": "a", "1": "b"}
+    check_labels(text, labels("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "message"),
+    [
+        (labels("a"), labels("a", "b"), "teacher has 2 labels and the student 1"),
+        (labels("b", "a"), labels("a", "b"), "different order of labels"),
+        (labels("a", "c"), labels("a", "b"), "different labels"),
+        (labels("LABEL_1", "LABEL_0"), labels("a", "b"), "different labels"),
+    ],
+)
+def test_labels_that_do_not_agree(student, teacher, message):
+    with pytest.raises(ValueError, match=message):
+        check_labels(student, teacher)
+
+
+def test_vocabularies_must_have_one_size():
+    check_vocabularies(BertConfig(vocab_size=7), BertConfig(vocab_size=7))
+    with pytest.raises(ValueError, match="teacher has a vocabulary of 8 tokens and the student of 7"):
+        check_vocabularies(BertConfig(vocab_size=7), BertConfig(vocab_size=8))
