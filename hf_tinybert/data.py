@@ -294,7 +294,7 @@ def _label_ids(dataset: Dataset, name: str, column: str, labels: Labels) -> list
         values = [feature.names[value] for value in values]
     ids = {label: index for index, label in enumerate(labels.names)}
     numbered = all(label.lstrip("-").isdigit() for label in labels.names)
-    if not numbered and all(isinstance(value, int) for value in values):
+    if not numbered and all(type(value) is int for value in values):
         ids = {str(index): index for index in range(len(labels.names))}
     unknown = sorted({str(value) for value in values} - ids.keys())
     if unknown:

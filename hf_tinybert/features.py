@@ -81,7 +81,8 @@ class FeatureCapture:
     def _catcher(self, kind: str, layer: int) -> Any:
         def catch(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if self._features is not None:
-                value = output[0] if isinstance(output, tuple) else output
-                getattr(self._features, kind)[layer] = value
+                # DistilBERT's layers may put the attention map `[B, h, S, S]` first.
+                values = output if isinstance(output, tuple) else (output,)
+                getattr(self._features, kind)[layer] = next(value for value in values if value.dim() == 3)
 
         return catch

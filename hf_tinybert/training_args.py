@@ -130,10 +130,12 @@ class DistillationTrainingArguments(TrainingArguments):
                     f"num_intermediate_epochs must lie between 0 and num_train_epochs ({self.num_train_epochs}), "
                     f"which counts both phases; got {self.num_intermediate_epochs}."
                 )
-        for name in ("learning_rate", "intermediate_learning_rate"):
-            rate = getattr(self, name)
-            if rate is not None and not rate > 0:
-                raise ValueError(f"{name} must be positive, got {rate}.")
+        if self.intermediate_learning_rate is not None and not (
+            self.intermediate_learning_rate > 0 < self.learning_rate
+        ):
+            raise ValueError(
+                f"intermediate_learning_rate and learning_rate must be positive, got {rate} and {self.learning_rate}."
+            )
         if not 0 <= self.intermediate_warmup_ratio <= 1:
             raise ValueError(f"intermediate_warmup_ratio is a share, 0 to 1, got {self.intermediate_warmup_ratio}.")
         SchedulerType(self.intermediate_lr_scheduler_type)  # raises, listing the schedules

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -14,6 +15,14 @@ os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 sys.path.insert(0, str(Path(__file__).parent))
 
 import workbench
+
+
+@pytest.fixture(autouse=True)
+def no_precision_left_behind():
+    """Training arguments with bf16 set a variable that turns later runs, also in other processes, to bf16."""
+    yield
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
+    AcceleratorState._reset_state()
 
 
 @pytest.fixture(scope="session")

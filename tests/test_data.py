@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from transformers import BertConfig
 
 from hf_tinybert import data
-from hf_tinybert.data import Columns, DataArguments, Labels, check_max_length, encode, load_raw
+from hf_tinybert.data import Columns, DataArguments, Labels, check_max_length, checked, encode, load_raw, shortened
 
 DEMO = resources.files("hf_tinybert") / "demo_data"
 TRAPS = ["null", "NA", "nan", "None", "N/A", "", "-inf", "true"]
@@ -53,8 +53,9 @@ def prepared(args: DataArguments, tokenizer, labels: Labels | None = None) -> tu
     splits = load_raw(args)
     first = splits["train"] if "train" in splits else next(iter(splits.values()))
     columns = Columns.find(first, args)
+    splits = checked(splits, columns)
     labels = labels or Labels.of_dataset(first, columns.label)
-    return encode(splits, columns, labels, tokenizer, args.max_length), labels
+    return encode(shortened(splits, args), columns, labels, tokenizer, args.max_length), labels
 
 
 # Reading
@@ -135,11 +136,12 @@ def test_a_file_that_was_changed_is_read_again(tmp_path):
 
 def test_max_train_samples_leaves_the_other_splits_alone():
     args = DataArguments(train_file=str(DEMO / "train.csv"), eval_file=str(DEMO / "eval.csv"), max_train_samples=33)
-    splits = load_raw(args)
+    whole = load_raw(args)
+    splits = shortened(whole, args)
     assert splits["train"].to_list() == demo_rows("train", 33)
     assert len(splits["eval"]) == 180
     args.max_train_samples = 10**6
-    assert len(load_raw(args)["train"]) == 780
+    assert len(shortened(whole, args)["train"]) == 780
 
 
 @pytest.mark.parametrize("count", [0, -3])
@@ -365,7 +367,7 @@ def test_another_split_lacks_a_column(tmp_path, tokenizer):
 
 
 def test_a_text_is_missing_in_a_row(tmp_path, tokenizer):
-    rows = [{"text": "a", "label": "x"}, {"text": None, "label": "x"}]
+    rows = [{"text": "a", "label": "x"}, {"text": None, "label": "y"}]
     path = write(tmp_path / "f.jsonl", rows)
     with pytest.raises(ValueError, match="The train data has no text in row 2, column 'text'"):
         prepared(DataArguments(train_file=str(path)), tokenizer)
@@ -405,7 +407,10 @@ def test_long_texts_are_cut_at_the_end_and_not_cached_at_another_length(tokenize
 
 
 def test_encoded_rows_hold_what_a_model_takes_and_nothing_else(tmp_path, tokenizer):
-    path = write(tmp_path / "f.csv", [{"id": 7, "text": "a", "label_ids": "z", "labels": "x", "labels2": "y"}])
+    path = write(
+        tmp_path / "f.csv",
+        [{"id": i, "text": "a", "label_ids": "z", "labels": "x", "labels2": f"y{i}"} for i in (7, 8)],
+    )
     encoded, _ = prepared(DataArguments(train_file=str(path), label_column="labels2"), tokenizer)
     assert set(encoded["train"].column_names) == {*tokenizer.model_input_names, "labels"}
 
@@ -448,11 +453,11 @@ def test_a_test_split_with_hidden_labels_is_not_measured(tmp_path, tokenizer):
     assert "test" not in encoded
 
 
-def test_a_folder_whose_splits_do_not_agree_is_refused(tmp_path):
+def test_a_folder_whose_splits_do_not_agree_is_refused(tmp_path, tokenizer):
     write(tmp_path / "train.csv", demo_rows("train", 4))
     write(tmp_path / "test.csv", [{"sentence": "no label here"}])
-    with pytest.raises(ValueError, match=tmp_path.name):
-        load_raw(DataArguments(dataset=str(tmp_path)))
+    with pytest.raises(ValueError, match="The test data has no column 'text'"):
+        prepared(DataArguments(dataset=str(tmp_path)), tokenizer)
 
 
 # Refusals

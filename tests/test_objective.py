@@ -48,7 +48,9 @@ class Pair:
     def __call__(self, batch, phase="joint", counts=None):
         levels = LEVELS[phase]
         features = self.teacher.features(batch, "hidden" in levels, "prediction" in levels)
-        counts = counts or BatchCounts.of_batches([batch], torch.device("cpu"))
+        if counts is None:
+            by_row = self.objective.settings.problem_type == "multi_label_classification"
+            counts = BatchCounts.of_batches([batch], torch.device("cpu"), count_rows=by_row)
         return self.objective(**batch, step=Step(features, levels, counts))
 
 

@@ -123,7 +123,7 @@ def test_one_phase_alone_has_transformers_own_learning_rates(name, tmp_path):
 @pytest.mark.parametrize("name", ["reduce_lr_on_plateau"])
 def test_schedules_driven_by_metrics_are_refused(name):
     with pytest.raises(ValueError, match=f"{name}.*function of the step"):
-        schedule_function(name, 0, 10)
+        schedule_function(name, 1e-3, 0, 10)
 
 
 def test_the_joined_schedule_is_saved_without_code(tmp_path):

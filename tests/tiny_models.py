@@ -26,8 +26,6 @@ CONFIGS = {
 AUTO_CLASSES = [
     "AutoModel",
     "AutoModelForMaskedLM",
-    "AutoModelForMultipleChoice",
-    "AutoModelForQuestionAnswering",
     "AutoModelForSequenceClassification",
     "AutoModelForTokenClassification",
 ]

@@ -30,10 +30,14 @@ def parse(
     known = {action.dest: action for action in parser._actions if action.dest != "help"}
     parser.add_argument("--config", help="YAML or JSON file with any of these arguments; flags win over it.")
     parser.set_defaults(**{name: value for name, value in defaults.items() if name in known})
+    config = _config_file(argv)
+    unknown = sorted(config.keys() - known.keys())
+    if unknown:
+        raise ValueError(f"The configuration file has the unknown argument(s) {', '.join(unknown)}.")
     from_file: list[str] = []
-    for name, value in _config_file(argv).items():
-        if name not in known:
-            raise ValueError(f"The configuration file has the unknown argument {name!r}.")
+    for name, value in config.items():
+        if isinstance(value, list) and known[name].nargs not in ("+", "*"):
+            raise ValueError(f"The configuration file gives a list for {name!r}, which takes one value.")
         from_file += [f"--{name}", *_as_text(name, value)]
     filled = parser.parse_args_into_dataclasses(args=[*from_file, *argv], look_for_args_file=False)
     return filled[: len(classes)]
