@@ -130,9 +130,8 @@ class DistillationTrainingArguments(TrainingArguments):
                     f"num_intermediate_epochs must lie between 0 and num_train_epochs ({self.num_train_epochs}), "
                     f"which counts both phases; got {self.num_intermediate_epochs}."
                 )
-        if self.intermediate_learning_rate is not None and not (
-            self.intermediate_learning_rate > 0 < self.learning_rate
-        ):
+        rate = self.intermediate_learning_rate
+        if rate is not None and not (rate > 0 and self.learning_rate > 0):
             raise ValueError(
                 f"intermediate_learning_rate and learning_rate must be positive, got {rate} and {self.learning_rate}."
             )
