@@ -24,19 +24,16 @@ def comparison_picture(comparison: Comparison, path: str | os.PathLike[str], tit
     """
     plt = _pyplot()
     models = comparison.models
+    sizes = [None if m.bytes_on_disk is None else m.bytes_on_disk / 1e6 for m in models]
     panels = [
-        (f"{comparison.split} {comparison.metric}", [m.score for m in models], "{:.1%}"),
-        (
-            "file size (MB)",
-            [None if m.bytes_on_disk is None else m.bytes_on_disk / 1e6 for m in models],
-            "{:.0f}",
-        ),
-        (f"latency (ms, {comparison.length} tokens)", [m.latency_ms for m in models], "{:.1f}"),
+        (f"{comparison.split} {comparison.metric}", [m.score for m in models], "{:.1%}", "kept"),
+        ("file size (MB)", sizes, "{:.0f}", "smaller"),
+        (f"latency (ms, {comparison.length} tokens)", [m.latency_ms for m in models], "{:.1f}", "faster"),
     ]
     figure, axes = plt.subplots(1, len(panels), figsize=(10, 3.6), layout="constrained")
     figure.suptitle(title, color=_INK, fontsize=13, fontweight="bold")
     colours = [_TEACHER] + [_STUDENT] * (len(models) - 1)
-    for index, (axis, (label, values, form)) in enumerate(zip(axes, panels, strict=True)):
+    for axis, (label, values, form, word) in zip(axes, panels, strict=True):
         known = [0.0 if value is None else value for value in values]
         bars = axis.bar([m.name for m in models], known, color=colours, width=0.6)
         for bar, value in zip(bars, values, strict=True):
@@ -50,7 +47,7 @@ def comparison_picture(comparison: Comparison, path: str | os.PathLike[str], tit
                 textcoords="offset points",
                 color=_INK,
             )
-        axis.set_title(label + _change(values, is_score=index == 0), fontsize=10, color=_INK)
+        axis.set_title(label + _change(values, word), fontsize=10, color=_INK)
         axis.set_ylim(0, max([*known, 1e-9]) * 1.18)
         axis.set_yticks([])
         for side in ("top", "right", "left"):
@@ -63,12 +60,12 @@ def comparison_picture(comparison: Comparison, path: str | os.PathLike[str], tit
     os.replace(temporary, path)
 
 
-def _change(values: list[float | None], is_score: bool) -> str:
+def _change(values: list[float | None], word: str) -> str:
     """What the last model is against the first, in words."""
     first, last = values[0], values[-1]
     if not first or not last:
         return ""
-    return f"\n{last / first:.1%} kept" if is_score else f"\n{first / last:.1f} times less"
+    return f"\n{last / first:.1%} {word}" if word == "kept" else f"\n{first / last:.1f} times {word}"
 
 
 def _pyplot() -> Any:

