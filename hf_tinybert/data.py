@@ -252,6 +252,22 @@ def _is_missing(label: Any, hidden: bool) -> bool:
     return label is None or label == "" or label != label or (hidden and label == -1)
 
 
+def load_for_training(args: DataArguments) -> tuple[DatasetDict, Columns]:
+    """The splits named in the arguments, checked, with training data among them, and their columns.
+
+    Raises:
+        ValueError: as `load_raw`, `Columns.find` and `checked`, or there is no labelled training data.
+    """
+    splits = load_raw(args)
+    if "train" not in splits:
+        raise ValueError("No training data: give --train-file or a --dataset with a train split.")
+    columns = Columns.find(splits["train"], args)
+    splits = checked(splits, columns)
+    if "train" not in splits:
+        raise ValueError(f"The training data has no labels in column {columns.label!r}.")
+    return splits, columns
+
+
 def shortened(splits: DatasetDict, args: DataArguments) -> DatasetDict:
     """The splits with no more training examples than `--max-train-samples`."""
     if args.max_train_samples is None or "train" not in splits:

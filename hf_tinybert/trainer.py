@@ -81,12 +81,6 @@ class DistillationTrainer(SafeSavingTrainer):
                 "hooks. Start the script with `torchrun --nproc-per-node N` or `accelerate launch`, or show it one "
                 "GPU with CUDA_VISIBLE_DEVICES=0."
             )
-        super().__init__(model, args, *positional, **kwargs)
-        # Our loss is a share of the global batch's mean; the Trainer divides it by the accumulation steps.
-        self.model_accepts_loss_kwargs = False
-        self.loss_is_scaled_for_ga = False
-        self._hard_label_function, self.compute_loss_func = self.compute_loss_func, None
-        self.teacher = self._take_teacher(teacher, teacher_init_kwargs)
         self._objective: DistillationObjective | None = None
         self._signal: LiveTeacher | None = None
         self._plan: PhasePlan | None = None
@@ -96,6 +90,12 @@ class DistillationTrainer(SafeSavingTrainer):
         self._parts: dict[str, Tensor] = {}
         self._phase_of_part: dict[str, Phase] = {}
         self._steps_in_phase: Counter[Phase] = Counter()
+        super().__init__(model, args, *positional, **kwargs)
+        # Our loss is a share of the global batch's mean; the Trainer divides it by the accumulation steps.
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = False
+        self._hard_label_function, self.compute_loss_func = self.compute_loss_func, None
+        self.teacher = self._take_teacher(teacher, teacher_init_kwargs)
         self._settings()
 
     # Teacher, student and settings
@@ -103,7 +103,12 @@ class DistillationTrainer(SafeSavingTrainer):
     @property
     def student(self) -> PreTrainedModel:
         """The student, also while `trainer.model` is the objective around it."""
-        return self.model.student if isinstance(self.model, DistillationObjective) else self.model
+        return self._objective.student if self._attached and self._objective is not None else self.model
+
+    @property
+    def _attached(self) -> bool:
+        """Whether training is under way; the model may then be wrapped in more than the objective."""
+        return self._signal is not None
 
     def _take_teacher(
         self, teacher: PreTrainedModel | str | os.PathLike[str], init_kwargs: Mapping[str, Any] | None
@@ -216,9 +221,10 @@ class DistillationTrainer(SafeSavingTrainer):
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """Fetch the micro-batches of a step, and count what they hold over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if not isinstance(self.model, DistillationObjective) or not batches:
+        if not self._attached or not batches:
             return batches, None
         assert self._plan is not None
+        assert self._objective is not None
         step = self.state.global_step
         self._phase = self._plan.phase(step)
         self._steps_in_phase[self._phase] += 1
@@ -231,7 +237,7 @@ class DistillationTrainer(SafeSavingTrainer):
             longest=self._max_length,
             reduce=self.accelerator.reduce if self.args.world_size > 1 else None,
             processes=max(self.args.world_size, 1),
-            count_rows=self.model.settings.problem_type == "multi_label_classification",
+            count_rows=self._objective.settings.problem_type == "multi_label_classification",
         )
         return batches, counts
 
@@ -245,13 +251,14 @@ class DistillationTrainer(SafeSavingTrainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """The distillation loss in training; the student's ordinary loss in evaluation."""
-        if not model.training or not isinstance(num_items_in_batch, BatchCounts):
+        if not model.training or not self._attached:
             loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
             if self._agreement is not None and outputs.get("logits") is not None:
                 self._compare(inputs, outputs["logits"])
             return (loss, outputs) if return_outputs else loss
         assert self._phase is not None
         assert self._signal is not None
+        assert isinstance(num_items_in_batch, BatchCounts)
         levels = LEVELS[self._phase]
         teacher = self._signal.features(inputs, intermediate="hidden" in levels, prediction="prediction" in levels)
         loss, parts = model(**inputs, step=Step(teacher, levels, num_items_in_batch))
@@ -277,7 +284,7 @@ class DistillationTrainer(SafeSavingTrainer):
         Raises:
             FloatingPointError: the training loss is not a number.
         """
-        if "loss" in logs and isinstance(self.model, DistillationObjective):
+        if "loss" in logs and self._attached:
             logs = logs | self._drain_parts()
             if not math.isfinite(logs["loss"]):
                 raise FloatingPointError(

@@ -9,6 +9,16 @@ from typing import Any
 
 from transformers import HfArgumentParser, TrainingArguments
 
+from hf_tinybert import compat
+
+#: Where the training commands differ from `TrainingArguments`' own defaults.
+TRAINING_DEFAULTS = {
+    "report_to": "none",
+    "per_device_train_batch_size": 32,
+    "per_device_eval_batch_size": 64,
+    **compat.group_by_length_argument(),
+}
+
 
 def parse(
     verb: str, description: str, classes: Sequence[Any], argv: Sequence[str], **defaults: Any

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoModelForSequenceClassification, set_seed
 
-from hf_tinybert import comparison, compat, data, metrics
+from hf_tinybert import comparison, data, metrics
 from hf_tinybert.cli import arguments
 from hf_tinybert.configuration import DEFAULT_PRESET, PRESETS
 from hf_tinybert.families import locate
@@ -49,18 +49,12 @@ def run(argv: Sequence[str]) -> None:
         "Distil a fine-tuned teacher into a TinyBERT student.",
         (DistillArguments, data.DataArguments, DistillationTrainingArguments),
         argv,
-        report_to="none",
         save_strategy="epoch",
         save_total_limit=2,
-        per_device_train_batch_size=32,
-        per_device_eval_batch_size=64,
-        **compat.group_by_length_argument(),
+        **arguments.TRAINING_DEFAULTS,
     )
-    splits = data.load_raw(data_args)
-    if "train" not in splits:
-        raise ValueError("No training data: give --train-file or a --dataset with a train split.")
-    columns = data.Columns.find(splits["train"], data_args)
-    splits = data.shortened(data.checked(splits, columns), data_args)
+    splits, columns = data.load_for_training(data_args)
+    splits = data.shortened(splits, data_args)
     teacher = load_teacher(model_args.teacher, AutoModelForSequenceClassification)
     tokenizer = load_tokenizer(model_args.teacher, "teacher")
     labels = data.Labels.of_config(teacher.config)

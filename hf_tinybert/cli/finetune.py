@@ -14,7 +14,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_tinybert import compat, data, metrics
+from hf_tinybert import data, metrics
 from hf_tinybert.cli import arguments
 from hf_tinybert.saving import SafeSavingTrainer
 from hf_tinybert.teacher import load_tokenizer
@@ -34,17 +34,10 @@ def run(argv: Sequence[str]) -> None:
         "Fine-tune an encoder on a classification or regression task.",
         (FinetuneArguments, data.DataArguments, TrainingArguments),
         argv,
-        report_to="none",
         save_strategy="no",
-        per_device_train_batch_size=32,
-        per_device_eval_batch_size=64,
-        **compat.group_by_length_argument(),
+        **arguments.TRAINING_DEFAULTS,
     )
-    splits = data.load_raw(data_args)
-    if "train" not in splits:
-        raise ValueError("No training data: give --train-file or a --dataset with a train split.")
-    columns = data.Columns.find(splits["train"], data_args)
-    splits = data.checked(splits, columns)
+    splits, columns = data.load_for_training(data_args)
     labels = data.Labels.of_dataset(splits["train"], columns.label)
     set_seed(training_args.seed)
     model = _load(model_args.model, labels)
