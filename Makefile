@@ -11,7 +11,8 @@ SOURCES := hf_tinybert tests examples
 demo: $(VENV)/.ready
 	$(VENV)/bin/hf-tinybert demo
 
-test: lint test-optimum test-latest
+# Both environments first: each world's tests also load a student in the other.
+test: $(VENV)/.ready $(LATEST)/.ready lint test-optimum test-latest
 
 # transformers 4.57 with Optimum's ONNX exporter: the world in which every feature works.
 test-optimum: $(VENV)/.ready
