@@ -384,12 +384,12 @@ class DistillationTrainer(SafeSavingTrainer):
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         if self.args.should_save:
-            folder = os.path.join(self._get_output_dir(trial=kwargs.get("trial", args[1] if len(args) > 1 else None)))
-            checkpoints.mark_incomplete(os.path.join(folder, f"checkpoint-{self.state.global_step}"))
+            run_dir = self._get_output_dir(trial=kwargs.get("trial", args[1] if len(args) > 1 else None))
+            checkpoints.mark_incomplete(os.path.join(run_dir, f"checkpoint-{self.state.global_step}"))
         super()._save_checkpoint(*args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        if state_dict is not None:
+        if state_dict is not None and self._attached:
             prefix = "student."
             state_dict = {n.removeprefix(prefix): v for n, v in state_dict.items() if n.startswith(prefix)}
         with self._as_student():

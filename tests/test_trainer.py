@@ -177,6 +177,14 @@ def test_what_is_saved(teacher, tmp_path):
     assert trainer.args.hub_token == "hf_SECRETSECRET"
 
 
+def test_a_state_dict_given_after_training_is_saved_as_it_is(teacher, tmp_path):
+    trainer = distilled(teacher, tmp_path, max_steps=2)
+    state = {name: value.clone() + 1 for name, value in trainer.model.state_dict().items()}
+    trainer._save(str(tmp_path / "given"), state_dict=state)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "given").state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in state.items())
+
+
 def test_resuming_with_more_epochs_does_not_move_the_boundary(teacher, tmp_path):
     distilled(teacher, tmp_path, save_strategy="steps", save_steps=2, intermediate_share=0.5)
     longer = workbench.trainer(
