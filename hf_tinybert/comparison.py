@@ -1,22 +1,24 @@
-"""Teacher and student side by side: metric, parameters, file size, latency, share kept."""
+"""Models side by side.
+
+`Comparison` is of teacher and student: metric, parameters, file size, latency, share kept. `Benchmark` is of any
+models in any runtimes: parameters, FLOPs, file size, latency, throughput.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import statistics
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+import transformers
 from transformers import PreTrainedModel
 
-from hf_tinybert.checkpoints import PROJECTIONS_NAME
 from hf_tinybert.families import locate
-
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+from hf_tinybert.inference import Candidate, ModelCost, Plan, Timing, bytes_on_disk, latency, measure
 
 
 @dataclass(frozen=True)
@@ -72,19 +74,72 @@ class Comparison:
         latency = f"latency ({self.length} tokens)"
         rows.append([latency, *(_number(m.latency_ms, "{:.2f} ms") for m in self.models)])
         rows.append(["speed-up", *(_ratio(first.latency_ms, m.latency_ms, "{:.1f}x") for m in self.models)])
-        widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-        lines = []
-        for row in rows:
-            cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
-            lines.append("  ".join(cells).rstrip())
-        lines.insert(1, "-" * max(map(len, lines)))
-        return "\n".join(lines)
+        return "\n".join(_aligned(rows))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write as JSON, whole or not at all."""
-        temporary = Path(f"{path}.partial")
-        temporary.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        _save_json(path, asdict(self))
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Models and runtimes side by side; speed-ups are against the first row.
+
+    Attributes:
+        device: what they ran on.
+        torch_version: of the installed torch.
+        transformers_version: of the installed transformers.
+        plan: what was timed, and how.
+        costs: a row for each model in each runtime.
+        timings: such a row for each batch size and length.
+    """
+
+    device: str
+    torch_version: str
+    transformers_version: str
+    plan: Plan
+    costs: tuple[ModelCost, ...]
+    timings: tuple[Timing, ...]
+
+    def __str__(self) -> str:
+        """A header, a table of costs, and a table of times for each batch size and length."""
+        plan = self.plan
+        versions = f"torch {self.torch_version}, transformers {self.transformers_version}"
+        lines = [
+            f"{self.device}, {plan.threads} thread{'s' if plan.threads > 1 else ''}, {versions}, float32",
+            f"{plan.rounds} rounds in turns after {plan.warm_up} of warm-up; speed-up against {self.costs[0].label}",
+            "",
+            *self._cost_table(),
+        ]
+        if any(cost.size_is_computed for cost in self.costs):
+            lines.append("* computed: there is no such file")
+        for batch_size in plan.batch_sizes:
+            for length in plan.lengths:
+                lines += ["", *self._time_table(batch_size, length)]
+        return "\n".join(lines)
+
+    def _cost_table(self) -> list[str]:
+        counted = [f"FLOPs ({length} tokens)" for length in self.plan.lengths]
+        rows = [["", "parameters", *counted, "file size"]]
+        for cost in self.costs:
+            flops = [f"{cost.flops[length] / 1e6:,.1f} M" for length in self.plan.lengths]
+            size = "-" if cost.bytes_on_disk is None else f"{cost.bytes_on_disk / 1e6:.1f} MB"
+            mark = "*" if cost.size_is_computed else " "
+            rows.append([cost.label, f"{cost.parameters / 1e6:.1f} M", *flops, size + mark])
+        rows[0][-1] += " "
+        return _aligned(rows)
+
+    def _time_table(self, batch_size: int, length: int) -> list[str]:
+        rows = [[f"batch of {batch_size}, {length} tokens", "median", "p95", "sequences/s", "speed-up"]]
+        found = [t for t in self.timings if (t.batch_size, t.length) == (batch_size, length)]
+        for cost, timing in zip(self.costs, found, strict=True):
+            times = [f"{timing.median_ms:.2f} ms", f"{timing.p95_ms:.2f} ms"]
+            rows.append([cost.label, *times, f"{timing.sequences_per_second:,.1f}", f"{timing.speed_up:.1f}x"])
+        return _aligned(rows)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write as JSON, whole or not at all."""
+        _save_json(path, asdict(self))
 
 
 def compare(
@@ -120,31 +175,42 @@ def compare(
     return Comparison(metric, split, length, torch.get_num_threads(), facts)
 
 
-@torch.inference_mode()
-def latency(
-    models: Mapping[str, PreTrainedModel], length: int, rounds: int = 40, warm_up: int = 5
-) -> dict[str, float]:
-    """Median milliseconds of one sequence of `length` tokens, the models taking turns."""
-    times: dict[str, list[float]] = {name: [] for name in models}
-    for model in models.values():
-        model.eval()
-    for turn in range(warm_up + rounds):
-        for name, model in models.items():
-            ids = torch.full((1, length), 1, device=model.device)
-            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-            start = time.perf_counter()
-            model(**inputs)
-            if model.device.type == "cuda":
-                torch.cuda.synchronize()
-            if turn >= warm_up:
-                times[name].append((time.perf_counter() - start) * 1000)
-    return {name: statistics.median(values) for name, values in times.items()}
+def benchmark(
+    candidates: Sequence[Candidate],
+    plan: Plan,
+    runtimes: Sequence[str] = (),
+    device: str | torch.device = "cpu",
+    progress: Callable[[str], None] | None = None,
+) -> Benchmark:
+    """Measure models in runtimes; the arguments and errors are those of `inference.measure`."""
+    costs, timings = measure(candidates, plan, runtimes, device, progress)
+    device = torch.device(device)
+    return Benchmark(
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        torch_version=torch.__version__,
+        transformers_version=transformers.__version__,
+        plan=plan,
+        costs=tuple(costs),
+        timings=tuple(timings),
+    )
 
 
-def bytes_on_disk(folder: str | os.PathLike[str]) -> int | None:
-    """The size of a folder's weight files, or None if it is no folder or has none."""
-    files = {path for pattern in _WEIGHTS for path in Path(folder).glob(pattern) if path.name != PROJECTIONS_NAME}
-    return sum(path.stat().st_size for path in files) or None
+def _save_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write beside the file, then rename."""
+    temporary = Path(f"{path}.partial")
+    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: the first column to the left, the others to the right, a rule below the first row."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(others, widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    lines.insert(1, "-" * max(map(len, lines)))
+    return lines
 
 
 def _number(value: float | None, form: str, factor: float = 1.0) -> str:

@@ -32,3 +32,11 @@ def warmup_argument(share: float) -> dict[str, Any]:
     if "warmup_ratio" in _FIELDS:
         return {"warmup_ratio": share}
     return {"warmup_steps": share}
+
+
+def compile_arguments(args: TrainingArguments) -> dict[str, Any] | None:
+    """The arguments of `torch.compile` that the training arguments ask for, or None for no compilation."""
+    if not getattr(args, "torch_compile", False):
+        return None
+    given = {"backend": args.torch_compile_backend, "mode": args.torch_compile_mode}
+    return {name: value for name, value in given.items() if value is not None}

@@ -36,6 +36,10 @@ class Features:
     keys: dict[int, Tensor] = field(default_factory=dict)
 
 
+class _Enough(Exception):
+    """Everything that was wanted has been caught; the rest of the forward pass is not needed."""
+
+
 class FeatureCapture:
     """Owns the hooks on one model's layers; outside `recording()` they do nothing.
 
@@ -43,12 +47,15 @@ class FeatureCapture:
         encoder: the parts of the model.
         hidden: layers whose output is wanted; 0 is the embedding block, taken as the input of layer 1.
         attention: layers whose queries and keys are wanted.
+        stop: a recording may end the forward pass as soon as everything is caught.
     """
 
-    def __init__(self, encoder: Encoder, hidden: Iterable[int], attention: Iterable[int]) -> None:
+    def __init__(self, encoder: Encoder, hidden: Iterable[int], attention: Iterable[int], stop: bool = False) -> None:
         """Register the hooks."""
         self._features: Features | None = None
         self._handles: list[Any] = []
+        self._stop = stop
+        self._stopping = False
         for layer in hidden:
             if layer == 0:
                 handle = encoder.layers[0].register_forward_pre_hook(self._catch_input, with_kwargs=True)
@@ -59,13 +66,22 @@ class FeatureCapture:
             for kind, modules in (("queries", encoder.queries), ("keys", encoder.keys)):
                 hook = self._catcher(kind, layer)
                 self._handles.append(modules[layer - 1].register_forward_hook(hook))
+        self._wanted = len(self._handles)
 
     @contextmanager
-    def recording(self) -> Iterator[Features]:
-        """Catch the features of the forward passes made inside; a recomputation afterwards is not caught."""
+    def recording(self, stop: bool = False) -> Iterator[Features]:
+        """Catch the features of the forward pass made inside; a recomputation afterwards is not caught.
+
+        Args:
+            stop: leave the forward pass, and the `with` block, as soon as everything is caught, if the capture
+                was made for it.
+        """
         self._features = features = Features()
+        self._stopping = stop and self._stop
         try:
             yield features
+        except _Enough:
+            pass
         finally:
             self._features = None
 
@@ -77,6 +93,7 @@ class FeatureCapture:
     def _catch_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._features is not None:
             self._features.hidden[0] = args[0] if args else kwargs["hidden_states"]
+            self._leave(self._features)
 
     def _catcher(self, kind: str, layer: int) -> Any:
         def catch(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -84,5 +101,11 @@ class FeatureCapture:
                 # DistilBERT's layers may put the attention map `[B, h, S, S]` first.
                 values = output if isinstance(output, tuple) else (output,)
                 getattr(self._features, kind)[layer] = next(value for value in values if value.dim() == 3)
+                self._leave(self._features)
 
         return catch
+
+    def _leave(self, features: Features) -> None:
+        caught = len(features.hidden) + len(features.queries) + len(features.keys)
+        if self._stopping and caught == self._wanted:
+            raise _Enough

@@ -17,7 +17,7 @@ position and 0 for padding; without a mask every position is real.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -118,7 +118,9 @@ def attention_loss(
         if reduction == "paper":
             return _paper_attention(queries_s, keys_s, queries_t, keys_t, mask)
         if form == "linear":
-            total = _linear_attention(queries_s, keys_s, queries_t, keys_t, mask)
+            frozen = not (queries_t.requires_grad or keys_t.requires_grad)
+            linear = _LinearAttention.apply if frozen else _linear_attention
+            total = linear(queries_s, keys_s, queries_t, keys_t, mask)
         elif form == "map":
             difference = queries_s @ keys_s.mT - queries_t @ keys_t.mT
             if mask is not None:
@@ -233,12 +235,40 @@ def hard_label_loss(
 
 
 def _linear_attention(q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, mask: Tensor | None) -> Tensor:
-    x = torch.cat([q_s, -q_t], dim=-1)
-    y = torch.cat([k_s, k_t], dim=-1)
+    x, y = _stacked(q_s, k_s, q_t, k_t, mask)
+    return ((x.mT @ x) * (y.mT @ y)).sum()
+
+
+class _LinearAttention(torch.autograd.Function):
+    """`_linear_attention` for a frozen teacher, with its gradient found on the way forward.
+
+    With G = X^T X and H = Y^T Y the gradients are 2 X H and 2 Y G. Only the student's columns of them are
+    computed, and only these are kept for the backward pass, nothing of the teacher's width.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, mask: Tensor | None) -> Tensor:
+        width = q_s.shape[-1]
+        x, y = _stacked(q_s, k_s, q_t, k_t, mask)
+        g, h = x.mT @ x, y.mT @ y
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(x @ (2.0 * h[..., :width]), y @ (2.0 * g[..., :width]))
+        return (g * h).sum()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        of_query, of_key = ctx.saved_tensors
+        return gradient * of_query, gradient * of_key, None, None, None
+
+
+def _stacked(q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """X = [Q_S, -Q_T] and Y = [K_S, K_T], `[B, h, S, d_s + d_t]`, padded rows zeroed."""
+    x, y = torch.cat([q_s, -q_t], dim=-1), torch.cat([k_s, k_t], dim=-1)
     if mask is not None:
         padding = _padding(mask, (x.shape[0], x.shape[2]))[:, None, :, None]
         x, y = x.masked_fill(padding, 0.0), y.masked_fill(padding, 0.0)
-    return ((x.mT @ x) * (y.mT @ y)).sum()
+    return x, y
 
 
 def _paper_attention(q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, mask: Tensor | None) -> Tensor:

@@ -209,6 +209,11 @@ class DistillationObjective(nn.Module):
             raise ValueError(f"None of the levels {', '.join(sorted(step.levels))} has a weight above 0.")
         return torch.stack(weighted).sum() * step.counts.shares, parts
 
+    def begin(self, intermediate: bool) -> None:
+        """A phase begins; without layers to match, there are no hooks."""
+        if not intermediate:
+            self._capture.remove()
+
     def detach(self) -> PreTrainedModel:
         """Take the hooks off and hand the student back."""
         self._capture.remove()

@@ -65,6 +65,23 @@ class PhasePlan:
             share = args.num_intermediate_epochs / args.num_train_epochs
         return cls(total_steps, min(max(round(total_steps * share), 1), max(total_steps - 1, 1)))
 
+    @classmethod
+    def passes(cls, args: DistillationTrainingArguments, rows: int) -> tuple[float, float]:
+        """How often a run goes over its data for layers, and for logits.
+
+        Args:
+            args: the arguments of the run.
+            rows: examples of the training data.
+        """
+        batch = args.train_batch_size * args.gradient_accumulation_steps * max(args.world_size, 1)
+        steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * rows / batch)
+        plan = cls.of_arguments(args, max(steps, 1))
+        total = steps * batch / max(rows, 1)
+        if plan.joint:
+            return total, total
+        intermediate = total * plan.intermediate_steps / plan.total_steps
+        return intermediate, total - intermediate
+
     def phase(self, step: int) -> Phase:
         """The phase of the step that follows `step` finished ones."""
         if self.joint:

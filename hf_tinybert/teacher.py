@@ -1,23 +1,19 @@
-"""The teacher: loading it, checking that it fits the student, and asking it for its knowledge."""
+"""The teacher: loading it, knowing it again, and checking that it fits the student."""
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import transformers
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-from hf_tinybert import families
-from hf_tinybert.features import PLAIN_OUTPUT, FeatureCapture, Features
 
 _AUTO_CLASSES = (
     "AutoModelForSequenceClassification",
@@ -29,49 +25,6 @@ _AUTO_CLASSES = (
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-
-
-class TeacherSignal(Protocol):
-    """Where the teacher's knowledge of a batch comes from."""
-
-    def features(self, inputs: Mapping[str, Any], intermediate: bool, prediction: bool) -> Features:
-        """The teacher's features of a batch, for the levels that are wanted."""
-
-
-class LiveTeacher:
-    """A signal that runs the teacher on every batch, frozen and in eval mode.
-
-    Args:
-        model: the teacher.
-        hidden: teacher layers whose output is matched (0 is the embedding block).
-        attention: teacher layers whose queries and keys are matched.
-    """
-
-    def __init__(self, model: PreTrainedModel, hidden: Iterable[int], attention: Iterable[int]) -> None:
-        """Freeze the model and put hooks on its layers."""
-        self.model = freeze(model)
-        self._capture = FeatureCapture(families.locate(model), hidden, attention)
-        self._accepted = set(inspect.signature(model.forward).parameters)
-
-    @torch.no_grad()
-    def features(self, inputs: Mapping[str, Any], intermediate: bool, prediction: bool) -> Features:
-        """Run the teacher; only the base model where no logits are wanted."""
-        model = self.model if prediction else self.model.base_model
-        if not intermediate:
-            return Features(logits=self._call(model, inputs).logits)
-        with self._capture.recording() as features:
-            output = self._call(model, inputs)
-        if prediction:
-            features.logits = output.logits
-        return features
-
-    def close(self) -> None:
-        """Take the hooks off the teacher."""
-        self._capture.remove()
-
-    def _call(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Any:
-        wanted = {k: v for k, v in inputs.items() if k in self._accepted and k not in ("labels", *PLAIN_OUTPUT)}
-        return model(**wanted, **PLAIN_OUTPUT)
 
 
 def freeze(model: PreTrainedModel) -> PreTrainedModel:
@@ -139,13 +92,18 @@ def describe(model: PreTrainedModel) -> str:
 
 
 def fingerprint(model: PreTrainedModel) -> str:
-    """The first 16 hex digits of a SHA-256 over the names, types, shapes and values of the weights."""
+    """The first 16 hex digits of `weights_digest`."""
+    return weights_digest(model)[:16]
+
+
+def weights_digest(model: PreTrainedModel) -> str:
+    """SHA-256 over the names, types, shapes and values of the weights, in hexadecimal."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         raw: Tensor = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
         digest.update(raw.numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
 
 
 def check_labels(student: PretrainedConfig, teacher: PretrainedConfig) -> None:

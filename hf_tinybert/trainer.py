@@ -11,25 +11,48 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.utils import logging
 
 from hf_tinybert import checkpoints, compat, provenance, sampling
 from hf_tinybert.agreement import Agreement
 from hf_tinybert.families import locate
 from hf_tinybert.objective import BatchCounts, DistillationObjective, Settings, Step
-from hf_tinybert.phases import LEVELS, Phase, PhasePlan, learning_rate_function
+from hf_tinybert.phases import INTERMEDIATE_LEVELS, LEVELS, Phase, PhasePlan, learning_rate_function
 from hf_tinybert.projections import Projections, offered
 from hf_tinybert.saving import SafeSavingTrainer
 from hf_tinybert.settings import build_settings, check_data, longest_input
-from hf_tinybert.teacher import LiveTeacher, auto_class, check_tokenizer, freeze, load_teacher
+from hf_tinybert.teacher import auto_class, check_tokenizer, freeze, load_teacher
+from hf_tinybert.teacher_cache import key as cache_key
+from hf_tinybert.teacher_cache import opening, rows
+from hf_tinybert.teacher_signal import LiveTeacher, TeacherSignal
 from hf_tinybert.training_args import DistillationTrainingArguments
 
 logger = logging.get_logger(__name__)
+
+
+class _KeepTeacher(TrainerCallback):
+    """Has the signal write down what it has learnt: after each pass over the data, and with each checkpoint."""
+
+    def __init__(self, trainer: DistillationTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_end(self, *args: Any, **kwargs: Any) -> None:
+        self._flush()
+
+    def on_save(self, *args: Any, **kwargs: Any) -> None:
+        self._flush()
+
+    def _flush(self) -> None:
+        if self.trainer._signal is not None:
+            several = self.trainer.args.world_size > 1
+            self.trainer._signal.flush(self.trainer.accelerator.wait_for_everyone if several else None)
 
 
 class DistillationTrainer(SafeSavingTrainer):
@@ -54,6 +77,8 @@ class DistillationTrainer(SafeSavingTrainer):
     args: DistillationTrainingArguments
     optimizer: Any
     lr_scheduler: Any
+    train_dataset: Any
+    data_collator: Any
     compute_loss_func: Any
 
     def __init__(
@@ -82,7 +107,7 @@ class DistillationTrainer(SafeSavingTrainer):
                 "GPU with CUDA_VISIBLE_DEVICES=0."
             )
         self._objective: DistillationObjective | None = None
-        self._signal: LiveTeacher | None = None
+        self._signal: TeacherSignal | None = None
         self._plan: PhasePlan | None = None
         self._resumed: checkpoints.DistillationState | None = None
         self._phase: Phase | None = None
@@ -96,6 +121,7 @@ class DistillationTrainer(SafeSavingTrainer):
         self.loss_is_scaled_for_ga = False
         self._hard_label_function, self.compute_loss_func = self.compute_loss_func, None
         self.teacher = self._take_teacher(teacher, teacher_init_kwargs)
+        self.add_callback(_KeepTeacher(self))
         self._settings()
 
     # Teacher, student and settings
@@ -144,10 +170,13 @@ class DistillationTrainer(SafeSavingTrainer):
             return super()._inner_training_loop(batch_size, *args, **kwargs)
         finally:
             objective.detach()
-            if self._signal is not None:
-                self._signal.close()
+            if self.args.torch_compile:
+                torch._dynamo.reset()
             self.model = self.model_wrapped = student
-            self._signal = self._plan = self._resumed = self._phase = None
+            signal, self._signal = self._signal, None
+            self._plan = self._resumed = self._phase = None
+            if signal is not None:
+                signal.close()
 
     def _attach(self, student: PreTrainedModel, resume: str | None) -> DistillationObjective:
         settings = self._settings()
@@ -174,15 +203,48 @@ class DistillationTrainer(SafeSavingTrainer):
         if resume is not None:
             self._resume_from(resume, settings, projections)
         self._objective = DistillationObjective(student, encoder, projections.to(self.args.device), settings)
-        self._signal = LiveTeacher(
-            self.teacher,
-            [settings.mapping[m] for m in settings.hidden_layers],
-            [settings.mapping[m] for m in settings.attention_layers],
-        )
+        self._signal = self._open_signal(settings)
         self._join_user_optimizer(projections)
         provenance.record(student, self.teacher, settings.mapping, self.args.phases)
         logger.info(f"Layer mapping:\n{settings.mapping}")
         return self._objective
+
+    def _open_signal(self, settings: Settings) -> TeacherSignal:
+        """The live teacher, or one that keeps what it said (`teacher_cache`)."""
+        args = self.args
+        live = LiveTeacher(
+            self.teacher,
+            [settings.mapping[m] for m in settings.hidden_layers],
+            [settings.mapping[m] for m in settings.attention_layers],
+            autocast=self.accelerator.autocast,
+            compile_kwargs=compat.compile_arguments(args),
+        )
+        if args.teacher_cache == "none":
+            return live
+        dataset = self.train_dataset
+        if rows.why_not(dataset) is None:
+            dataset = self._remove_unused_columns(dataset, description="training")
+        intermediate, prediction = PhasePlan.passes(args, len(dataset) if hasattr(dataset, "__len__") else 0)
+        request = opening.Request(
+            choice=args.teacher_cache,
+            folder=Path(args.teacher_cache_dir or cache_key.default_folder()),
+            dtype=args.teacher_cache_dtype,
+            dataset=dataset,
+            collator=self.data_collator,
+            intermediate_passes=intermediate,
+            prediction_passes=prediction,
+            batch_size=args.per_device_eval_batch_size,
+            device=args.device,
+            autocast=self.accelerator.mixed_precision,
+            rank=args.process_index,
+            processes=args.world_size,
+            agree=lambda value: broadcast_object_list([value])[0],
+        )
+        try:
+            return opening.open_signal(live, request)
+        except BaseException:
+            live.close()
+            raise
 
     def _join_user_optimizer(self, projections: Projections) -> None:
         """An optimiser that was passed in knows the student's parameters only: give it the projections too."""
@@ -226,8 +288,9 @@ class DistillationTrainer(SafeSavingTrainer):
         assert self._plan is not None
         assert self._objective is not None
         step = self.state.global_step
-        self._phase = self._plan.phase(step)
-        self._steps_in_phase[self._phase] += 1
+        phase = self._plan.phase(step)
+        self._enter(phase)
+        self._steps_in_phase[phase] += 1
         if self._plan.begins_prediction(step):
             # A fresh optimiser, as each phase of the paper is a run of its own.
             getattr(self.optimizer, "optimizer", self.optimizer).state.clear()
@@ -240,6 +303,19 @@ class DistillationTrainer(SafeSavingTrainer):
             count_rows=self._objective.settings.problem_type == "multi_label_classification",
         )
         return batches, counts
+
+    def _enter(self, phase: Phase) -> None:
+        if phase == self._phase:
+            return
+        assert self._signal is not None
+        assert self._objective is not None
+        intermediate = bool(LEVELS[phase] & INTERMEDIATE_LEVELS)
+        self._objective.begin(intermediate)
+        self._signal.begin(intermediate)
+        if self.args.torch_compile:
+            # Compiled code does not notice that hooks have come or gone.
+            torch._dynamo.reset()
+        self._phase = phase
 
     # One step
 
@@ -425,9 +501,22 @@ class DistillationTrainer(SafeSavingTrainer):
 
     # Data
 
+    def get_train_dataloader(self) -> Any:
+        """The Trainer's data loader; with a teacher cache, its batches know their rows."""
+        if self._signal is None:
+            return super().get_train_dataloader()
+        dataset, collator = self.train_dataset, self.data_collator
+        self.train_dataset, self.data_collator = self._signal.data(dataset, collator)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.train_dataset, self.data_collator = dataset, collator
+
     def _set_signature_columns_if_needed(self) -> None:
         with self._as_student():
             super()._set_signature_columns_if_needed()
+        if rows.ROW not in self._signature_columns:
+            self._signature_columns += [rows.ROW]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset = train_dataset if train_dataset is not None else self.train_dataset

@@ -10,6 +10,8 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
 PHASES = ("two", "intermediate", "prediction", "joint")
+TEACHER_CACHES = ("none", "logits", "features", "auto")
+CACHE_DTYPES = ("float16", "bfloat16", "float32")
 
 
 @dataclass
@@ -86,6 +88,22 @@ class DistillationTrainingArguments(TrainingArguments):
             "choices": ["mean", "paper"],
         },
     )
+    teacher_cache: str = field(
+        default="none",
+        metadata={
+            "help": "'none': the teacher runs in every step. 'logits': its logits are kept from the first pass over "
+            "the data on. 'features': everything the losses look at is computed once and read from disk. 'auto': "
+            "what is faster here.",
+            "choices": list(TEACHER_CACHES),
+        },
+    )
+    teacher_cache_dir: str | None = field(
+        default=None, metadata={"help": "Where the cache lives. Default: hf_tinybert/teacher_cache in HF_HOME."}
+    )
+    teacher_cache_dtype: str = field(
+        default="float16",
+        metadata={"help": "Type of cached features; logits are float32.", "choices": list(CACHE_DTYPES)},
+    )
     report_agreement: bool = field(
         default=True,
         metadata={"help": "Evaluation also reports how often student and teacher agree; it runs the teacher."},
@@ -115,6 +133,8 @@ class DistillationTrainingArguments(TrainingArguments):
         self._check_choice("phases", PHASES)
         self._check_choice("projection", ("per_layer", "shared"))
         self._check_choice("loss_reduction", ("mean", "paper"))
+        self._check_choice("teacher_cache", TEACHER_CACHES)
+        self._check_choice("teacher_cache_dtype", CACHE_DTYPES)
         if not 0.0 < self.intermediate_share < 1.0:
             raise ValueError(
                 f"intermediate_share must lie between 0 and 1, got {self.intermediate_share}. For one phase alone "
@@ -156,8 +176,6 @@ class DistillationTrainingArguments(TrainingArguments):
                 "neftune_noise_alpha is not supported: its noise on the student's embeddings would be what the "
                 "embedding loss measures."
             )
-        if getattr(self, "torch_compile", False):
-            raise ValueError("torch_compile is not supported yet: compiled code skips the hooks that read the layers.")
         if self.deepspeed:
             raise ValueError("DeepSpeed is not supported: use DDP or FSDP through torchrun or accelerate launch.")
         if self.ddp_find_unused_parameters is False:

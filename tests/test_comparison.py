@@ -3,11 +3,11 @@ from __future__ import annotations
 import json
 
 import pytest
-import tiny_models
 import torch
 import workbench
 
-from hf_tinybert.comparison import Comparison, ModelFacts, bytes_on_disk, compare, latency
+from hf_tinybert.comparison import Benchmark, Comparison, ModelFacts, compare
+from hf_tinybert.inference import ModelCost, Plan, Timing
 
 TEACHER = ModelFacts("teacher", 22_800_000, 10_800_000, 90_900_000, 6.0, 0.9)
 STUDENT = ModelFacts("student", 11_400_000, 2_700_000, 45_500_000, 2.4, 0.855)
@@ -64,30 +64,85 @@ def test_saves_as_json_whole_or_not_at_all(tmp_path):
     assert json.loads(path.read_text()) == saved
 
 
-@pytest.mark.parametrize("projections", [0, 5, 300])
-def test_the_file_size_is_that_of_the_weights_without_the_projections(projections, tmp_path):
-    assert bytes_on_disk(tmp_path) is None
-    for name, size in {"config.json": 11, "optimizer.pt": 13, "training_args.bin": 17}.items():
-        (tmp_path / name).write_bytes(b"x" * size)
-    assert bytes_on_disk(tmp_path) is None
-    (tmp_path / "model.safetensors").write_bytes(b"x" * 300)
-    (tmp_path / "distillation_projections.safetensors").write_bytes(b"x" * projections)
-    assert bytes_on_disk(tmp_path) == 300
-    (tmp_path / "model-00002-of-00002.safetensors").write_bytes(b"x" * 40)
-    assert bytes_on_disk(str(tmp_path)) == 340
+COSTS = (
+    ModelCost("teacher", "pytorch", False, 22_700_000, {32: 689_600_000, 128: 2_900_000_000}, 90_900_000, False),
+    ModelCost("student", "pytorch-int8", False, 9_000_000, {32: 99_000_000, 128: 410_000_000}, 33_300_000, True),
+    ModelCost("hub", "onnxruntime", True, 100, {32: 1_000, 128: 1_000_000}, None, False),
+)
+TIMES = {("teacher", 1): (6.0, 6.7), ("student", 1): (2.4, 3.0), ("hub", 1): (1.0, 1.0)} | {
+    ("teacher", 128): (400.0, 410.5),
+    ("student", 128): (100.0, 120.0),
+    ("hub", 128): (0.5, 0.5),
+}
 
 
-def test_file_size_of_the_old_format_and_of_a_hub_id(tmp_path):
-    (tmp_path / "pytorch_model.bin").write_bytes(b"x" * 7)
-    assert bytes_on_disk(tmp_path) == 7
-    assert bytes_on_disk("somebody/bert-intents") is None
+def benchmark_of_three(**changes):
+    timings = tuple(
+        Timing(
+            cost.name,
+            cost.runtime,
+            batch,
+            length,
+            median,
+            p95,
+            1000 * batch / median,
+            TIMES["teacher", key][0] / median,
+        )
+        for batch, length, key in ((1, 32, 1), (1, 128, 1), (32, 32, 128), (32, 128, 128))
+        for cost in COSTS
+        for median, p95 in [TIMES[cost.name, key]]
+    )
+    fields = {"plan": Plan(threads=2), "costs": COSTS, "timings": timings} | changes
+    return Benchmark(device="cpu", torch_version="2.9", transformers_version="4.57", **fields)
 
 
-def test_latencies_are_positive_of_every_model_and_grow_with_its_depth():
-    models = {"deep": tiny_models.model(num_hidden_layers=12).train(), "flat": tiny_models.model(num_hidden_layers=1)}
-    found = latency(models, length=16, rounds=15, warm_up=3)
-    assert found["deep"] > found["flat"] > 0
-    assert not models["deep"].training
+def test_the_tables_of_a_benchmark():
+    lines = str(benchmark_of_three()).splitlines()
+    assert lines[:16] == [
+        "cpu, 2 threads, torch 2.9, transformers 4.57, float32",
+        "30 rounds in turns after 5 of warm-up; speed-up against teacher, pytorch",
+        "",
+        "                                   parameters  FLOPs (32 tokens)  FLOPs (128 tokens)  file size",
+        "-" * 96,
+        "teacher, pytorch                       22.7 M            689.6 M           2,900.0 M    90.9 MB",
+        "student, pytorch-int8                   9.0 M             99.0 M             410.0 M    33.3 MB*",
+        "hub (random weights), onnxruntime       0.0 M              0.0 M               1.0 M          -",
+        "* computed: there is no such file",
+        "",
+        "batch of 1, 32 tokens               median      p95  sequences/s  speed-up",
+        "-" * 74,
+        "teacher, pytorch                   6.00 ms  6.70 ms        166.7      1.0x",
+        "student, pytorch-int8              2.40 ms  3.00 ms        416.7      2.5x",
+        "hub (random weights), onnxruntime  1.00 ms  1.00 ms      1,000.0      6.0x",
+        "",
+    ]
+    assert [line.split("  ")[0] for line in lines if line.startswith("batch")] == [
+        "batch of 1, 32 tokens",
+        "batch of 1, 128 tokens",
+        "batch of 32, 32 tokens",
+        "batch of 32, 128 tokens",
+    ]
+    assert lines[-1].endswith(" 0.50 ms   0.50 ms     64,000.0    800.0x")
+    assert all(line == line.rstrip() for line in lines)
+
+
+def test_a_benchmark_without_computed_sizes_has_no_footnote():
+    timings = tuple(timing for timing in benchmark_of_three().timings if timing.name == "teacher")
+    assert "computed" not in str(benchmark_of_three(costs=COSTS[:1], timings=timings))
+
+
+def test_a_benchmark_saves_as_json_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "benchmark.json"
+    path.write_text("old")
+    benchmark_of_three().save(path)
+    saved = json.loads(path.read_text())
+    assert saved["plan"] == {"batch_sizes": [1, 32], "lengths": [32, 128], "threads": 2, "rounds": 30, "warm_up": 5}
+    assert saved["costs"][0]["flops"] == {"32": 689_600_000, "128": 2_900_000_000}
+    assert len(saved["timings"]) == 12
+    with pytest.raises(TypeError):
+        benchmark_of_three(costs=(object(),)).save(path)
+    assert json.loads(path.read_text()) == saved
+    assert [p.name for p in tmp_path.iterdir()] == ["benchmark.json"]
 
 
 def test_of_real_models(teacher, teacher_folder, tmp_path):

@@ -16,7 +16,7 @@ from hf_tinybert.families import locate
 from hf_tinybert.objective import BatchCounts, DistillationObjective, Settings, Step, Weights
 from hf_tinybert.phases import LEVELS
 from hf_tinybert.projections import Projections
-from hf_tinybert.teacher import LiveTeacher
+from hf_tinybert.teacher_signal import LiveTeacher
 
 ONES = {"embedding": 1.0, "hidden": 1.0, "attention": 1.0, "prediction": 1.0, "hard_label": 1.0}
 

@@ -10,61 +10,13 @@ import workbench
 from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, GPT2Config, GPT2LMHeadModel
 
 from hf_tinybert.teacher import (
-    LiveTeacher,
     auto_class,
     check_labels,
     check_vocabularies,
     describe,
     fingerprint,
-    freeze,
     load_teacher,
 )
-
-
-def test_a_live_teacher_answers_as_the_model_does_in_eval_mode(teacher):
-    batch = tiny_models.sentences(labels=True)
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
-    with torch.no_grad():
-        expected = teacher(**inputs, output_hidden_states=True)
-    teacher.train()
-    signal = LiveTeacher(teacher, [0, 2, 6], [6])
-    features = signal.features(batch | {"example_id": torch.arange(16)}, intermediate=True, prediction=True)
-    assert torch.equal(features.logits, expected.logits)
-    assert set(features.hidden) == {0, 2, 6}
-    assert set(features.queries) == set(features.keys) == {6}
-    for layer, value in features.hidden.items():
-        assert torch.equal(value, expected.hidden_states[layer])
-        assert not value.requires_grad
-    assert not teacher.training
-
-
-@pytest.mark.parametrize(("intermediate", "prediction"), [(True, False), (False, True)])
-def test_only_what_is_wanted_is_computed(intermediate, prediction):
-    model, heads = tiny_models.model(), []
-    model.classifier.register_forward_hook(lambda *_: heads.append(1))
-    features = LiveTeacher(model, [0, 1], [1]).features(tiny_models.batch(), intermediate, prediction)
-    assert bool(heads) == (features.logits is not None) == prediction
-    assert bool(features.hidden) == bool(features.queries) == intermediate
-
-
-@pytest.mark.parametrize("family", tiny_models.CONFIGS)
-def test_inputs_that_a_family_does_not_know_are_left_out(family):
-    batch = tiny_models.batch()
-    batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
-    features = LiveTeacher(tiny_models.model(family), [3], []).features(batch, True, True)
-    assert features.hidden[3].shape == (3, 7, 24)
-
-
-def test_closing_leaves_no_hooks_and_the_teacher_frozen():
-    model = tiny_models.model().train()
-    before = tiny_models.hooks(model)
-    signal = LiveTeacher(model, [0, 3], [3])
-    assert tiny_models.hooks(model) > before
-    signal.close()
-    assert tiny_models.hooks(model) == before
-    assert not model.training
-    assert not any(p.requires_grad for p in model.parameters())
-    assert freeze(model) is model
 
 
 @pytest.mark.parametrize("name", tiny_models.AUTO_CLASSES)

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 import hf_tinybert
 from hf_tinybert import DistillationTrainingArguments
 from hf_tinybert.cli import VERBS
+from hf_tinybert.cli.benchmark import BenchmarkArguments
 from hf_tinybert.cli.demo import DemoArguments
 from hf_tinybert.cli.distill import DistillArguments
 from hf_tinybert.cli.evaluate import EvaluateArguments
@@ -21,6 +22,7 @@ CLASSES = {
     "finetune": (FinetuneArguments, DataArguments, TrainingArguments),
     "distill": (DistillArguments, DataArguments, DistillationTrainingArguments),
     "evaluate": (EvaluateArguments, DataArguments),
+    "benchmark": (BenchmarkArguments,),
     "demo": (DemoArguments,),
 }
 

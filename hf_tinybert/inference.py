@@ -1,0 +1,488 @@
+"""What models cost when they answer: parameters, FLOPs, file size, latency and throughput, in several runtimes.
+
+A multiply-add counts as two FLOPs. Only matrix products are counted, as usual: in a BERT they are all but a
+percent of the work.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForSequenceClassification, BertConfig, PretrainedConfig, PreTrainedModel
+
+from hf_tinybert.checkpoints import PROJECTIONS_NAME
+from hf_tinybert.configuration import PRESETS
+from hf_tinybert.families import locate
+from hf_tinybert.teacher import load_teacher, load_tokenizer
+
+#: Architectures to compare with that need no weights: BERT-base and the presets, with BERT's vocabulary.
+SHAPES: dict[str, dict[str, int]] = {
+    "bert-base": {
+        "num_hidden_layers": 12,
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_attention_heads": 12,
+    },
+    **PRESETS,
+}
+RUNTIMES = ("pytorch", "pytorch-int8", "onnxruntime")
+
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_ONNX_FILES = ("onnx/model.onnx", "model.onnx")
+_SPECIAL = ("pad", "unk", "bos", "eos", "cls", "sep", "mask")
+_SEED = 0
+_Key = TypeVar("_Key")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that takes part.
+
+    Attributes:
+        name: how the table calls it.
+        path: folder or Hub id of a fine-tuned model, or None for a shape with random weights.
+        shape: a name in `SHAPES` where there is no path.
+    """
+
+    name: str
+    path: str | None = None
+    shape: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is timed, and how.
+
+    Attributes:
+        batch_sizes: sequences in a batch.
+        lengths: tokens of each sequence.
+        threads: CPU threads.
+        rounds: how often each model is timed for each batch size and length.
+        warm_up: rounds before these, which do not count.
+    """
+
+    batch_sizes: tuple[int, ...] = (1, 32)
+    lengths: tuple[int, ...] = (32, 128)
+    threads: int = 1
+    rounds: int = 30
+    warm_up: int = 5
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be timed.
+
+        Raises:
+            ValueError: names the flag, what it was given and what it takes.
+        """
+        for flag, values in (("--batch-sizes", self.batch_sizes), ("--lengths", self.lengths)):
+            if not values or min(values) < 1 or len(set(values)) < len(values):
+                given = " ".join(map(str, values)) or "nothing"
+                raise ValueError(f"{flag} takes different whole numbers of at least 1, got {given}.")
+        for flag, value, least in (
+            ("--threads", self.threads, 1),
+            ("--rounds", self.rounds, 1),
+            ("--warm-up", self.warm_up, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{flag} must be at least {least}, got {value}.")
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """What a model in a runtime costs, whatever the batch.
+
+    Attributes:
+        name: of the model.
+        runtime: one of `RUNTIMES`.
+        random_weights: whether it is a shape only.
+        parameters: all of them.
+        flops: length in tokens -> floating-point operations of the forward pass of one such sequence; the model's,
+            in whatever numbers a runtime computes.
+        bytes_on_disk: size of the weight files, or None where it is not known.
+        size_is_computed: whether there is no file, and the size is what it would be.
+    """
+
+    name: str
+    runtime: str
+    random_weights: bool
+    parameters: int
+    flops: dict[int, int]
+    bytes_on_disk: int | None
+    size_is_computed: bool
+
+    @property
+    def label(self) -> str:
+        """Model and runtime, as the table has them."""
+        return f"{self.name}{' (random weights)' if self.random_weights else ''}, {self.runtime}"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long a model takes in a runtime for one batch size and length.
+
+    Attributes:
+        name: of the model.
+        runtime: one of `RUNTIMES`.
+        batch_size: sequences in the batch.
+        length: tokens of each.
+        median_ms: median milliseconds of a batch.
+        p95_ms: the milliseconds that 95 % of the batches stay below.
+        sequences_per_second: throughput at the median.
+        speed_up: the first row's median over this one's.
+    """
+
+    name: str
+    runtime: str
+    batch_size: int
+    length: int
+    median_ms: float
+    p95_ms: float
+    sequences_per_second: float
+    speed_up: float
+
+
+@dataclass(frozen=True)
+class _Contender:
+    """A model in a runtime, ready to run."""
+
+    cost: ModelCost
+    forward: Callable[..., Any]
+    config: PretrainedConfig
+    special_ids: frozenset[int]
+
+
+def find_candidates(models: Sequence[str], shapes: Sequence[str] = ()) -> tuple[Candidate, ...]:
+    """The models and shapes that were named, the models first.
+
+    Args:
+        models: folders or Hub ids, each as it is or as `name=path`; a folder without a name has its last part.
+        shapes: names in `SHAPES`.
+
+    Raises:
+        ValueError: nothing was named, a name or path is empty, two have the same name, or there is no such shape.
+    """
+    found = []
+    for text in models:
+        name, equals, path = text.partition("=")
+        if not equals or os.path.isdir(text):
+            name, path = os.path.basename(os.path.abspath(text)) if os.path.isdir(text) else text, text
+        if not name or not path:
+            raise ValueError(f"--models takes a folder, a Hub id or name=path, got {text!r}.")
+        found.append(Candidate(name, path=path))
+    for shape in shapes:
+        if shape not in SHAPES:
+            raise ValueError(f"Unknown shape {shape!r}; the shapes are {', '.join(SHAPES)}.")
+        found.append(Candidate(shape, shape=shape))
+    if not found:
+        raise ValueError("Nothing to measure: give --models or --shapes.")
+    names = [candidate.name for candidate in found]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"Two models are called {twice!r}; tell them apart with --models name=path.")
+    return tuple(found)
+
+
+def find_runtimes(wanted: Sequence[str], device: torch.device) -> tuple[str, ...]:
+    """The runtimes to use: those that are wanted, or all that work here.
+
+    Raises:
+        ValueError: a runtime is unknown, named twice, or does not work here.
+    """
+    for runtime in wanted:
+        if runtime not in RUNTIMES:
+            raise ValueError(f"Unknown runtime {runtime!r}; the runtimes are {', '.join(RUNTIMES)}.")
+        if wanted.count(runtime) > 1:
+            raise ValueError(f"The runtime {runtime!r} is named twice.")
+        obstacle = _obstacle(runtime, device)
+        if obstacle:
+            raise ValueError(f"The runtime {runtime!r} does not work here: {obstacle}.")
+    return tuple(wanted) or tuple(runtime for runtime in RUNTIMES if not _obstacle(runtime, device))
+
+
+def measure(
+    candidates: Sequence[Candidate],
+    plan: Plan,
+    runtimes: Sequence[str] = (),
+    device: str | torch.device = "cpu",
+    progress: Callable[[str], None] | None = None,
+) -> tuple[list[ModelCost], list[Timing]]:
+    """Measure models in runtimes, all of them taking turns for each batch size and length.
+
+    Args:
+        candidates: the models; speed-ups are against the first, in its first runtime.
+        plan: what to time, and how.
+        runtimes: names in `RUNTIMES`; none for all that work here.
+        device: where to run.
+        progress: told in a line what comes next.
+
+    Returns:
+        A row for each model in each runtime; and such a row for each batch size and length.
+
+    Raises:
+        ValueError: a runtime does not work here, a folder holds no model, or a length is beyond a model's
+            positions; all before anything is timed.
+    """
+    device = torch.device(device)
+    say = progress or (lambda text: None)
+    runtimes = find_runtimes(runtimes, device)
+    loaded = [(candidate, _load(candidate, plan.lengths, device)) for candidate in candidates]
+    contenders: list[_Contender] = []
+    timings: list[Timing] = []
+    with _threads(plan.threads), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        for candidate, model in loaded:
+            say(f"preparing {candidate.name}")
+            contenders += _contenders(candidate, model, runtimes, plan, scratch)
+        for batch_size in plan.batch_sizes:
+            for length in plan.lengths:
+                say(f"timing batches of {batch_size}, {length} tokens")
+                timings += _time(contenders, batch_size, length, plan, device)
+    return [contender.cost for contender in contenders], timings
+
+
+def latency(
+    models: Mapping[str, PreTrainedModel], length: int, rounds: int = 40, warm_up: int = 5
+) -> dict[str, float]:
+    """Median milliseconds of one sequence of `length` tokens, the models taking turns."""
+    calls = {
+        name: partial(_finish, model.eval(), random_inputs(model.config, 1, length, model.device))
+        for name, model in models.items()
+    }
+    return {name: statistics.median(times) for name, times in in_turns(calls, rounds, warm_up).items()}
+
+
+@torch.inference_mode()
+def in_turns(calls: Mapping[_Key, Callable[[], object]], rounds: int, warm_up: int) -> dict[_Key, list[float]]:
+    """Milliseconds of each call in each round.
+
+    In a round every call has one turn, so that what else the machine does hits all alike.
+
+    Args:
+        calls: each returns when its work is done.
+        rounds: turns of each call that count.
+        warm_up: turns of each call before these.
+    """
+    times: dict[_Key, list[float]] = {key: [] for key in calls}
+    for turn in range(warm_up + rounds):
+        for key, call in calls.items():
+            start = time.perf_counter()
+            call()
+            taken = time.perf_counter() - start
+            if turn >= warm_up:
+                times[key].append(taken * 1000)
+    return times
+
+
+def random_inputs(
+    config: PretrainedConfig,
+    batch_size: int,
+    length: int,
+    device: str | torch.device = "cpu",
+    special_ids: frozenset[int] = frozenset(),
+) -> dict[str, Tensor]:
+    """Random ordinary tokens without padding, the same at every call.
+
+    Args:
+        config: says how large the vocabulary is and names special ids.
+        batch_size: B.
+        length: S.
+        device: where the tensors shall be.
+        special_ids: further ids to leave out.
+
+    Returns:
+        `input_ids` and `attention_mask`, `[B, S]`.
+    """
+    left_out = special_ids | {getattr(config, f"{name}_token_id", None) for name in _SPECIAL}
+    ordinary = torch.tensor([token for token in range(config.vocab_size) if token not in left_out])
+    chosen = torch.randint(len(ordinary), (batch_size, length), generator=torch.Generator().manual_seed(_SEED))
+    ids = ordinary[chosen].to(device)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+@torch.inference_mode()
+def count_flops(model: PreTrainedModel, length: int) -> int:
+    """Floating-point operations of the forward pass of one sequence; a multiply-add is two."""
+    inputs = random_inputs(model.config, 1, length, model.device)
+    # The counter does not know every fused attention kernel (the CPU's is missing) and takes it for free.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(**inputs)
+    return counter.get_total_flops()
+
+
+def bytes_on_disk(folder: str | os.PathLike[str]) -> int | None:
+    """The size of a folder's weight files, or None if it is no folder or has none."""
+    files = {path for pattern in _WEIGHTS for path in Path(folder).glob(pattern) if path.name != PROJECTIONS_NAME}
+    return sum(path.stat().st_size for path in files) or None
+
+
+def _load(candidate: Candidate, lengths: Sequence[int], device: torch.device) -> PreTrainedModel:
+    """The model in eval mode on its device; refuses lengths beyond its positions."""
+    if candidate.path is None:
+        model = AutoModelForSequenceClassification.from_config(BertConfig(**SHAPES[str(candidate.shape)]))
+    else:
+        kwargs = {"dtype": torch.float32}
+        model = load_teacher(candidate.path, AutoModelForSequenceClassification, kwargs, role="model")
+    try:
+        limit = locate(model).max_length
+    except ValueError:  # a family that cannot be distilled can be timed all the same
+        limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is not None and max(lengths) > limit:
+        raise ValueError(f"--lengths has {max(lengths)}; the model {candidate.name} takes 1 to {limit} tokens.")
+    return model.to(device).eval()
+
+
+def _contenders(
+    candidate: Candidate, model: PreTrainedModel, runtimes: Sequence[str], plan: Plan, scratch: str
+) -> Iterator[_Contender]:
+    """The model in each runtime."""
+    shape_only = candidate.path is None
+    parameters = model.num_parameters()
+    flops = {length: count_flops(model, length) for length in plan.lengths}
+    special_ids = _special_ids(candidate.path)
+    for runtime in runtimes:
+        forward: Any = model
+        size = 4 * parameters if candidate.path is None else bytes_on_disk(candidate.path)
+        computed = shape_only
+        if runtime == "pytorch-int8":
+            forward = _quantized(model)
+            size, computed = _serialized_size(forward), True
+        elif runtime == "onnxruntime":
+            forward = _onnx(candidate, model, plan.threads, scratch)
+            # Weights of large models are in files beside, model.onnx_data.
+            size = sum(file.stat().st_size for file in forward.path.parent.glob(f"{forward.path.name}*"))
+            computed = False
+        cost = ModelCost(candidate.name, runtime, shape_only, parameters, flops, size, computed)
+        yield _Contender(cost, forward, model.config, special_ids)
+
+
+def _time(
+    contenders: Sequence[_Contender], batch_size: int, length: int, plan: Plan, device: torch.device
+) -> list[Timing]:
+    calls = {
+        index: partial(
+            _finish,
+            contender.forward,
+            random_inputs(contender.config, batch_size, length, device, contender.special_ids),
+        )
+        for index, contender in enumerate(contenders)
+    }
+    times = in_turns(calls, plan.rounds, plan.warm_up)
+    first = statistics.median(times[0])
+    timings = []
+    for index, contender in enumerate(contenders):
+        median = statistics.median(times[index])
+        timings.append(
+            Timing(
+                name=contender.cost.name,
+                runtime=contender.cost.runtime,
+                batch_size=batch_size,
+                length=length,
+                median_ms=median,
+                p95_ms=float(torch.tensor(times[index], dtype=torch.float64).quantile(0.95)),
+                sequences_per_second=batch_size * 1000 / median,
+                speed_up=first / median,
+            )
+        )
+    return timings
+
+
+def _finish(forward: Callable[..., Any], inputs: Mapping[str, Tensor]) -> None:
+    """Run a forward pass to its end."""
+    forward(**inputs)
+    if inputs["input_ids"].device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _special_ids(path: str | None) -> frozenset[int]:
+    """The special ids of the tokenizer that a model brings, if it brings any."""
+    if path is None:
+        return frozenset()
+    try:
+        return frozenset(load_tokenizer(path, "model").all_special_ids)
+    except (ValueError, OSError):
+        return frozenset()
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _obstacle(runtime: str, device: torch.device) -> str | None:
+    """Why a runtime does not work here, or None."""
+    if runtime == "pytorch-int8":
+        if device.type != "cpu":
+            return f"dynamic quantisation runs on the CPU only, not on {device.type}"
+        try:
+            _quantized(nn.Sequential(nn.Linear(4, 4)))(torch.zeros(1, 4))
+        except (ImportError, AttributeError, RuntimeError) as error:
+            return f"torch {torch.__version__} cannot quantise ({error})"
+    if runtime == "onnxruntime":
+        if importlib.util.find_spec("optimum") is None or importlib.util.find_spec("onnxruntime") is None:
+            return "it needs Optimum: pip install 'hf-tinybert[onnx]'"
+        try:
+            import onnxruntime
+            from optimum.onnxruntime import ORTModelForSequenceClassification  # noqa: F401
+        except ImportError as error:
+            return f"Optimum cannot be imported ({error})"
+        if device.type == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            return "the installed onnxruntime has no CUDAExecutionProvider"
+    return None
+
+
+def _quantized(model: nn.Module) -> nn.Module:
+    """A copy whose linear layers compute with 8-bit whole numbers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch announces that quantisation moves to torchao
+        return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+
+
+def _serialized_size(model: nn.Module) -> int:
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    return buffer.tell()
+
+
+def _onnx(candidate: Candidate, model: PreTrainedModel, threads: int, scratch: str) -> Any:
+    """The model in ONNX Runtime: from its folder's ONNX file, or exported."""
+    import onnxruntime
+    from optimum.onnxruntime import ORTModelForSequenceClassification
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Threads that spin on after their turn would be timed with the next model.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.log_severity_level = 3
+    provider = "CUDAExecutionProvider" if model.device.type == "cuda" else "CPUExecutionProvider"
+    present = [Path(candidate.path) / name for name in _ONNX_FILES] if candidate.path else []
+    file = next((path for path in present if path.is_file()), None)
+    if file is not None:
+        # `from_pretrained` finds files by patterns, and not always this one.
+        session = onnxruntime.InferenceSession(file, options, providers=[provider])
+        return ORTModelForSequenceClassification(config=model.config, session=session)
+    folder = tempfile.mkdtemp(dir=scratch)
+    model.save_pretrained(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the exporter's tracing has to say
+        return ORTModelForSequenceClassification.from_pretrained(
+            folder, export=True, config=model.config, provider=provider, session_options=options
+        )

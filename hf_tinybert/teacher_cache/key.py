@@ -1,0 +1,55 @@
+"""What a cache belongs to: its key changes with everything that changes the teacher's outputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from huggingface_hub.constants import HF_HOME
+from transformers import PreTrainedModel
+
+from hf_tinybert.teacher import weights_digest
+from hf_tinybert.teacher_cache import rows
+from hf_tinybert.teacher_cache.layout import Layout
+
+#: Raise it when the meaning of the files changes.
+FORMAT = 1
+#: Parts of a configuration that do not enter a forward pass.
+_IDLE = ("_name_or_path", "transformers_version", "architectures", "id2label", "label2id", "torch_dtype", "dtype")
+
+
+def default_folder() -> Path:
+    """Beside the Hub's own caches, where `HF_HOME` says."""
+    return Path(HF_HOME) / "hf_tinybert" / "teacher_cache"
+
+
+def contents(
+    teacher: PreTrainedModel, dataset: Dataset, inputs: Iterable[str], layout: Layout, autocast: str
+) -> dict[str, Any]:
+    """What the key is made of.
+
+    Args:
+        teacher: its weights and its configuration count, not its name.
+        dataset: the values of its rows count, not its file.
+        inputs: names of what the teacher's forward pass takes.
+        layout: which layers, which type, with or without logits.
+        autocast: the mixed precision in which the teacher runs.
+    """
+    config = {name: value for name, value in teacher.config.to_dict().items() if name not in _IDLE}
+    read = [name for name in dataset.column_names if name in inputs]
+    return {
+        "format": FORMAT,
+        "teacher": {"class": type(teacher).__name__, "weights": weights_digest(teacher), "config": config},
+        "data": {"columns": sorted(read), "rows": len(dataset), "values": rows.digest(dataset, read)},
+        "layout": layout.as_dict(),
+        "autocast": autocast,
+    }
+
+
+def key_of(contents: dict[str, Any]) -> str:
+    """64 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(contents, sort_keys=True, default=str).encode()).hexdigest()

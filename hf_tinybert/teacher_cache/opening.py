@@ -1,0 +1,240 @@
+"""From a request to a signal: which cache, where, and whether it pays."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.utils import logging
+
+from hf_tinybert.features import Features
+from hf_tinybert.teacher_cache import key as keys
+from hf_tinybert.teacher_cache import layout, rows
+from hf_tinybert.teacher_cache.layout import Layout
+from hf_tinybert.teacher_cache.logits import LogitsTable
+from hf_tinybert.teacher_cache.signals import CachedFeatures, CachedLogits
+from hf_tinybert.teacher_cache.store import FeatureStore, free_bytes, readable
+from hf_tinybert.teacher_signal import LiveTeacher, TeacherSignal
+
+logger = logging.get_logger(__name__)
+
+#: `auto` leaves at least this share of the disk's free room alone.
+_LEAVE_FREE = 0.5
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run wants of a cache.
+
+    Attributes:
+        choice: `none`, `logits`, `features` or `auto`.
+        folder: where caches live.
+        dtype: of features.
+        dataset: the training data, with the columns that batches are made of.
+        collator: makes batches of them.
+        intermediate_passes: how often the run goes over the data for layers.
+        prediction_passes: and for logits.
+        batch_size: rows at a time while building.
+        device: where the teacher runs.
+        autocast: the mixed precision in which it runs.
+        rank: of this process.
+        processes: how many there are.
+        agree: hands every process what the first one gives.
+    """
+
+    choice: str
+    folder: Path
+    dtype: str
+    dataset: Any
+    collator: Any
+    intermediate_passes: float
+    prediction_passes: float
+    batch_size: int
+    device: torch.device
+    autocast: str = "no"
+    rank: int = 0
+    processes: int = 1
+    agree: Callable[[Any], Any] = lambda value: value
+
+
+def open_signal(live: LiveTeacher, request: Request) -> TeacherSignal:
+    """The signal that a run trains with; builds a feature cache if that is what it takes.
+
+    Raises:
+        ValueError: a cache was asked for that these data cannot have.
+        OSError: there is no room for it.
+    """
+    if request.choice == "none":
+        return live
+    why_not = rows.why_not(request.dataset)
+    if why_not is not None:
+        if request.choice == "auto":
+            _say(request, f"teacher_cache='auto' takes 'none': {why_not}.")
+            return live
+        raise ValueError(f"teacher_cache={request.choice!r} cannot be: {why_not}. Use teacher_cache='none'.")
+    return _Opening(live, request).signal()
+
+
+class _Opening:
+    """The steps of opening a cache, which share the probe batch and the lengths."""
+
+    def __init__(self, live: LiveTeacher, request: Request) -> None:
+        self.live = live
+        self.request = request
+        self.lengths = rows.real_lengths(request.dataset)
+        size = min(request.batch_size, len(self.lengths))
+        self.probe = np.linspace(0, len(self.lengths) - 1, size).astype(int).tolist()
+        features, _ = self._ask(self.probe)
+        self.layout = Layout.of_features(features, request.dtype)
+
+    def signal(self) -> TeacherSignal:
+        request = self.request
+        choice = request.choice
+        if choice == "auto":
+            choice, why = request.agree(self._choose())
+            _say(request, f"teacher_cache='auto' takes {choice!r}: {why}.")
+        if choice == "features" and self.layout.columns:
+            return self._features()
+        if choice != "none" and request.prediction_passes > 0:
+            return self._logits()
+        return self.live
+
+    def _features(self) -> TeacherSignal:
+        store = self._store()
+        missing = store.missing_bytes
+        if missing:
+            store.check_room()
+            _say(
+                self.request,
+                f"Teacher cache: {readable(missing)} of features ({len(self.lengths)} rows, {self.lengths.sum()} "
+                f"tokens, {self.layout.width} numbers each, {self.layout.dtype}) will be written to {store.folder}, "
+                f"where {readable(free_bytes(store.folder))} are free.",
+            )
+        store.ensure(self._compute, self.request.batch_size)
+        return CachedFeatures(self.live, store)
+
+    def _logits(self) -> TeacherSignal:
+        kept = Layout((), "float32", self.layout.classes, self.layout.per_token)
+        folder, key = self._place(kept)
+        sizes = self.lengths if kept.per_token else np.ones_like(self.lengths)
+        total = int(sizes.sum()) * 4 * kept.classes
+        if total > free_bytes(folder):
+            raise OSError(
+                f"The teacher's logits take {readable(total)} in {folder}, where {readable(free_bytes(folder))} are "
+                "free: use teacher_cache='none' or another teacher_cache_dir."
+            )
+        name = f"{self.request.rank}-of-{self.request.processes}"
+        table = LogitsTable(folder, key, sizes, kept.classes, self.request.device, name)
+        if not table.complete:
+            _say(self.request, f"Teacher cache: {readable(total)} of logits will be written to {folder}.")
+        return CachedLogits(self.live, table, kept.per_token)
+
+    def _store(self) -> FeatureStore:
+        folder, key = self._place(self.layout)
+        return FeatureStore(folder, key, self.layout, self.lengths)
+
+    def _place(self, kept: Layout) -> tuple[Path, str]:
+        """The folder of a key, with a file that says what the key is made of, and the key."""
+        request = self.request
+        contents = keys.contents(self.live.model, request.dataset, self.live.inputs, kept, request.autocast)
+        key = keys.key_of(contents)
+        folder = request.folder / key[:32]
+        folder.mkdir(parents=True, exist_ok=True)
+        description = folder / "contents.json"
+        if not description.is_file():
+            partial = folder / f"contents.json.partial-{os.getpid()}"
+            partial.write_text(json.dumps(contents, indent=2, default=str) + "\n", encoding="utf-8")
+            os.replace(partial, description)
+        return folder, key
+
+    def _ask(self, numbers: Sequence[int]) -> tuple[Features, Tensor]:
+        """The teacher's features of some rows, and their mask."""
+        request = self.request
+        batch = request.collator(_examples(request.dataset, numbers))
+        inputs = {k: v.to(request.device) for k, v in batch.items() if isinstance(v, Tensor)}
+        prediction = request.prediction_passes > 0
+        intermediate = request.intermediate_passes > 0
+        return self.live.features(inputs, intermediate, prediction), rows.mask_of(inputs)
+
+    def _compute(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        features, mask = self._ask(numbers)
+        tokens, logits = self.layout.pack(features, mask).cpu(), features.logits
+        if logits is not None and self.layout.per_token:
+            logits = layout.real_tokens(logits, layout.real_positions(mask))
+        return tokens, None if logits is None else logits.float().cpu()
+
+    def _choose(self) -> tuple[str, str]:
+        """What is faster over the passes of the run, and why."""
+        layer_passes, logit_passes = self.request.intermediate_passes, self.request.prediction_passes
+        reuse = logit_passes > 0 and layer_passes + logit_passes > 1
+        otherwise = "logits" if reuse else "none"
+        if layer_passes <= 1:
+            return otherwise, "no layer is asked for twice"
+        store = self._store()
+        missing, free = store.missing_bytes, free_bytes(store.folder)
+        if not missing:
+            return "features", f"they lie in {store.folder}"
+        if missing > free * (1 - _LEAVE_FREE):
+            return otherwise, f"features take {readable(missing)}, and {readable(free)} are free in {store.folder}"
+        teacher = _median_seconds(lambda: self._ask(self.probe), self.request.device)
+        tokens = int(self.lengths[self.probe].sum())
+        write, read = _disk_seconds(store.folder, tokens * self.layout.token_bytes)
+        live, cached = layer_passes * teacher, teacher + write + layer_passes * read
+        size = readable(store.total_bytes)
+        numbers = (
+            f"{len(self.probe)} rows take the teacher {1000 * teacher:.0f} ms, writing their features "
+            f"{1000 * write:.0f} ms and reading them {1000 * read:.0f} ms; over {layer_passes:.3g} passes for "
+            f"layers that is {1000 * live:.0f} ms without and {1000 * cached:.0f} ms with a cache of {size}"
+        )
+        return ("features" if cached < 0.9 * live else otherwise), numbers
+
+
+def _examples(dataset: Any, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    columns = dataset[list(numbers)]
+    return [{name: values[i] for name, values in columns.items()} for i in range(len(numbers))]
+
+
+def _median_seconds(function: Callable[[], Any], device: torch.device, times: int = 3) -> float:
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def _disk_seconds(folder: Path, size: int) -> tuple[float, float]:
+    """Seconds to write and to read some bytes, past the operating system's memory where it lets us."""
+    path = folder / f"probe.partial-{os.getpid()}"
+    noise = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+    try:
+        start = time.perf_counter()
+        with path.open("wb") as file:
+            noise.tofile(file)
+            file.flush()
+            os.fsync(file.fileno())
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        write = time.perf_counter() - start
+        start = time.perf_counter()
+        np.fromfile(path, dtype=np.uint8)
+        return write, time.perf_counter() - start
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _say(request: Request, text: str) -> None:
+    """Once, where users see it: a cache takes room on their disk."""
+    if request.rank == 0:
+        logger.warning(text)

@@ -1,0 +1,108 @@
+"""The teacher's knowledge of a batch, behind one interface: the model itself, or what it said before."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from transformers import PreTrainedModel
+
+from hf_tinybert import families
+from hf_tinybert.features import PLAIN_OUTPUT, FeatureCapture, Features
+from hf_tinybert.teacher import freeze
+
+
+class TeacherSignal(Protocol):
+    """Where the teacher's knowledge of a batch comes from."""
+
+    def data(self, dataset: Any, collator: Any) -> tuple[Any, Any]:
+        """Training data and collator, changed so that batches carry what `features` needs."""
+
+    def begin(self, intermediate: bool) -> None:
+        """A phase begins, which wants layers (`intermediate`) or logits alone."""
+
+    def features(self, inputs: Mapping[str, Any], intermediate: bool, prediction: bool) -> Features:
+        """The teacher's features of a batch, for the levels that are wanted."""
+
+    def flush(self, wait: Callable[[], None] | None = None) -> None:
+        """Write down what is worth keeping; called after every pass over the data and after checkpoints.
+
+        Args:
+            wait: waits for the other processes, where there are any.
+        """
+
+    def close(self) -> None:
+        """Training is over, or has failed."""
+
+
+class LiveTeacher:
+    """A signal that runs the teacher on every batch, frozen and in eval mode.
+
+    Args:
+        model: the teacher.
+        hidden: teacher layers whose output is matched (0 is the embedding block).
+        attention: teacher layers whose queries and keys are matched.
+        autocast: makes the context in which the teacher runs, `accelerator.autocast` in mixed precision.
+        compile_kwargs: arguments of `torch.compile` for the teacher, or None to run it as it is.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        hidden: Iterable[int],
+        attention: Iterable[int],
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        compile_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Freeze the model and put hooks on its layers."""
+        self.model = freeze(model)
+        self.inputs = set(inspect.signature(model.forward).parameters) - {"labels", *PLAIN_OUTPUT}
+        hidden, attention = list(hidden), list(attention)
+        encoder = families.locate(model)
+        last = max([*hidden, *attention], default=0)
+        # Compiled code cannot be left halfway.
+        stops = compile_kwargs is None and (last < encoder.num_layers or last not in hidden)
+        self._capture = FeatureCapture(encoder, hidden, attention, stop=stops)
+        self._autocast = autocast
+        self._layers: Callable[..., Features] = self._run_layers
+        self._logits: Callable[..., Features] = self._run_logits
+        if compile_kwargs is not None:
+            self._layers = torch.compile(self._layers, **compile_kwargs)
+            self._logits = torch.compile(self._logits, **compile_kwargs)
+
+    def data(self, dataset: Any, collator: Any) -> tuple[Any, Any]:
+        """Nothing is needed of the data."""
+        return dataset, collator
+
+    def begin(self, intermediate: bool) -> None:
+        """Without layers to match, there are no hooks."""
+        if not intermediate:
+            self._capture.remove()
+
+    @torch.inference_mode()
+    def features(self, inputs: Mapping[str, Any], intermediate: bool, prediction: bool) -> Features:
+        """Run the teacher: up to the last matched layer where no logits are wanted."""
+        wanted = {name: value for name, value in inputs.items() if name in self.inputs}
+        with self._autocast():
+            return self._layers(wanted, prediction) if intermediate else self._logits(wanted)
+
+    def flush(self, wait: Callable[[], None] | None = None) -> None:
+        """Nothing is kept."""
+
+    def close(self) -> None:
+        """Take the hooks off the teacher."""
+        self._capture.remove()
+
+    def _run_layers(self, inputs: Mapping[str, Any], prediction: bool) -> Features:
+        model = self.model if prediction else self.model.base_model
+        with self._capture.recording(stop=not prediction) as features:
+            output = model(**inputs, **PLAIN_OUTPUT)
+            if prediction:
+                features.logits = output.logits
+        return features
+
+    def _run_logits(self, inputs: Mapping[str, Any]) -> Features:
+        return Features(logits=self.model(**inputs, **PLAIN_OUTPUT).logits)

@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+import importlib.util
+import threading
+
+import pytest
+import tiny_models
+import torch
+from torch import nn
+from transformers import AlbertConfig, AutoModel, AutoModelForSequenceClassification
+
+from hf_tinybert.inference import (
+    RUNTIMES,
+    SHAPES,
+    Candidate,
+    Plan,
+    bytes_on_disk,
+    count_flops,
+    find_candidates,
+    find_runtimes,
+    in_turns,
+    latency,
+    measure,
+    random_inputs,
+)
+
+CPU = torch.device("cpu")
+QUICK = Plan(batch_sizes=(1,), lengths=(6,), rounds=3, warm_up=1)
+has_optimum = importlib.util.find_spec("optimum") is not None
+needs_optimum = pytest.mark.skipif(not has_optimum, reason="Optimum is not installed")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Tiny models of two families, 16 wide and 24 wide."""
+    folder = tmp_path_factory.mktemp("models")
+    tiny_models.model().save_pretrained(folder / "teacher")
+    tiny_models.model("distilbert", hidden_size=16).save_pretrained(folder / "student")
+    return folder
+
+
+# file size
+
+
+@pytest.mark.parametrize("projections", [0, 5, 300])
+def test_the_file_size_is_that_of_the_weights_without_the_projections(projections, tmp_path):
+    assert bytes_on_disk(tmp_path) is None
+    for name, size in {"config.json": 11, "optimizer.pt": 13, "training_args.bin": 17}.items():
+        (tmp_path / name).write_bytes(b"x" * size)
+    assert bytes_on_disk(tmp_path) is None
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 300)
+    (tmp_path / "distillation_projections.safetensors").write_bytes(b"x" * projections)
+    assert bytes_on_disk(tmp_path) == 300
+    (tmp_path / "model-00002-of-00002.safetensors").write_bytes(b"x" * 40)
+    assert bytes_on_disk(str(tmp_path)) == 340
+
+
+def test_file_size_of_the_old_format_and_of_a_hub_id(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x" * 7)
+    assert bytes_on_disk(tmp_path) == 7
+    assert bytes_on_disk("somebody/bert-intents") is None
+
+
+# FLOPs
+
+
+def formula(layers, width, feed_forward, length, labels, dense_head=True):
+    """Two FLOPs a multiply-add: six linear layers a token, scores and their sum over values, the head."""
+    linear = 4 * width * width + 2 * width * feed_forward
+    attention = 2 * length * width
+    head = dense_head * width * width + width * labels
+    return 2 * (layers * length * (linear + attention) + head)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("length", [1, 16, 80])
+@pytest.mark.parametrize(("layers", "width", "feed_forward", "labels"), [(3, 24, 40, 3), (1, 8, 100, 2)])
+def test_flops_of_a_bert(attention, length, layers, width, feed_forward, labels):
+    sizes = {"num_hidden_layers": layers, "hidden_size": width, "intermediate_size": feed_forward}
+    model = tiny_models.model(attention=attention, num_labels=labels, **sizes)
+    assert count_flops(model, length) == formula(layers, width, feed_forward, length, labels)
+
+
+@pytest.mark.parametrize("family", ["roberta", "electra", "distilbert"])
+def test_flops_of_other_families(family):
+    assert count_flops(tiny_models.model(family), 16) == formula(3, 24, 40, 16, 3)
+
+
+def test_flops_of_a_real_body(body):
+    model = AutoModel.from_pretrained(body).eval()
+    for length in (32, 128):
+        assert count_flops(model, length) == formula(6, 384, 1536, length, labels=0)
+
+
+# inputs
+
+
+def test_inputs_are_ordinary_tokens_without_padding_and_the_same_at_every_call():
+    config = tiny_models.config("roberta")  # pad 1, bos 0, eos 2
+    inputs = random_inputs(config, 50, 70, special_ids=frozenset(range(10, 80)))
+    assert set(inputs) == {"input_ids", "attention_mask"}
+    assert inputs["input_ids"].unique().tolist() == [*range(3, 10), *range(80, 90)]
+    assert inputs["input_ids"].shape == inputs["attention_mask"].shape == (50, 70)
+    assert inputs["attention_mask"].all()
+    again = random_inputs(config, 50, 70, special_ids=frozenset(range(10, 80)))
+    assert torch.equal(inputs["input_ids"], again["input_ids"])
+
+
+# timing
+
+
+def test_calls_take_turns_and_the_warm_up_does_not_count():
+    log = []
+    times = in_turns({name: lambda name=name: log.append(name) for name in "abc"}, rounds=4, warm_up=2)
+    assert log == list("abc") * 6
+    assert {name: len(values) for name, values in times.items()} == {"a": 4, "b": 4, "c": 4}
+    assert all(value > 0 for values in times.values() for value in values)
+
+
+def test_times_are_milliseconds_and_no_gradients_are_kept():
+    event, modes = threading.Event(), []
+
+    def wait():
+        modes.append(torch.is_inference_mode_enabled())
+        event.wait(0.02)
+
+    (times,) = in_turns({0: wait}, rounds=3, warm_up=0).values()
+    assert min(times) >= 19
+    assert modes == [True] * 3
+
+
+def test_latencies_are_positive_of_every_model_and_grow_with_its_depth():
+    models = {"deep": tiny_models.model(num_hidden_layers=12).train(), "flat": tiny_models.model(num_hidden_layers=1)}
+    found = latency(models, length=16, rounds=15, warm_up=3)
+    assert found["deep"] > found["flat"] > 0
+    assert not models["deep"].training
+
+
+# what to measure
+
+
+def test_candidates_have_the_given_name_or_the_last_part_of_their_folder(tmp_path):
+    odd = tmp_path / "lr=3"
+    odd.mkdir()
+    found = find_candidates(
+        [f"big={tmp_path}", f"{odd}/", f"small={odd}", "somebody/bert-intents", "hub=somebody/bert-intents"],
+        ["bert-base", "tinybert-4l-312d"],
+    )
+    assert found == (
+        Candidate("big", path=str(tmp_path)),
+        Candidate("lr=3", path=f"{odd}/"),
+        Candidate("small", path=str(odd)),
+        Candidate("somebody/bert-intents", path="somebody/bert-intents"),
+        Candidate("hub", path="somebody/bert-intents"),
+        Candidate("bert-base", shape="bert-base"),
+        Candidate("tinybert-4l-312d", shape="tinybert-4l-312d"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("models", "shapes", "message"),
+    [
+        ([], [], "Nothing to measure: give --models or --shapes"),
+        (["a=x", "a=y"], [], "Two models are called 'a'"),
+        (["x/student", "y=x/student", "x/student"], [], "Two models are called 'x/student'.*--models name=path"),
+        (["bert-base=x"], ["bert-base"], "Two models are called 'bert-base'"),
+        ([], ["bert-base", "bert-base"], "Two models are called 'bert-base'"),
+        ([], ["bert-huge"], "Unknown shape 'bert-huge'; the shapes are bert-base, tinybert-4l-312d"),
+        (["=x"], [], "--models takes a folder, a Hub id or name=path, got '=x'"),
+        (["x="], [], "got 'x='"),
+        ([""], [], "got ''"),
+    ],
+)
+def test_candidates_that_cannot_be(models, shapes, message):
+    with pytest.raises(ValueError, match=message):
+        find_candidates(models, shapes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_sizes": (1, 0)}, "--batch-sizes takes different whole numbers of at least 1, got 1 0"),
+        ({"batch_sizes": (-4,)}, "--batch-sizes .* got -4"),
+        ({"batch_sizes": ()}, "--batch-sizes .* got nothing"),
+        ({"lengths": (0,)}, "--lengths .* got 0"),
+        ({"lengths": (8, 16, 8)}, "--lengths .* different .* got 8 16 8"),
+        ({"threads": 0}, "--threads must be at least 1, got 0"),
+        ({"rounds": 0}, "--rounds must be at least 1, got 0"),
+        ({"warm_up": -1}, "--warm-up must be at least 0, got -1"),
+    ],
+)
+def test_plans_that_cannot_be(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Plan(**changes)
+
+
+def test_without_a_wish_every_runtime_that_works_here():
+    assert find_runtimes([], CPU) == (RUNTIMES if has_optimum else RUNTIMES[:2])
+    assert find_runtimes(["pytorch-int8", "pytorch"], CPU) == ("pytorch-int8", "pytorch")
+    assert find_runtimes([], torch.device("cuda"))[0] == "pytorch"
+    assert "pytorch-int8" not in find_runtimes([], torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "message"),
+    [
+        (["tensorflow"], "cpu", "Unknown runtime 'tensorflow'; the runtimes are pytorch, pytorch-int8, onnxruntime"),
+        (["pytorch", "pytorch"], "cpu", "The runtime 'pytorch' is named twice"),
+        (["pytorch-int8"], "cuda", "'pytorch-int8' does not work here: dynamic quantisation runs on the CPU only"),
+    ],
+)
+def test_runtimes_that_cannot_be(wanted, device, message):
+    with pytest.raises(ValueError, match=message):
+        find_runtimes(wanted, torch.device(device))
+
+
+@pytest.mark.skipif(has_optimum, reason="Optimum is installed")
+def test_onnxruntime_without_optimum_says_how_to_get_it():
+    with pytest.raises(ValueError, match=r"'onnxruntime' does not work here.*pip install 'hf-tinybert\[onnx\]'"):
+        find_runtimes(["onnxruntime"], CPU)
+
+
+# measuring
+
+
+def test_every_model_in_every_runtime_for_every_batch_size_and_length(folders):
+    plan = Plan(batch_sizes=(1, 3), lengths=(5, 9), rounds=4, warm_up=0)
+    candidates = find_candidates([str(folders / "teacher"), f"small={folders / 'student'}"])
+    costs, timings = measure(candidates, plan, ["pytorch", "pytorch-int8"])
+    rows = [(name, runtime) for name in ("teacher", "small") for runtime in ("pytorch", "pytorch-int8")]
+    assert [(cost.name, cost.runtime) for cost in costs] == rows
+    blocks = [(batch_size, length) for batch_size in (1, 3) for length in (5, 9)]
+    assert [(t.batch_size, t.length, t.name, t.runtime) for t in timings] == [b + r for b in blocks for r in rows]
+    for timing in timings:
+        assert timing.p95_ms >= timing.median_ms > 0
+        assert timing.sequences_per_second == pytest.approx(timing.batch_size * 1000 / timing.median_ms)
+    for start in range(0, len(timings), len(rows)):
+        block = timings[start : start + len(rows)]
+        assert [t.speed_up for t in block] == [pytest.approx(block[0].median_ms / t.median_ms) for t in block]
+    teacher, teacher_int8, small, _ = costs
+    assert teacher.flops == {length: formula(3, 24, 40, length, 3) for length in (5, 9)} == teacher_int8.flops
+    assert small.flops == {length: formula(3, 16, 40, length, 2 + 1) for length in (5, 9)}
+    assert teacher.parameters == teacher_int8.parameters == tiny_models.model().num_parameters()
+    assert teacher.bytes_on_disk == (folders / "teacher" / "model.safetensors").stat().st_size
+    assert [cost.size_is_computed for cost in costs] == [False, True] * 2
+    assert not any(cost.random_weights for cost in costs)
+
+
+def test_a_shape_has_random_weights_and_a_computed_size():
+    (cost, quantized), _ = measure([Candidate("tiny", shape="tinybert-3l-192d")], QUICK, ["pytorch", "pytorch-int8"])
+    assert cost.label == "tiny (random weights), pytorch"
+    # Embeddings, layers, pooler and a head of two labels; two numbers a width in each LayerNorm.
+    d, f = 192, 768
+    embeddings = (30522 + 512 + 2) * d + 2 * d
+    layer = 4 * (d * d + d) + 2 * d * f + f + d + 4 * d
+    assert cost.parameters == embeddings + 3 * layer + d * d + d + 2 * d + 2
+    assert (cost.bytes_on_disk, cost.size_is_computed) == (4 * cost.parameters, True)
+    # Three bytes less for each weight of a linear layer.
+    saved = 3 * (3 * (4 * d * d + 2 * d * f) + d * d + 2 * d)
+    assert quantized.bytes_on_disk == pytest.approx(cost.bytes_on_disk - saved, rel=0.01)
+    assert quantized.size_is_computed
+
+
+def test_bert_base_is_bert_base():
+    sizes = {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
+    assert SHAPES["bert-base"] == sizes
+
+
+def test_the_threads_are_set_for_the_measurement_only(folders, monkeypatch):
+    before, given = torch.get_num_threads(), []
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    plan = Plan(batch_sizes=(1,), lengths=(4,), threads=before + 1, rounds=1, warm_up=0)
+    measure([Candidate("t", path=str(folders / "teacher"))], plan, ["pytorch"])
+    assert given == [before + 1, before]
+
+
+def test_of_a_real_model(body, tmp_path):
+    model = AutoModelForSequenceClassification.from_pretrained(body)
+    model.save_pretrained(tmp_path)
+    plan = Plan(batch_sizes=(1,), lengths=(32,), rounds=5, warm_up=1)
+    candidates = [Candidate("minilm", path=str(tmp_path)), Candidate("tiny", shape="tinybert-3l-192d")]
+    (minilm, tiny), (minilm_time, tiny_time) = measure(candidates, plan, ["pytorch"])
+    assert minilm.parameters == sum(p.numel() for p in model.parameters())
+    assert minilm.bytes_on_disk == pytest.approx(4 * minilm.parameters, rel=0.01)
+    assert minilm.flops[32] / tiny.flops[32] == pytest.approx(8, rel=0.05)
+    assert tiny_time.speed_up > 1.5 * minilm_time.speed_up
+
+
+def test_a_family_that_cannot_be_distilled_can_be_timed(tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 20}
+    config = AlbertConfig(vocab_size=90, embedding_size=8, max_position_embeddings=12, **sizes)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    candidates = [Candidate("albert", path=str(tmp_path))]
+    _, (timing,) = measure(candidates, QUICK, ["pytorch"])
+    assert timing.median_ms > 0
+    with pytest.raises(ValueError, match="--lengths has 13; the model albert takes 1 to 12 tokens"):
+        measure(candidates, Plan(lengths=(13,)), ["pytorch"])
+
+
+def test_nothing_is_timed_when_a_length_is_beyond_a_models_positions(tmp_path, folders):
+    tiny_models.model("roberta").save_pretrained(tmp_path)  # 80 positions, of which padding takes the first two
+    candidates = [Candidate("teacher", path=str(folders / "teacher")), Candidate("roberta", path=str(tmp_path))]
+    told = []
+    with pytest.raises(ValueError, match="--lengths has 79; the model roberta takes 1 to 78 tokens"):
+        measure(candidates, Plan(lengths=(8, 79)), ["pytorch"], progress=told.append)
+    assert not told
+
+
+def test_a_folder_without_a_model(tmp_path, folders):
+    candidates = [Candidate("teacher", path=str(folders / "teacher")), Candidate("empty", path=str(tmp_path))]
+    with pytest.raises(ValueError, match="holds no model"):
+        measure(candidates, QUICK, ["pytorch"])
+
+
+@needs_optimum
+def test_onnxruntime_exports_to_a_folder_of_its_own(folders):
+    before = sorted(folders.rglob("*"))
+    (pytorch, onnx), timings = measure(
+        [Candidate("teacher", path=str(folders / "teacher"))], QUICK, ["pytorch", "onnxruntime"]
+    )
+    assert sorted(folders.rglob("*")) == before
+    assert (onnx.parameters, onnx.flops) == (pytorch.parameters, pytorch.flops)
+    assert onnx.bytes_on_disk > 4 * onnx.parameters
+    assert not onnx.size_is_computed
+    assert all(timing.median_ms > 0 for timing in timings)
+
+
+@needs_optimum
+def test_onnxruntime_takes_the_file_that_is_there(tmp_path, folders):
+    from optimum.onnxruntime import ORTModelForSequenceClassification
+
+    # Another model's file tells us what was measured; onnx/ goes before the folder itself.
+    ORTModelForSequenceClassification.from_pretrained(folders / "student", export=True).save_pretrained(tmp_path)
+    tiny_models.model().save_pretrained(tmp_path)
+    candidates = [Candidate("teacher", path=str(tmp_path))]
+    (at_top,), _ = measure(candidates, QUICK, ["onnxruntime"])
+    assert at_top.bytes_on_disk == (tmp_path / "model.onnx").stat().st_size
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "model.onnx").rename(tmp_path / "onnx" / "model.onnx")
+    (tmp_path / "model.onnx").write_bytes(b"no model")
+    (below,), _ = measure(candidates, QUICK, ["onnxruntime"])
+    assert below.bytes_on_disk == at_top.bytes_on_disk
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu_a_turn_lasts_until_the_work_is_done():
+    class Slow(nn.Module):
+        config = tiny_models.config()
+        device = torch.device("cuda")
+
+        def forward(self, input_ids, attention_mask):
+            torch.cuda._sleep(50_000_000)
+
+    assert latency({"slow": Slow()}, length=4, rounds=3, warm_up=1)["slow"] > 5
