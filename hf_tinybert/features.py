@@ -35,6 +35,11 @@ class Features:
     queries: dict[int, Tensor] = field(default_factory=dict)
     keys: dict[int, Tensor] = field(default_factory=dict)
 
+    def forget(self, layer: int) -> None:
+        """Let go of what a layer gave."""
+        for tensors in (self.hidden, self.queries, self.keys):
+            tensors.pop(layer, None)
+
 
 class _Enough(Exception):
     """Everything that was wanted has been caught; the rest of the forward pass is not needed."""

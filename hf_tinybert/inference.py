@@ -234,7 +234,7 @@ def measure(
         A row for each model in each runtime; and such a row for each batch size and length.
 
     Raises:
-        ValueError: a runtime does not work here, a folder holds no model, or a length is beyond a model's
+        ValueError: a runtime does not work here, a model cannot be loaded, or a length is beyond a model's
             positions; all before anything is timed.
     """
     device = torch.device(device)
@@ -335,7 +335,10 @@ def _load(candidate: Candidate, lengths: Sequence[int], device: torch.device) ->
         model = AutoModelForSequenceClassification.from_config(BertConfig(**SHAPES[str(candidate.shape)]))
     else:
         kwargs = {"dtype": torch.float32}
-        model = load_teacher(candidate.path, AutoModelForSequenceClassification, kwargs, role="model")
+        try:
+            model = load_teacher(candidate.path, AutoModelForSequenceClassification, kwargs, role="model")
+        except OSError as error:
+            raise ValueError(f"The model {candidate.path} cannot be loaded: {error}") from error
     try:
         limit = locate(model).max_length
     except ValueError:  # a family that cannot be distilled can be timed all the same

@@ -116,7 +116,13 @@ class BatchCounts:
 
 @dataclass(frozen=True)
 class Step:
-    """What a training forward pass needs beside the student's inputs."""
+    """What a training forward pass needs beside the student's inputs.
+
+    Attributes:
+        teacher: the teacher's features of the batch; each is let go as soon as its losses are computed.
+        levels: which levels are matched.
+        counts: what the global batch holds.
+    """
 
     teacher: Features
     levels: frozenset[str]
@@ -223,29 +229,35 @@ class DistillationObjective(nn.Module):
         """Yield (name, weight, this share's part of the global mean) for every loss of the step."""
         settings, teacher, weights = self.settings, step.teacher, self.settings.weights
         mask = inputs.get("attention_mask")
-        for layer in settings.hidden_layers:
-            level = "embedding" if layer == 0 else "hidden"
-            if level in step.levels:
-                projected = self.projections(student.hidden[layer], layer)
-                target = teacher.hidden[settings.mapping[layer]]
-                value = self._share(step.counts.tokens, step, losses.hidden_loss, projected, target, mask=mask)
-                if layer == 0:
-                    yield "embedding", weights["embedding"], value
-                else:
-                    yield f"hidden_{layer}", weights.of_layer("hidden", layer), value
-        if "attention" in step.levels:
-            for layer in settings.attention_layers:
-                above = settings.mapping[layer]
-                tensors = (
+        layers = sorted({*settings.hidden_layers, *settings.attention_layers})
+        while layers:
+            layer = layers.pop()
+            above = settings.mapping[layer]
+            if layer in settings.attention_layers and "attention" in step.levels:
+                value = self._share(
+                    step.counts.pairs,
+                    step,
+                    losses.attention_loss,
                     student.queries[layer],
                     student.keys[layer],
                     teacher.queries[above],
                     teacher.keys[above],
-                )
-                value = self._share(
-                    step.counts.pairs, step, losses.attention_loss, *tensors, self._num_heads, mask=mask
+                    self._num_heads,
+                    mask=mask,
                 )
                 yield f"attention_{layer}", weights.of_layer("attention", layer), value
+            if layer in settings.hidden_layers and ("hidden" if layer else "embedding") in step.levels:
+                projected = self.projections(student.hidden[layer], layer)
+                value = self._share(
+                    step.counts.tokens, step, losses.hidden_loss, projected, teacher.hidden[above], mask=mask
+                )
+                del projected
+                if layer == 0:
+                    yield "embedding", weights["embedding"], value
+                else:
+                    yield f"hidden_{layer}", weights.of_layer("hidden", layer), value
+            if all(settings.mapping[other] != above for other in layers):
+                teacher.forget(above)
         labels = inputs.get("labels")
         if "prediction" in step.levels and weights["prediction"]:
             yield "prediction", weights["prediction"], self._prediction(student, step, mask, labels)

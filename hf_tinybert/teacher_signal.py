@@ -67,6 +67,8 @@ class LiveTeacher:
         stops = compile_kwargs is None and (last < encoder.num_layers or last not in hidden)
         self._capture = FeatureCapture(encoder, hidden, attention, stop=stops)
         self._autocast = autocast
+        # Compiled training code may want to keep the features for its backward pass, which inference tensors forbid.
+        self._no_gradient: Callable[[], Any] = torch.inference_mode if compile_kwargs is None else torch.no_grad
         self._layers: Callable[..., Features] = self._run_layers
         self._logits: Callable[..., Features] = self._run_logits
         if compile_kwargs is not None:
@@ -82,11 +84,10 @@ class LiveTeacher:
         if not intermediate:
             self._capture.remove()
 
-    @torch.inference_mode()
     def features(self, inputs: Mapping[str, Any], intermediate: bool, prediction: bool) -> Features:
         """Run the teacher: up to the last matched layer where no logits are wanted."""
         wanted = {name: value for name, value in inputs.items() if name in self.inputs}
-        with self._autocast():
+        with self._no_gradient(), self._autocast():
             return self._layers(wanted, prediction) if intermediate else self._logits(wanted)
 
     def flush(self, wait: Callable[[], None] | None = None) -> None:

@@ -122,7 +122,7 @@ def test_the_tables_of_a_benchmark():
         "batch of 32, 32 tokens",
         "batch of 32, 128 tokens",
     ]
-    assert lines[-1].endswith(" 0.50 ms   0.50 ms     64,000.0    800.0x")
+    assert lines[-1].endswith("  0.50 ms    0.50 ms     64,000.0    800.0x")
     assert all(line == line.rstrip() for line in lines)
 
 

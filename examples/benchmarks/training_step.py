@@ -55,8 +55,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import send_to_device
+from datasets import Dataset
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel, default_data_collator
 
 from hf_tinybert import TinyBertConfig, create_student
 from hf_tinybert.families import locate
@@ -66,6 +68,8 @@ from hf_tinybert.objective import BatchCounts, DistillationObjective, Settings, 
 from hf_tinybert.phases import LEVELS, Phase
 from hf_tinybert.projections import Projections
 from hf_tinybert.teacher import freeze
+from hf_tinybert.teacher_cache import open_signal
+from hf_tinybert.teacher_cache.opening import Request
 from hf_tinybert.teacher_signal import LiveTeacher
 
 BATCH_SIZES = {64: 32, 128: 32, 256: 16, 512: 4}
@@ -117,7 +121,7 @@ class Bench:
     def _new_student(self) -> PreTrainedModel:
         torch.manual_seed(2)
         overrides = SMOKE_STUDENT if self.smoke else {}
-        config = TinyBertConfig.from_teacher(self.config, "tinybert-4l-312d", **overrides)
+        config = TinyBertConfig.from_teacher(self.config, "tinybert-4l-312d", attention_probs_dropout_prob=0.0, **overrides)
         return create_student(self.teacher, config, init="random").to(self.device).train()
 
     def student(self) -> PreTrainedModel:
@@ -191,16 +195,53 @@ def distilling(bench: Bench, phase: Phase, features: Callable[[], Features]) -> 
 
 
 def live_teacher(bench: Bench, phase: Phase) -> Callable[[], Features]:
-    layers = list(bench.mapping.values())
-    signal = LiveTeacher(bench.teacher, layers, [layer for layer in layers if layer])
+    signal = teacher_signal(bench)
     wanted = {"intermediate": phase == "intermediate", "prediction": phase == "prediction"}
     return lambda: signal.features(bench.batch, **wanted)
+
+
+def teacher_signal(bench: Bench) -> LiveTeacher:
+    layers = list(bench.mapping.values())
+    return LiveTeacher(bench.teacher, layers, [layer for layer in layers if layer])
+
+
+def from_cache(bench: Bench, phase: Phase) -> Callable[[], Features]:
+    """The batch is collated from its rows in every step, with what the cache knows of them, as in training."""
+    columns = bench.batch | {"labels": bench.labels}
+    dataset = Dataset.from_dict({name: values.tolist() for name, values in columns.items()})
+    folder = tempfile.TemporaryDirectory()
+    request = Request(
+        choice="features" if phase == "intermediate" else "logits",
+        folder=Path(folder.name),
+        dtype="float16",
+        dataset=dataset,
+        collator=default_data_collator,
+        intermediate_passes=int(phase == "intermediate"),
+        prediction_passes=int(phase == "prediction"),
+        batch_size=len(dataset),
+        device=bench.device,
+        autocast="bf16" if bench.bf16 else "no",
+    )
+    signal = open_signal(teacher_signal(bench), request)
+    signal.begin(phase == "intermediate")
+    numbered, collator = signal.data(dataset, default_data_collator)
+    wanted = {"intermediate": phase == "intermediate", "prediction": phase == "prediction"}
+
+    def features() -> Features:
+        batch = send_to_device(collator([numbered[row] for row in range(len(numbered))]), bench.device)
+        return signal.features(batch, **wanted)
+
+    with bench.autocast():
+        features()  # the first pass over the data, which fills the table of logits
+    features.folder = folder  # type: ignore[attr-defined]  # removed when the variant goes
+    return features
 
 
 def captured(bench: Bench, phase: Phase) -> Callable[[], Features]:
     with bench.autocast():
         features = live_teacher(bench, phase)()
-    return lambda: features
+    # A step lets go of what it was given: each gets tables of its own.
+    return lambda: Features(features.logits, dict(features.hidden), dict(features.queries), dict(features.keys))
 
 
 def ours(bench: Bench) -> Variant:
@@ -212,7 +253,7 @@ def in_memory(bench: Bench) -> Variant:
 
 
 def cached(bench: Bench) -> Variant:
-    raise Unavailable("the package has no cache of features yet")
+    return distilling(bench, "intermediate", from_cache(bench, "intermediate"))
 
 
 def logits_live(bench: Bench) -> Variant:
@@ -224,7 +265,7 @@ def logits_known(bench: Bench) -> Variant:
 
 
 def logits_cached(bench: Bench) -> Variant:
-    raise Unavailable("the package has no cache of logits yet")
+    return distilling(bench, "prediction", from_cache(bench, "prediction"))
 
 
 # What ours is compared with
@@ -448,8 +489,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--lengths", nargs="+", type=int, help="tokens in a sequence (64 128 256 512)")
     parser.add_argument("--batch-sizes", nargs="+", type=int, help="one for each length (32 32 16 4)")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
-    parser.add_argument("--memory", nargs="*", choices=VARIANTS, metavar="VARIANT", help="measure these only")
+    every = list(VARIANTS)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=every, metavar="V", help=", ".join(every))
+    parser.add_argument("--memory", nargs="*", choices=VARIANTS, metavar="V", help="peak memory of these alone")
     parser.add_argument("--steps", type=int, default=20, help="timed rounds at each length")
     parser.add_argument("--warmup", type=int, default=3, help="rounds before them")
     parser.add_argument("--threads", type=int, help="of torch on the CPU")
