@@ -6,25 +6,46 @@ Features are detected, never version numbers: several minor versions lie between
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from transformers import TrainingArguments
 
 _FIELDS = {field.name for field in dataclasses.fields(TrainingArguments)}
+#: transformers 5 has `train_sampling_strategy` where 4.57 has `group_by_length`.
+HAS_SAMPLING_STRATEGY = "train_sampling_strategy" in _FIELDS
 
 
 def group_by_length_argument() -> dict[str, Any]:
     """The training argument that batches sequences of similar length together."""
-    if "train_sampling_strategy" in _FIELDS:
+    if HAS_SAMPLING_STRATEGY:
         return {"train_sampling_strategy": "group_by_length"}
     return {"group_by_length": True}
 
 
+def random_order_argument() -> dict[str, Any]:
+    """The training argument that leaves lengths alone."""
+    return {"train_sampling_strategy": "random"} if HAS_SAMPLING_STRATEGY else {"group_by_length": False}
+
+
 def groups_by_length(args: TrainingArguments) -> bool:
     """Whether the user asked for batches of similar length, in either spelling."""
-    if "train_sampling_strategy" in _FIELDS:
+    if HAS_SAMPLING_STRATEGY:
         return str(getattr(args, "train_sampling_strategy", "")) == "group_by_length"
     return bool(getattr(args, "group_by_length", False))
+
+
+@contextmanager
+def without_grouping(args: TrainingArguments) -> Iterator[None]:
+    """Inside, the arguments do not ask for batches of similar length."""
+    before = {name: getattr(args, name) for name in random_order_argument()}
+    try:
+        if groups_by_length(args):
+            vars(args).update(random_order_argument())
+        yield
+    finally:
+        vars(args).update(before)
 
 
 def warmup_argument(share: float) -> dict[str, Any]:

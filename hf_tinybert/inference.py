@@ -6,13 +6,10 @@ percent of the work.
 
 from __future__ import annotations
 
-import importlib.util
-import io
 import os
 import statistics
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForSequenceClassification, BertConfig, PretrainedConfig, PreTrainedModel
@@ -29,6 +26,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, Pretrai
 from hf_tinybert.checkpoints import PROJECTIONS_NAME
 from hf_tinybert.configuration import PRESETS
 from hf_tinybert.families import locate
+from hf_tinybert.runtimes import find_runtimes, prepare
 from hf_tinybert.teacher import load_teacher, load_tokenizer
 
 #: Architectures to compare with that need no weights: BERT-base and the presets, with BERT's vocabulary.
@@ -41,10 +39,7 @@ SHAPES: dict[str, dict[str, int]] = {
     },
     **PRESETS,
 }
-RUNTIMES = ("pytorch", "pytorch-int8", "onnxruntime")
-
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-_ONNX_FILES = ("onnx/model.onnx", "model.onnx")
 _SPECIAL = ("pad", "unk", "bos", "eos", "cls", "sep", "mask")
 _SEED = 0
 _Key = TypeVar("_Key")
@@ -108,7 +103,7 @@ class ModelCost:
 
     Attributes:
         name: of the model.
-        runtime: one of `RUNTIMES`.
+        runtime: one of `runtimes.RUNTIMES`.
         random_weights: whether it is a shape only.
         parameters: all of them.
         flops: length in tokens -> floating-point operations of the forward pass of one such sequence; the model's,
@@ -137,7 +132,7 @@ class Timing:
 
     Attributes:
         name: of the model.
-        runtime: one of `RUNTIMES`.
+        runtime: one of `runtimes.RUNTIMES`.
         batch_size: sequences in the batch.
         length: tokens of each.
         median_ms: median milliseconds of a batch.
@@ -197,23 +192,6 @@ def find_candidates(models: Sequence[str], shapes: Sequence[str] = ()) -> tuple[
     return tuple(found)
 
 
-def find_runtimes(wanted: Sequence[str], device: torch.device) -> tuple[str, ...]:
-    """The runtimes to use: those that are wanted, or all that work here.
-
-    Raises:
-        ValueError: a runtime is unknown, named twice, or does not work here.
-    """
-    for runtime in wanted:
-        if runtime not in RUNTIMES:
-            raise ValueError(f"Unknown runtime {runtime!r}; the runtimes are {', '.join(RUNTIMES)}.")
-        if wanted.count(runtime) > 1:
-            raise ValueError(f"The runtime {runtime!r} is named twice.")
-        obstacle = _obstacle(runtime, device)
-        if obstacle:
-            raise ValueError(f"The runtime {runtime!r} does not work here: {obstacle}.")
-    return tuple(wanted) or tuple(runtime for runtime in RUNTIMES if not _obstacle(runtime, device))
-
-
 def measure(
     candidates: Sequence[Candidate],
     plan: Plan,
@@ -226,7 +204,7 @@ def measure(
     Args:
         candidates: the models; speed-ups are against the first, in its first runtime.
         plan: what to time, and how.
-        runtimes: names in `RUNTIMES`; none for all that work here.
+        runtimes: names in `runtimes.RUNTIMES`; none for all that work here.
         device: where to run.
         progress: told in a line what comes next.
 
@@ -239,14 +217,14 @@ def measure(
     """
     device = torch.device(device)
     say = progress or (lambda text: None)
-    runtimes = find_runtimes(runtimes, device)
+    names = find_runtimes(runtimes, device)
     loaded = [(candidate, _load(candidate, plan.lengths, device)) for candidate in candidates]
     contenders: list[_Contender] = []
     timings: list[Timing] = []
     with _threads(plan.threads), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         for candidate, model in loaded:
             say(f"preparing {candidate.name}")
-            contenders += _contenders(candidate, model, runtimes, plan, scratch)
+            contenders += _contenders(candidate, model, names, plan, scratch)
         for batch_size in plan.batch_sizes:
             for length in plan.lengths:
                 say(f"timing batches of {batch_size}, {length} tokens")
@@ -349,25 +327,18 @@ def _load(candidate: Candidate, lengths: Sequence[int], device: torch.device) ->
 
 
 def _contenders(
-    candidate: Candidate, model: PreTrainedModel, runtimes: Sequence[str], plan: Plan, scratch: str
+    candidate: Candidate, model: PreTrainedModel, names: Sequence[str], plan: Plan, scratch: str
 ) -> Iterator[_Contender]:
     """The model in each runtime."""
     shape_only = candidate.path is None
     parameters = model.num_parameters()
     flops = {length: count_flops(model, length) for length in plan.lengths}
     special_ids = _special_ids(candidate.path)
-    for runtime in runtimes:
-        forward: Any = model
-        size = 4 * parameters if candidate.path is None else bytes_on_disk(candidate.path)
-        computed = shape_only
-        if runtime == "pytorch-int8":
-            forward = _quantized(model)
-            size, computed = _serialized_size(forward), True
-        elif runtime == "onnxruntime":
-            forward = _onnx(candidate, model, plan.threads, scratch)
-            # Weights of large models are in files beside, model.onnx_data.
-            size = sum(file.stat().st_size for file in forward.path.parent.glob(f"{forward.path.name}*"))
-            computed = False
+    for runtime in names:
+        forward, size = prepare(runtime, model, candidate.path, plan.threads, scratch)
+        computed = runtime == "pytorch-int8" or (shape_only and runtime == "pytorch")
+        if size is None:
+            size = 4 * parameters if candidate.path is None else bytes_on_disk(candidate.path)
         cost = ModelCost(candidate.name, runtime, shape_only, parameters, flops, size, computed)
         yield _Contender(cost, forward, model.config, special_ids)
 
@@ -428,64 +399,3 @@ def _threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _obstacle(runtime: str, device: torch.device) -> str | None:
-    """Why a runtime does not work here, or None."""
-    if runtime == "pytorch-int8":
-        if device.type != "cpu":
-            return f"dynamic quantisation runs on the CPU only, not on {device.type}"
-        try:
-            _quantized(nn.Sequential(nn.Linear(4, 4)))(torch.zeros(1, 4))
-        except (ImportError, AttributeError, RuntimeError) as error:
-            return f"torch {torch.__version__} cannot quantise ({error})"
-    if runtime == "onnxruntime":
-        if importlib.util.find_spec("optimum") is None or importlib.util.find_spec("onnxruntime") is None:
-            return "it needs Optimum: pip install 'hf-tinybert[onnx]'"
-        try:
-            import onnxruntime
-            from optimum.onnxruntime import ORTModelForSequenceClassification  # noqa: F401
-        except ImportError as error:
-            return f"Optimum cannot be imported ({error})"
-        if device.type == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-            return "the installed onnxruntime has no CUDAExecutionProvider"
-    return None
-
-
-def _quantized(model: nn.Module) -> nn.Module:
-    """A copy whose linear layers compute with 8-bit whole numbers."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch announces that quantisation moves to torchao
-        return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
-
-
-def _serialized_size(model: nn.Module) -> int:
-    buffer = io.BytesIO()
-    torch.save(model.state_dict(), buffer)
-    return buffer.tell()
-
-
-def _onnx(candidate: Candidate, model: PreTrainedModel, threads: int, scratch: str) -> Any:
-    """The model in ONNX Runtime: from its folder's ONNX file, or exported."""
-    import onnxruntime
-    from optimum.onnxruntime import ORTModelForSequenceClassification
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    # Threads that spin on after their turn would be timed with the next model.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.log_severity_level = 3
-    provider = "CUDAExecutionProvider" if model.device.type == "cuda" else "CPUExecutionProvider"
-    present = [Path(candidate.path) / name for name in _ONNX_FILES] if candidate.path else []
-    file = next((path for path in present if path.is_file()), None)
-    if file is not None:
-        # `from_pretrained` finds files by patterns, and not always this one.
-        session = onnxruntime.InferenceSession(file, options, providers=[provider])
-        return ORTModelForSequenceClassification(config=model.config, session=session)
-    folder = tempfile.mkdtemp(dir=scratch)
-    model.save_pretrained(folder)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what the exporter's tracing has to say
-        return ORTModelForSequenceClassification.from_pretrained(
-            folder, export=True, config=model.config, provider=provider, session_options=options
-        )

@@ -39,31 +39,25 @@ class SeededLengthGroupedSampler(LengthGroupedSampler):
         return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
 
 
-def lengths_of(dataset: Any, column: str, length_column: str) -> list[int]:
-    """The length of every example of a map-style data set.
+def lengths_of(dataset: Any, length_column: str) -> list[int] | None:
+    """The length of every example, or None where it cannot be known without computing every row.
 
     Args:
-        dataset: rows are mappings.
-        column: the model's main input, `input_ids` for text.
-        length_column: a column that already holds lengths, used where the data set has it.
-
-    Raises:
-        ValueError: rows have no such column.
+        dataset: the training data; lengths are known of a `datasets.Dataset` without a transform.
+        length_column: a column that already holds lengths, used where the data set has it, else `input_ids`.
     """
-    names = getattr(dataset, "column_names", None) or ()
-    if isinstance(dataset, Dataset) and length_column in names:
+    if not isinstance(dataset, Dataset) or dataset.format["type"] == "custom":
+        return None
+    if length_column in dataset.column_names:
         return [int(length) for length in dataset[length_column]]
-    if isinstance(dataset, Dataset) and column in names:
-        return _arrow_lengths(dataset, column)
-    try:
-        return [len(dataset[index][column]) for index in range(len(dataset))]
-    except (KeyError, TypeError, IndexError):
-        raise ValueError(f"Grouping by length needs rows with {column!r}, or a column {length_column!r}.") from None
+    return token_counts(dataset)
 
 
-def _arrow_lengths(dataset: Dataset, column: str) -> list[int]:
-    """Lengths read from Arrow's offsets, without making Python lists of the rows."""
+def token_counts(dataset: Dataset) -> list[int] | None:
+    """The number of input ids of every row, or None if there are none, without making Python lists of the rows."""
+    if "input_ids" not in dataset.column_names:
+        return None
     lengths: list[int] = []
-    for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=10_000):
-        lengths += pyarrow.compute.list_value_length(table[column]).to_pylist()
+    for table in dataset.select_columns(["input_ids"]).with_format("arrow").iter(batch_size=10_000):
+        lengths += pyarrow.compute.list_value_length(table["input_ids"]).to_pylist()
     return lengths

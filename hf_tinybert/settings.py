@@ -71,15 +71,15 @@ def longest_input(student: PreTrainedModel, teacher: PreTrainedModel) -> int | N
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def check_data(dataset: Any, longest: int | None, length_column: str) -> None:
+def check_data(dataset: Any, longest: int | None) -> None:
     """Refuse an already tokenised map-style data set with an example that is too long.
 
     Raises:
         ValueError: an example is longer than `longest` tokens.
     """
-    if longest is None or not isinstance(dataset, Dataset) or "input_ids" not in dataset.column_names:
+    if longest is None or not isinstance(dataset, Dataset):
         return
-    length = max(sampling.lengths_of(dataset, "input_ids", length_column), default=0)
+    length = max(sampling.token_counts(dataset) or [0])
     if length > longest:
         raise ValueError(
             f"An example of {length} tokens is longer than the {longest} positions of the student or the teacher: "

@@ -10,7 +10,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.utils import logging
 
 from hf_tinybert import checkpoints, compat, provenance, sampling
@@ -116,7 +116,14 @@ class DistillationTrainer(SafeSavingTrainer):
         self._parts: dict[str, Tensor] = {}
         self._phase_of_part: dict[str, Phase] = {}
         self._steps_in_phase: Counter[Phase] = Counter()
-        super().__init__(model, args, *positional, **kwargs)
+        collator, dataset = (
+            positional[place] if len(positional) > place else kwargs.get(name)
+            for place, name in enumerate(("data_collator", "train_dataset"))
+        )
+        # Streams have no lengths to group by, and transformers 4.57 refuses to try.
+        streams = isinstance(dataset, torch.utils.data.IterableDataset)
+        with compat.without_grouping(args) if streams else nullcontext():
+            super().__init__(model, args, *positional, **kwargs)
         # Our loss is a share of the global batch's mean; the Trainer divides it by the accumulation steps.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
@@ -124,6 +131,9 @@ class DistillationTrainer(SafeSavingTrainer):
         self.teacher = self._take_teacher(teacher, teacher_init_kwargs)
         self.add_callback(_KeepTeacher(self))
         self._settings()
+        ours = collator is None and isinstance(self.data_collator, DataCollatorWithPadding)
+        if ours and (self._max_length or 0) % 8 == 0:
+            self.data_collator.pad_to_multiple_of = 8
 
     # Teacher, student and settings
 
@@ -157,7 +167,7 @@ class DistillationTrainer(SafeSavingTrainer):
         self.args.check()
         settings = build_settings(self.args, self.student, self.teacher, self._hard_label_function)
         self._max_length = longest_input(self.student, self.teacher)
-        check_data(self.train_dataset, self._max_length, self.args.length_column_name)
+        check_data(self.train_dataset, self._max_length)
         return settings
 
     # Attaching the objective for the time of training
@@ -520,12 +530,16 @@ class DistillationTrainer(SafeSavingTrainer):
             self._signature_columns += [rows.ROW]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        dataset = train_dataset if train_dataset is not None else self.train_dataset
-        if dataset is None or not compat.groups_by_length(self.args) or not hasattr(dataset, "__len__"):
-            return super()._get_train_sampler(*(() if train_dataset is None else (train_dataset,)))
-        args = self.args
+        dataset, args = train_dataset if train_dataset is not None else self.train_dataset, self.args
+        lengths = sampling.lengths_of(dataset, args.length_column_name) if compat.groups_by_length(args) else None
+        if lengths is None:
+            with compat.without_grouping(args):
+                return super()._get_train_sampler(*(() if train_dataset is None else (train_dataset,)))
         seed = args.data_seed if args.data_seed is not None else args.seed
         batch = args.train_batch_size * args.gradient_accumulation_steps * max(args.world_size, 1)
-        column = self.processing_class.model_input_names[0] if self.processing_class is not None else "input_ids"
-        lengths = sampling.lengths_of(dataset, column, args.length_column_name)
         return sampling.SeededLengthGroupedSampler(batch, lengths, seed)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        # The stock sampler groups here too, and predictions then come back in another order than the data.
+        with compat.without_grouping(self.args):
+            return super()._get_eval_sampler(eval_dataset)

@@ -9,6 +9,8 @@ from typing import Any
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
+from hf_tinybert import compat
+
 PHASES = ("two", "intermediate", "prediction", "joint")
 TEACHER_CACHES = ("none", "logits", "features", "auto")
 CACHE_DTYPES = ("float16", "bfloat16", "float32")
@@ -19,10 +21,11 @@ class DistillationTrainingArguments(TrainingArguments):
     """Arguments of a distillation run.
 
     `num_train_epochs` (or `max_steps`) covers both phases. `learning_rate`, warm-up and `lr_scheduler_type`
-    are those of the prediction phase; with `phases` other than `"two"`, of the whole run. Two defaults differ
-    from `TrainingArguments`: `logging_nan_inf_filter` is off (it waits for the device in every step and hides
-    NaN; we stop at a NaN instead), and `ddp_find_unused_parameters` is on (each phase leaves some parameters
-    unused).
+    are those of the prediction phase; with `phases` other than `"two"`, of the whole run. Three defaults differ
+    from `TrainingArguments`: batches hold sequences of similar length (`group_by_length`, in transformers 5
+    `train_sampling_strategy`), where the training data are a tokenised `datasets.Dataset`;
+    `logging_nan_inf_filter` is off (it waits for the device in every step and hides NaN; we stop at a NaN
+    instead); and `ddp_find_unused_parameters` is on (each phase leaves some parameters unused).
     """
 
     phases: str = field(
@@ -112,6 +115,18 @@ class DistillationTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Trainer's filter of NaN losses; off, a NaN loss ends the run."}
     )
 
+    if compat.HAS_SAMPLING_STRATEGY:
+        train_sampling_strategy: str = field(
+            default="group_by_length",
+            metadata={
+                "help": "Order of the training data. 'group_by_length': batches of similar length, no padding wasted.",
+                "choices": ["random", "sequential", "group_by_length", "batch_rebalance"],
+            },
+        )
+    else:
+        group_by_length: bool = field(
+            default=True, metadata={"help": "Batches of similar length, so that no padding is wasted."}
+        )
     ddp_find_unused_parameters: bool | None = field(
         default=True, metadata={"help": "On: each phase leaves some parameters without a gradient."}
     )

@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_tinybert import DistillationTrainer, checkpoints, create_student
+from hf_tinybert import DistillationTrainer, checkpoints, compat, create_student
 from hf_tinybert.objective import DistillationObjective
 
 SHORT = {"max_steps": 6, "logging_steps": 1, "per_device_train_batch_size": 4}
@@ -314,6 +314,7 @@ def stock_and_ours(teacher, tmp_path, ours_kwargs=None, stock_kwargs=None, **cha
                 },
             )
 
+    changes |= compat.random_order_argument()
     args = workbench.arguments(
         tmp_path, max_steps=1, phases="prediction", prediction_weight=0.0, hard_label_weight=1.0, **changes
     )
@@ -545,3 +546,61 @@ def test_nothing_is_written_where_nothing_was_trained(teacher, tmp_path):
         workbench.trainer(workbench.small_student(teacher), teacher, args)
     assert not any(Path(tmp_path).rglob("*.safetensors"))
     assert "checkpoint" not in "".join(os.listdir(tmp_path))
+
+
+def test_predictions_come_back_in_the_order_of_the_data(teacher, tmp_path):
+    """Grouping by length, on by default, is for training: the stock Trainer permutes predictions with it."""
+    trained = workbench.trainer(workbench.small_student(teacher), teacher, workbench.arguments(tmp_path))
+    data = workbench.household()["eval"]
+    assert compat.groups_by_length(trained.args)
+    predicted = trained.predict(data)
+    assert predicted.label_ids.tolist() == data["labels"]
+
+
+def test_training_batches_hold_similar_lengths_padded_to_a_multiple_of_8(teacher, tmp_path):
+    args = workbench.arguments(tmp_path, per_device_train_batch_size=16)
+    kwargs = {"train_dataset": workbench.household()["train"], "processing_class": workbench.tokenizer()}
+    trained = DistillationTrainer(workbench.small_student(teacher), args, teacher=teacher, **kwargs)
+    masks = [batch["attention_mask"] for batch in trained.get_train_dataloader()]
+    assert all(mask.shape[1] % 8 == 0 for mask in masks)
+    waste = 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
+    by_chance = DistillationTrainer(
+        workbench.small_student(teacher),
+        workbench.arguments(tmp_path, per_device_train_batch_size=16, **compat.random_order_argument()),
+        teacher=teacher,
+        **kwargs,
+    )
+    masks = [batch["attention_mask"] for batch in by_chance.get_train_dataloader()]
+    assert waste < 0.6 * (1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks))
+
+
+def test_a_collator_of_the_user_is_left_alone(teacher, tmp_path):
+    collator = DataCollatorWithPadding(workbench.tokenizer())
+    for given in ({"data_collator": collator}, {}):
+        positional = () if given else (collator,)
+        args = workbench.arguments(tmp_path)
+        kwargs = {"teacher": teacher, "processing_class": workbench.tokenizer(), **given}
+        DistillationTrainer(workbench.small_student(teacher), args, *positional, **kwargs)
+        assert collator.pad_to_multiple_of is None
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(workbench.household()["train"].select_columns(["input_ids", "attention_mask", "labels"]))
+
+
+class Rows(torch.utils.data.Dataset):
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        return workbench.household()["train"].select_columns(["input_ids", "attention_mask", "labels"])[index]
+
+
+@pytest.mark.parametrize("data", [Stream(), Rows()], ids=["stream", "map-style"])
+def test_data_of_unknown_lengths_are_taken_as_they_come(data, teacher, tmp_path):
+    args = workbench.arguments(tmp_path, max_steps=2)
+    trained = workbench.trainer(workbench.small_student(teacher), teacher, args, train_dataset=data)
+    trained.train()
+    assert trained.state.global_step == 2
+    assert compat.groups_by_length(args)

@@ -11,6 +11,7 @@ import torch
 
 from hf_tinybert import comparison, inference
 from hf_tinybert.cli import arguments
+from hf_tinybert.runtimes import RUNTIMES
 
 RESULT_NAME = "benchmark.json"
 
@@ -29,7 +30,7 @@ class BenchmarkArguments:
     )
     runtimes: list[str] = field(
         default_factory=list,
-        metadata={"help": f"Some of {', '.join(inference.RUNTIMES)}; all that work here if not given."},
+        metadata={"help": f"Some of {', '.join(RUNTIMES)}; all that work here if not given."},
     )
     batch_sizes: list[int] = field(default_factory=lambda: [1, 32], metadata={"help": "Sequences in a batch."})
     lengths: list[int] = field(default_factory=lambda: [32, 128], metadata={"help": "Tokens of each sequence."})

@@ -54,7 +54,8 @@ def digest(dataset: Dataset, columns: Iterable[str]) -> str:
         total.update(f"{column} {len(dataset)}".encode())
         for values, sizes in _lists(dataset, column):
             total.update(sizes.astype(np.int64).tobytes())
-            total.update(values.astype(np.int64).tobytes())
+            whole = values.dtype.kind in "iub"
+            total.update(values.astype(np.int64 if whole else np.float64).tobytes())
     return total.hexdigest()
 
 

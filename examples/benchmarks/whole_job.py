@@ -1,0 +1,243 @@
+"""A whole distillation on SST-2, both phases, several epochs: the authors' protocol, and ours without and with caches.
+
+    python examples/benchmarks/whole_job.py --teacher runs/results/sst2/teacher --data ../shared/data
+
+Every job runs in a process of its own, one after the other, from the same random student, over the same sentences
+in batches of 32, for the same number of epochs, with the same learning rates; teacher and data as in results.py,
+which makes the teacher. The seconds are those of training, building a cache included, loading and evaluation not.
+
+- authors: every sentence padded to 64 tokens, both models with eager attention, the score maps of all layers, the
+  teacher in every step of both phases, each phase with an optimiser of its own.
+- none, logits, features: `DistillationTrainer` with this `teacher_cache`, starting from an empty folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    get_scheduler,
+    set_seed,
+)
+
+from hf_tinybert import DistillationTrainer, DistillationTrainingArguments, compat, create_student
+from hf_tinybert.families import locate
+from hf_tinybert.layer_mapping import LayerMapping
+
+JOBS = ("authors", "none", "logits", "features")
+LENGTH, BATCH, SUBSET_SEED = 64, 32, 0
+INTERMEDIATE_RATE, PREDICTION_RATE, WARMUP, WEIGHT_DECAY = 3e-4, 1e-4, 0.06, 0.01
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--teacher", type=Path, required=True, help="fine-tuned on SST-2")
+    parser.add_argument("--data", type=Path, required=True, help="folder with glue/SST-2")
+    parser.add_argument("--output", type=Path, default=Path("runs/whole_job"))
+    parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
+    parser.add_argument("--sentences", type=int, default=10_000)
+    parser.add_argument("--intermediate-epochs", type=int, default=4)
+    parser.add_argument("--prediction-epochs", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--table", action="store_true", help="only print the table")
+    parser.add_argument("--one", choices=JOBS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        run_job(options)
+        return
+    options.output.mkdir(parents=True, exist_ok=True)
+    for job in [] if options.table else options.jobs:
+        environment = os.environ | {"OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
+        with (options.output / f"{job}.log").open("w", encoding="utf-8") as log:
+            command = [sys.executable, __file__, *sys.argv[1:], "--one", job]
+            subprocess.run(command, check=True, env=environment, stdout=log, stderr=log)
+        print(f"{job}: {json.loads((options.output / f'{job}.json').read_text())}", flush=True)
+    print(table(options.output))
+
+
+def run_job(options: argparse.Namespace) -> None:
+    torch.set_num_threads(options.threads)
+    tokenizer = AutoTokenizer.from_pretrained(options.teacher)
+    teacher = AutoModelForSequenceClassification.from_pretrained(options.teacher)
+    source = options.data / "glue" / "SST-2"
+    train, dev = (read(source / name, tokenizer) for name in ("train.tsv", "dev.tsv"))
+    train = train.select(random.Random(SUBSET_SEED).sample(range(len(train)), options.sentences))
+    set_seed(options.seed)
+    student = create_student(teacher, "tinybert-4l-312d", init="random")
+    job = authors if options.one == "authors" else ours
+    seconds = job(student, teacher, tokenizer, train, options)
+    result = {
+        "job": options.one,
+        "seconds": round(seconds, 1),
+        "accuracy": accuracy(student, tokenizer, dev),
+        "sentences": len(train),
+        "epochs": [options.intermediate_epochs, options.prediction_epochs],
+        "threads": options.threads,
+        "seed": options.seed,
+        "processor": processor(),
+        "torch": torch.__version__,
+    }
+    partial = options.output / f"{options.one}.json.partial"
+    partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, options.output / f"{options.one}.json")
+
+
+def read(path: Path, tokenizer: object) -> Dataset:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    encoded = tokenizer([row["sentence"] for row in rows], truncation=True, max_length=LENGTH)
+    return Dataset.from_dict({**encoded, "labels": [int(row["label"]) for row in rows]})
+
+
+def ours(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: object, train: Dataset, options) -> float:
+    epochs = options.intermediate_epochs + options.prediction_epochs
+    with tempfile.TemporaryDirectory() as folder:
+        args = DistillationTrainingArguments(
+            output_dir=folder,
+            num_train_epochs=epochs,
+            num_intermediate_epochs=options.intermediate_epochs,
+            intermediate_learning_rate=INTERMEDIATE_RATE,
+            learning_rate=PREDICTION_RATE,
+            per_device_train_batch_size=BATCH,
+            weight_decay=WEIGHT_DECAY,
+            teacher_cache=options.one,
+            teacher_cache_dir=folder,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+            seed=options.seed,
+            **compat.warmup_argument(WARMUP),
+        )
+        trainer = DistillationTrainer(student, args, teacher=teacher, train_dataset=train, processing_class=tokenizer)
+        start = time.perf_counter()
+        trainer.train()
+        return time.perf_counter() - start
+
+
+def authors(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: object, train: Dataset, options) -> float:
+    trained, student, teacher = student, with_eager_attention(student), with_eager_attention(teacher)
+    mapping = LayerMapping.uniform(locate(student).num_layers, locate(teacher).num_layers)
+    projection = nn.Linear(student.config.hidden_size, teacher.config.hidden_size)
+    below, above = keep_scores(student), keep_scores(teacher.eval())
+    batches = tokenizer.pad(train.to_dict(), padding="max_length", max_length=LENGTH, return_tensors="pt")
+
+    def intermediate(inputs: dict[str, Tensor]) -> Tensor:
+        with torch.no_grad():
+            targets = teacher(**inputs, output_hidden_states=True).hidden_states
+        hidden = student(**inputs, output_hidden_states=True).hidden_states
+        loss = sum(F.mse_loss(projection(hidden[m]), targets[g]) for m, g in mapping.items())
+        masked = (1.0 - inputs["attention_mask"][:, None, None, :].float()) * -10000.0
+        for m, g in mapping.layers.items():
+            maps = [torch.where(x <= -100, 0.0, x) for x in (below[m - 1] + masked, above[g - 1] + masked)]
+            loss = loss + F.mse_loss(*maps)
+        below.clear()
+        above.clear()
+        return loss
+
+    def prediction(inputs: dict[str, Tensor]) -> Tensor:
+        with torch.no_grad():
+            targets = teacher(**inputs).logits.softmax(-1)
+        loss = -(targets * student(**inputs).logits.log_softmax(-1)).mean()
+        below.clear()
+        above.clear()
+        return loss
+
+    start = time.perf_counter()
+    student.train()
+    for loss_of, epochs, rate, schedule in (
+        (intermediate, options.intermediate_epochs, INTERMEDIATE_RATE, "constant"),
+        (prediction, options.prediction_epochs, PREDICTION_RATE, "linear"),
+    ):
+        parameters = [*student.parameters(), *projection.parameters()]
+        optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=WEIGHT_DECAY)
+        steps = epochs * (len(train) // BATCH)
+        scheduler = get_scheduler(schedule, optimizer, int(WARMUP * steps), steps)
+        for _ in range(epochs):
+            order = torch.randperm(len(train))
+            for first in range(0, len(train) - BATCH + 1, BATCH):
+                rows = order[first : first + BATCH]
+                loss = loss_of({name: batches[name][rows] for name in batches if name != "labels"})
+                loss.backward()
+                nn.utils.clip_grad_norm_(parameters, 1.0)
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad()
+    seconds = time.perf_counter() - start
+    trained.load_state_dict(student.state_dict())
+    return seconds
+
+
+def with_eager_attention(model: PreTrainedModel) -> PreTrainedModel:
+    copied = AutoModelForSequenceClassification.from_config(model.config, attn_implementation="eager")
+    copied.load_state_dict(model.state_dict())
+    return copied
+
+
+def keep_scores(model: PreTrainedModel) -> list[Tensor]:
+    """A list that every forward pass fills with Q K^T / sqrt(d) of all layers."""
+    encoder, scores, queries = locate(model), [], []
+
+    def heads(x: Tensor) -> Tensor:
+        return x.unflatten(-1, (encoder.num_heads, -1)).transpose(1, 2)
+
+    def keep(_module: nn.Module, _inputs: object, keys: Tensor) -> None:
+        q, k = heads(queries.pop()), heads(keys)
+        scores.append(q @ k.mT / q.shape[-1] ** 0.5)
+
+    for query, key in zip(encoder.queries, encoder.keys, strict=True):
+        query.register_forward_hook(lambda _module, _inputs, output: queries.append(output))
+        key.register_forward_hook(keep)
+    return scores
+
+
+@torch.inference_mode()
+def accuracy(student: PreTrainedModel, tokenizer: object, dev: Dataset) -> float:
+    student.eval()
+    collate, right = DataCollatorWithPadding(tokenizer), 0
+    for first in range(0, len(dev), 64):
+        batch = collate([dev[row] for row in range(first, min(first + 64, len(dev)))])
+        labels = batch.pop("labels")
+        right += int((student(**batch).logits.argmax(-1) == labels).sum())
+    return round(right / len(dev), 4)
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def table(folder: Path) -> str:
+    found = [json.loads((folder / f"{job}.json").read_text()) for job in JOBS if (folder / f"{job}.json").is_file()]
+    base = next((row["seconds"] for row in found if row["job"] == "authors"), None)
+    lines = ["| job | seconds | times faster | dev accuracy |", "| --- | --- | --- | --- |"]
+    for row in found:
+        faster = f"{base / row['seconds']:.1f}" if base else "-"
+        lines.append(f"| {row['job']} | {row['seconds']:.0f} | {faster} | {100 * row['accuracy']:.2f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

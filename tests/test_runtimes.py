@@ -1,0 +1,39 @@
+"""Which runtimes work here, and what is said of those that do not."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+
+from hf_tinybert.runtimes import RUNTIMES, find_runtimes
+
+CPU = torch.device("cpu")
+has_optimum = importlib.util.find_spec("optimum") is not None
+
+
+def test_without_a_wish_every_runtime_that_works_here():
+    assert find_runtimes([], CPU) == (RUNTIMES if has_optimum else RUNTIMES[:2])
+    assert find_runtimes(["pytorch-int8", "pytorch"], CPU) == ("pytorch-int8", "pytorch")
+    assert find_runtimes([], torch.device("cuda"))[0] == "pytorch"
+    assert "pytorch-int8" not in find_runtimes([], torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "message"),
+    [
+        (["tensorflow"], "cpu", "Unknown runtime 'tensorflow'; the runtimes are pytorch, pytorch-int8, onnxruntime"),
+        (["pytorch", "pytorch"], "cpu", "The runtime 'pytorch' is named twice"),
+        (["pytorch-int8"], "cuda", "'pytorch-int8' does not work here: dynamic quantisation runs on the CPU only"),
+    ],
+)
+def test_runtimes_that_cannot_be(wanted, device, message):
+    with pytest.raises(ValueError, match=message):
+        find_runtimes(wanted, torch.device(device))
+
+
+@pytest.mark.skipif(has_optimum, reason="Optimum is installed")
+def test_onnxruntime_without_optimum_says_how_to_get_it():
+    with pytest.raises(ValueError, match=r"'onnxruntime' does not work here.*pip install 'hf-tinybert\[onnx\]'"):
+        find_runtimes(["onnxruntime"], CPU)
