@@ -18,10 +18,11 @@ import workbench
 
 
 @pytest.fixture(autouse=True)
-def no_precision_left_behind():
-    """Training arguments with bf16 set a variable that turns later runs, also in other processes, to bf16."""
+def nothing_left_behind():
+    """Training arguments with bf16 or torch_compile set variables that change later runs, also in other processes."""
     yield
-    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
+    for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+        del os.environ[name]
     AcceleratorState._reset_state()
 
 

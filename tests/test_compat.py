@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from transformers import TrainingArguments
 
@@ -8,10 +10,25 @@ from hf_tinybert import DistillationTrainingArguments, compat
 
 @pytest.mark.parametrize("cls", [TrainingArguments, DistillationTrainingArguments])
 def test_grouping_by_length_in_this_versions_spelling(tmp_path, cls):
-    plain = cls(output_dir=str(tmp_path))
-    grouped = cls(output_dir=str(tmp_path), **compat.group_by_length_argument())
-    assert not compat.groups_by_length(plain)
-    assert compat.groups_by_length(grouped)
+    assert compat.groups_by_length(cls(output_dir=str(tmp_path))) == (cls is DistillationTrainingArguments)
+    assert compat.groups_by_length(cls(output_dir=str(tmp_path), **compat.group_by_length_argument()))
+    assert not compat.groups_by_length(cls(output_dir=str(tmp_path), **compat.random_order_argument()))
+
+
+def test_without_grouping_leaves_no_trace(tmp_path):
+    for given in (compat.group_by_length_argument(), compat.random_order_argument()):
+        args = TrainingArguments(output_dir=str(tmp_path), **given)
+        before = args.to_dict()
+        with suppress(RuntimeError), compat.without_grouping(args):
+            assert not compat.groups_by_length(args)
+            raise RuntimeError
+        assert args.to_dict() == before
+
+
+def test_the_arguments_of_torch_compile(tmp_path):
+    assert compat.compile_arguments(TrainingArguments(output_dir=str(tmp_path))) is None
+    args = TrainingArguments(output_dir=str(tmp_path), torch_compile_backend="aot_eager")
+    assert compat.compile_arguments(args) == {"backend": "aot_eager"}
 
 
 def test_grouping_survives_json(tmp_path):

@@ -121,9 +121,7 @@ class Bench:
     def _new_student(self) -> PreTrainedModel:
         torch.manual_seed(2)
         overrides = SMOKE_STUDENT if self.smoke else {}
-        config = TinyBertConfig.from_teacher(
-            self.config, "tinybert-4l-312d", attention_probs_dropout_prob=0.0, **overrides
-        )
+        config = TinyBertConfig.from_teacher(self.config, "tinybert-4l-312d", **overrides)
         return create_student(self.teacher, config, init="random").to(self.device).train()
 
     def student(self) -> PreTrainedModel:
