@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 from transformers.utils import logging
 
@@ -72,9 +73,12 @@ class LogitsTable:
         if not self._dirty:
             return
         rows = np.flatnonzero(self._known)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        locks = self.folder / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
         values = self._values.cpu() if self.complete else self._values.index_select(0, self._positions(rows)).cpu()
-        files.write(self._path, {"rows": torch.from_numpy(rows), "values": values}, self._key)
+        with FileLock(str(locks / f"{self._path.stem}.lock")):  # another run may have a process of this name
+            files.remove_partial(self._path)
+            files.write(self._path, {"rows": torch.from_numpy(rows), "values": values}, self._key)
         self._dirty = False
 
     def refresh(self) -> None:
@@ -82,7 +86,7 @@ class LogitsTable:
         for path in sorted(self.folder.glob("logits-*.safetensors")):
             try:
                 found = files.read(path, None, self._key)
-                rows = found["rows"].numpy()
+                rows, values = found["rows"].numpy(), found["values"]
                 if rows.size and (rows.min() < 0 or rows.max() >= len(self._known)):
                     raise files.Damaged("its rows are not of these data")
             except (files.Damaged, FileNotFoundError, KeyError) as error:
@@ -90,7 +94,7 @@ class LogitsTable:
                 path.unlink(missing_ok=True)
                 continue
             dirty = self._dirty
-            self.put(rows, found["values"])
+            self.put(rows, values)
             self._dirty = dirty
 
     def _sizes(self, rows: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ logger = logging.get_logger(__name__)
 
 #: `auto` leaves at least this share of the disk's free room alone.
 _LEAVE_FREE = 0.5
+#: Up to this relative difference two answers of the teacher are the same; bfloat16 rounds to less.
+_SAME = 0.1
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,18 @@ def open_signal(live: LiveTeacher, request: Request) -> TeacherSignal:
     if request.choice == "none":
         return live
     why_not = rows.why_not(request.dataset)
-    if why_not is not None:
-        if request.choice == "auto":
-            _say(request, f"teacher_cache='auto' takes 'none': {why_not}.")
-            return live
-        raise ValueError(f"teacher_cache={request.choice!r} cannot be: {why_not}. Use teacher_cache='none'.")
-    return _Opening(live, request).signal()
+    if why_not is None:
+        try:
+            opening = _Opening(live, request)
+            why_not = opening.why_not()
+        except rows.ChangedRows:
+            why_not = "the data collator changes the token ids of the rows (masking, truncation, ...)"
+    if why_not is None:
+        return opening.signal()
+    if request.choice == "auto":
+        _say(request, f"teacher_cache='auto' takes 'none': {why_not}.")
+        return live
+    raise ValueError(f"teacher_cache={request.choice!r} cannot be: {why_not}. Use teacher_cache='none'.")
 
 
 class _Opening:
@@ -95,6 +103,22 @@ class _Opening:
         self.probe = np.linspace(0, len(self.lengths) - 1, size).astype(int).tolist()
         features, _ = self._ask(self.probe)
         self.layout = Layout.of_features(features, request.dtype)
+        self._contents: dict[Layout, dict[str, Any]] = {}
+
+    def why_not(self) -> str | None:
+        """Why what the teacher says of a row does not hold in another batch, or None if it does."""
+        shortest, longest = int(self.lengths.argmin()), int(self.lengths.argmax())
+        together, mask = self._said([shortest, longest])
+        if mask[:, 0].all():  # padding on the right moves nothing
+            return None
+        for there, alone in zip(together, self._said([shortest])[0], strict=True):
+            difference = (there[: len(alone)] - alone).square().mean()
+            if difference > _SAME**2 * alone.square().mean():
+                return (
+                    "what the teacher says of a row changes with the padding of its batch (padding on the left moves "
+                    "the positions of most models); pad on the right"
+                )
+        return None
 
     def signal(self) -> TeacherSignal:
         request = self.request
@@ -119,6 +143,7 @@ class _Opening:
                 f"tokens, {self.layout.width} numbers each, {self.layout.dtype}) will be written to {store.folder}, "
                 f"where {readable(free_bytes(store.folder))} are free.",
             )
+        self._describe(store.folder, self.layout)
         store.ensure(self._compute, self.request.batch_size)
         return CachedFeatures(self.live, store)
 
@@ -126,16 +151,21 @@ class _Opening:
         kept = Layout((), "float32", self.layout.classes, self.layout.per_token)
         folder, key = self._place(kept)
         sizes = self.lengths if kept.per_token else np.ones_like(self.lengths)
-        total = int(sizes.sum()) * 4 * kept.classes
-        if total > free_bytes(folder):
-            raise OSError(
-                f"The teacher's logits take {readable(total)} in {folder}, where {readable(free_bytes(folder))} are "
-                "free: use teacher_cache='none' or another teacher_cache_dir."
-            )
+        total, free = int(sizes.sum()) * 4 * kept.classes, free_bytes(folder)
         name = f"{self.request.rank}-of-{self.request.processes}"
         table = LogitsTable(folder, key, sizes, kept.classes, self.request.device, name)
         if not table.complete:
-            _say(self.request, f"Teacher cache: {readable(total)} of logits will be written to {folder}.")
+            if total > free:
+                raise OSError(
+                    f"The teacher's logits take {readable(total)} in {folder}, where {readable(free)} are free: use "
+                    "teacher_cache='none' or another teacher_cache_dir."
+                )
+            _say(
+                self.request,
+                f"Teacher cache: {readable(total)} of logits will be written to {folder}, where {readable(free)} are "
+                "free.",
+            )
+            self._describe(folder, kept)
         return CachedLogits(self.live, table, kept.per_token)
 
     def _store(self) -> FeatureStore:
@@ -143,23 +173,31 @@ class _Opening:
         return FeatureStore(folder, key, self.layout, self.lengths)
 
     def _place(self, kept: Layout) -> tuple[Path, str]:
-        """The folder of a key, with a file that says what the key is made of, and the key."""
-        request = self.request
-        contents = keys.contents(self.live.model, request.dataset, self.live.inputs, kept, request.autocast)
-        key = keys.key_of(contents)
-        folder = request.folder / key[:32]
+        """The folder of a key, and the key; nothing is written yet."""
+        live, request = self.live, self.request
+        if kept not in self._contents:
+            self._contents[kept] = keys.contents(live.model, request.dataset, live.inputs, kept, request.autocast)
+        key = keys.key_of(self._contents[kept])
+        return request.folder / key[:32], key
+
+    def _describe(self, folder: Path, kept: Layout) -> None:
+        """Make the folder, with a file that says what its key is made of."""
         folder.mkdir(parents=True, exist_ok=True)
         description = folder / "contents.json"
         if not description.is_file():
             partial = folder / f"contents.json.partial-{os.getpid()}"
-            partial.write_text(json.dumps(contents, indent=2, default=str) + "\n", encoding="utf-8")
-            os.replace(partial, description)
-        return folder, key
+            try:
+                partial.write_text(json.dumps(self._contents[kept], indent=2, default=str) + "\n", encoding="utf-8")
+                os.replace(partial, description)
+            finally:
+                partial.unlink(missing_ok=True)
 
     def _ask(self, numbers: Sequence[int]) -> tuple[Features, Tensor]:
         """The teacher's features of some rows, and their mask."""
         request = self.request
-        batch = request.collator(_examples(request.dataset, numbers))
+        examples = _examples(request.dataset, numbers)
+        batch = request.collator(examples)
+        rows.check_unchanged(examples, batch["input_ids"], rows.mask_of(batch))
         inputs = {k: v.to(request.device) for k, v in batch.items() if isinstance(v, Tensor)}
         prediction = request.prediction_passes > 0
         intermediate = request.intermediate_passes > 0
@@ -171,6 +209,15 @@ class _Opening:
         if logits is not None and self.layout.per_token:
             logits = layout.real_tokens(logits, layout.real_positions(mask))
         return tokens, None if logits is None else logits.float().cpu()
+
+    def _said(self, numbers: Sequence[int]) -> tuple[list[Tensor], Tensor]:
+        """In float32: the features of some rows' tokens and the logits, where there are any; and the mask."""
+        features, mask = self._ask(numbers)
+        said = [replace(self.layout, dtype="float32").pack(features, mask)] if self.layout.columns else []
+        if features.logits is not None:
+            logits = features.logits.float()
+            said.append(layout.real_tokens(logits, layout.real_positions(mask)) if self.layout.per_token else logits)
+        return said, mask
 
     def _choose(self) -> tuple[str, str]:
         """What is faster over the passes of the run, and why."""
@@ -187,7 +234,7 @@ class _Opening:
             return otherwise, f"features take {readable(missing)}, and {readable(free)} are free in {store.folder}"
         teacher = _median_seconds(lambda: self._ask(self.probe), self.request.device)
         tokens = int(self.lengths[self.probe].sum())
-        write, read = _disk_seconds(store.folder, tokens * self.layout.token_bytes)
+        write, read = _disk_seconds(self.request.folder, tokens * self.layout.token_bytes)
         live, cached = layer_passes * teacher, teacher + write + layer_passes * read
         size = readable(store.total_bytes)
         numbers = (
@@ -216,6 +263,7 @@ def _median_seconds(function: Callable[[], Any], device: torch.device, times: in
 
 def _disk_seconds(folder: Path, size: int) -> tuple[float, float]:
     """Seconds to write and to read some bytes, past the operating system's memory where it lets us."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"probe.partial-{os.getpid()}"
     noise = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
     try:

@@ -22,6 +22,10 @@ KNOWLEDGE = "teacher_knowledge"
 _CHUNK = 10_000
 
 
+class ChangedRows(ValueError):
+    """A collator does not leave the token ids of its rows alone."""
+
+
 def why_not(dataset: Any) -> str | None:
     """Why the rows of a data set cannot be known again, or None if they can."""
     if not isinstance(dataset, Dataset):
@@ -86,13 +90,13 @@ class NumberedCollator:
         """Collate, check that the rows are what they were, and add what is known.
 
         Raises:
-            ValueError: the collator changes token ids, so that what is known of the row does not hold.
+            ChangedRows: the collator changes token ids, so that what is known of the row does not hold.
         """
         rows = tuple(int(example[ROW]) for example in examples)
         plain = [{name: value for name, value in example.items() if name != ROW} for example in examples]
         batch = self.collator(plain)
         mask = mask_of(batch)
-        _check_unchanged(plain, batch["input_ids"], mask)
+        check_unchanged(plain, batch["input_ids"], mask)
         known = {} if self.read is None else {KNOWLEDGE: self.read(rows, mask)}
         return {**batch, ROW: rows, **known}
 
@@ -103,15 +107,20 @@ def mask_of(batch: Mapping[str, Any]) -> Tensor:
     return torch.ones_like(batch["input_ids"]) if mask is None else mask
 
 
-def _check_unchanged(examples: Sequence[Mapping[str, Any]], ids: Tensor, mask: Tensor) -> None:
+def check_unchanged(examples: Sequence[Mapping[str, Any]], ids: Tensor, mask: Tensor) -> None:
+    """Check that a batch holds the token ids of its rows, in their order.
+
+    Raises:
+        ChangedRows: it does not.
+    """
     expected = []
     for example in examples:
         row = np.asarray(example["input_ids"])
         expected.append(row if "attention_mask" not in example else row[np.asarray(example["attention_mask"]) != 0])
     if not np.array_equal(np.concatenate(expected), ids[mask.bool()].numpy()):
-        raise ValueError(
-            "The data collator changes the token ids of the rows (masking, truncation, ...), so what the teacher said "
-            "of a row before does not hold: use teacher_cache='none'."
+        raise ChangedRows(
+            "the data collator changes the token ids of the rows (masking, truncation, ...), so what the teacher said "
+            "of a row before does not hold; use teacher_cache='none'"
         )
 
 

@@ -64,8 +64,10 @@ class CachedLogits:
 
     def close(self) -> None:
         """Write the table, and let the teacher go."""
-        self.table.flush()
-        self.live.close()
+        try:
+            self.table.flush()
+        finally:
+            self.live.close()
 
 
 class CachedFeatures:

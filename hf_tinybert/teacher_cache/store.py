@@ -45,7 +45,7 @@ class FeatureStore:
         self._offsets = np.concatenate([[0], np.cumsum(lengths)])
         sizes = lengths * layout.token_bytes + layout.row_bytes
         shard_of_row = (np.cumsum(sizes) - 1) // max(shard_bytes, 1)
-        firsts = np.flatnonzero(np.diff(shard_of_row, prepend=-1)).tolist()
+        firsts = np.flatnonzero(np.diff(shard_of_row, prepend=-2)).tolist()
         self._bounds = list(zip(firsts, [*firsts[1:], len(lengths)], strict=True))
         self._firsts = firsts
         self._shard_sizes = [int(sizes[first:last].sum()) for first, last in self._bounds]
