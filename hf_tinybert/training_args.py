@@ -186,6 +186,11 @@ class DistillationTrainingArguments(TrainingArguments):
             raise ValueError("The prediction phase has no level with a weight above 0; use phases='intermediate'.")
         if self.label_smoothing_factor and not self.hard_label_weight:
             raise ValueError("label_smoothing_factor smooths gold labels, and hard_label_weight is 0: set it above 0.")
+        if self.loss_reduction == "paper" and self.teacher_cache != "none":
+            raise ValueError(
+                "loss_reduction='paper' averages over padding too, which a teacher cache does not hold: use "
+                "teacher_cache='none'."
+            )
         if self.neftune_noise_alpha is not None:
             raise ValueError(
                 "neftune_noise_alpha is not supported: its noise on the student's embeddings would be what the "

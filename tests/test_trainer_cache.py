@@ -420,10 +420,6 @@ def test_what_a_collator_changes_later_is_neither_kept_nor_trained_on(choice, ba
     assert_same(tiny(tmp_path, "none"), tiny(tmp_path, choice, per_device_eval_batch_size=64))
 
 
-def test_logits_of_rows_with_the_papers_reduction(tmp_path):
-    assert_same(*(tiny(tmp_path, choice, loss_reduction="paper") for choice in ("none", "logits")))
-
-
 # Without a folder
 
 

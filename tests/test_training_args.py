@@ -87,6 +87,10 @@ def test_every_other_default_is_the_trainers(tmp_path):
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor smooths gold labels, and hard_label_weight is 0"),
         ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha is not supported"),
         ({"teacher_cache": "disk"}, "teacher_cache must be one of none, logits, features, auto, got 'disk'"),
+        (
+            {"teacher_cache": "auto", "loss_reduction": "paper"},
+            "averages over padding too, which a teacher cache does not",
+        ),
         ({"teacher_cache_dtype": "int8"}, "teacher_cache_dtype must be one of float16, bfloat16, float32, got 'int8'"),
         ({"ddp_find_unused_parameters": False}, "ddp_find_unused_parameters=False cannot work"),
         (
