@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from transformers import PreTrainedModel
 
 from hf_tinybert.families import locate
 from hf_tinybert.inference import Candidate, ModelCost, Plan, Timing, bytes_on_disk, latency, measure
+from hf_tinybert.saving import file_beside
 
 
 @dataclass(frozen=True)
@@ -196,10 +196,9 @@ def benchmark(
 
 
 def _save_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write beside the file, then rename."""
-    temporary = Path(f"{path}.partial")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    """Whole or not at all."""
+    with file_beside(path) as file:
+        file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -52,14 +52,12 @@ class FeatureCapture:
         encoder: the parts of the model.
         hidden: layers whose output is wanted; 0 is the embedding block, taken as the input of layer 1.
         attention: layers whose queries and keys are wanted.
-        stop: a recording may end the forward pass as soon as everything is caught.
     """
 
-    def __init__(self, encoder: Encoder, hidden: Iterable[int], attention: Iterable[int], stop: bool = False) -> None:
+    def __init__(self, encoder: Encoder, hidden: Iterable[int], attention: Iterable[int]) -> None:
         """Register the hooks."""
         self._features: Features | None = None
         self._handles: list[Any] = []
-        self._stop = stop
         self._stopping = False
         for layer in hidden:
             if layer == 0:
@@ -78,11 +76,10 @@ class FeatureCapture:
         """Catch the features of the forward pass made inside; a recomputation afterwards is not caught.
 
         Args:
-            stop: leave the forward pass, and the `with` block, as soon as everything is caught, if the capture
-                was made for it.
+            stop: leave the forward pass, and the `with` block, as soon as everything is caught.
         """
         self._features = features = Features()
-        self._stopping = stop and self._stop
+        self._stopping = stop
         try:
             yield features
         except _Enough:

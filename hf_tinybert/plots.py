@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 from hf_tinybert.comparison import Comparison
+from hf_tinybert.saving import file_beside
 
 _TEACHER, _STUDENT, _INK, _FAINT = "#8d99ae", "#d1495b", "#22223b", "#e6e8ee"
 
@@ -54,10 +54,9 @@ def comparison_picture(comparison: Comparison, path: str | os.PathLike[str], tit
             axis.spines[side].set_visible(False)
         axis.spines["bottom"].set_color(_FAINT)
         axis.tick_params(length=0, colors=_INK)
-    temporary = Path(f"{path}.partial")
-    figure.savefig(temporary, dpi=150, format="png")
+    with file_beside(path) as file:
+        figure.savefig(file, dpi=150, format="png")
     plt.close(figure)
-    os.replace(temporary, path)
 
 
 def _change(values: list[float | None], word: str) -> str:

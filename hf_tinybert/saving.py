@@ -45,6 +45,18 @@ class SafeSavingTrainer(Trainer):
 
 
 @contextmanager
+def file_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A file to write, which is then renamed to `path`: it is there whole, or as it was before."""
+    target = Path(path)
+    temporary = target.with_name(f"{target.name}.partial-{os.getpid()}")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
 def written_beside(output_dir: str | os.PathLike[str]) -> Iterator[str]:
     """A folder to write into, whose files are then renamed into `output_dir`: no file is ever half-written.
 

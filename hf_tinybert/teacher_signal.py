@@ -64,8 +64,8 @@ class LiveTeacher:
         encoder = families.locate(model)
         last = max([*hidden, *attention], default=0)
         # Compiled code cannot be left halfway.
-        stops = compile_kwargs is None and (last < encoder.num_layers or last not in hidden)
-        self._capture = FeatureCapture(encoder, hidden, attention, stop=stops)
+        self._stops = compile_kwargs is None and (last < encoder.num_layers or last not in hidden)
+        self._capture = FeatureCapture(encoder, hidden, attention)
         self._autocast = autocast
         # Compiled training code may want to keep the features for its backward pass, which inference tensors forbid.
         self._no_gradient: Callable[[], Any] = torch.inference_mode if compile_kwargs is None else torch.no_grad
@@ -99,7 +99,7 @@ class LiveTeacher:
 
     def _run_layers(self, inputs: Mapping[str, Any], prediction: bool) -> Features:
         model = self.model if prediction else self.model.base_model
-        with self._capture.recording(stop=not prediction) as features:
+        with self._capture.recording(stop=self._stops and not prediction) as features:
             output = model(**inputs, **PLAIN_OUTPUT)
             if prediction:
                 features.logits = output.logits

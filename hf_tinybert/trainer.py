@@ -11,7 +11,6 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -347,8 +346,8 @@ class DistillationTrainer(SafeSavingTrainer):
         assert self._signal is not None
         assert isinstance(num_items_in_batch, BatchCounts)
         levels = LEVELS[self._phase]
-        features = partial(self._signal.features, intermediate="hidden" in levels, prediction="prediction" in levels)
-        loss, parts = model(**inputs, step=Step(features(inputs), levels, num_items_in_batch))
+        teacher = self._signal.features(inputs, intermediate="hidden" in levels, prediction="prediction" in levels)
+        loss, parts = model(**inputs, step=Step(teacher, levels, num_items_in_batch))
         for name, value in parts.items():
             self._parts[name] = self._parts[name] + value if name in self._parts else value
             self._phase_of_part[name] = self._phase

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 import pytest
 
-from hf_tinybert.saving import written_beside
+from hf_tinybert.saving import file_beside, written_beside
 
 
 def files(folder):
@@ -49,3 +50,17 @@ def test_when_writing_fails_the_old_files_are_untouched(error, tmp_path):
         fail()
     assert files(tmp_path) == {"a.txt": "old"}
     assert not list(tmp_path.glob(".partial-*"))
+
+
+def test_a_file_beside_is_there_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "result.json"
+    path.write_text("before")
+    with suppress(RuntimeError), file_beside(path) as file:
+        file.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "before"
+    with file_beside(path) as file:
+        file.write_text("after")
+        assert path.read_text() == "before"
+    assert path.read_text() == "after"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["result.json"]

@@ -67,6 +67,7 @@ from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.objective import BatchCounts, DistillationObjective, Settings, Step, Weights
 from hf_tinybert.phases import LEVELS, Phase
 from hf_tinybert.projections import Projections
+from hf_tinybert.saving import file_beside
 from hf_tinybert.teacher import freeze
 from hf_tinybert.teacher_cache import open_signal
 from hf_tinybert.teacher_cache.opening import Request
@@ -468,7 +469,7 @@ def main() -> None:
     if options.memory_of:
         print(json.dumps(peak_of(options)))
         return
-    saved: dict[str, Any] = {"machine": machine(options), "settings": settings_of(options)}
+    saved: dict[str, Any] = {"machine": machine(options.device), "settings": settings_of(options)}
     saved |= {"left_out": {}, "measurements": []}
     for length, batch_size in zip(options.lengths, options.batch_sizes, strict=True):
         times, saved["left_out"] = time_steps(length, batch_size, options)
@@ -625,7 +626,7 @@ def status(key: str) -> int:
     return int(found.group(1)) * 1024
 
 
-def machine(options: argparse.Namespace) -> dict[str, Any]:
+def machine(device: str) -> dict[str, Any]:
     try:
         names = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
     except OSError:
@@ -640,7 +641,7 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": version("transformers"),
     }
-    if options.device == "cuda":
+    if device == "cuda":
         described["gpu"] = torch.cuda.get_device_name()
     return described
 
@@ -749,10 +750,9 @@ def picture(saved: dict[str, Any], path: Path) -> None:
             column[0].legend(frameon=False, fontsize=8, ncols=4, loc="upper left")
     where = saved["machine"].get("gpu") or saved["machine"]["cpu"]
     figure.suptitle(f"One training step, BERT-base to TinyBERT-4 ({where}, {saved['settings']['precision']})")
-    temporary = Path(f"{path}.partial")
-    figure.savefig(temporary, dpi=150, format="png")
+    with file_beside(path) as file:
+        figure.savefig(file, dpi=150, format="png")
     plt.close(figure)
-    os.replace(temporary, path)
 
 
 def mebibytes(rows: dict[str, dict[str, Any]], name: str) -> float | None:
@@ -782,9 +782,8 @@ def draw(axis: Any, saved: dict[str, Any], reference: str, height: Callable[...,
 def write(path: Path, content: bytes) -> None:
     """Written beside and renamed: what was there stays whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(f"{path}.partial")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    with file_beside(path) as file:
+        file.write_bytes(content)
 
 
 if __name__ == "__main__":

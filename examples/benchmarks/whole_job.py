@@ -17,7 +17,6 @@ import argparse
 import csv
 import json
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -29,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor, nn
+from training_step import keep_scores, machine, with_eager_attention, write
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -91,14 +91,10 @@ def run_job(options: argparse.Namespace) -> None:
         "accuracy": accuracy(student, tokenizer, dev),
         "sentences": len(train),
         "epochs": [options.intermediate_epochs, options.prediction_epochs],
-        "threads": options.threads,
         "seed": options.seed,
-        "processor": processor(),
-        "torch": torch.__version__,
+        "machine": machine("cpu"),
     }
-    partial = options.output / f"{options.one}.json.partial"
-    partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, options.output / f"{options.one}.json")
+    write(options.output / f"{options.one}.json", (json.dumps(result, indent=2) + "\n").encode())
 
 
 def read(path: Path, tokenizer: object) -> Dataset:
@@ -135,10 +131,11 @@ def ours(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: object, 
 
 
 def authors(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: object, train: Dataset, options) -> float:
-    trained, student, teacher = student, with_eager_attention(student), with_eager_attention(teacher)
+    # The twins share the weights: what is trained here is the student that was given.
+    student, teacher = with_eager_attention(student), with_eager_attention(teacher.eval())
     mapping = LayerMapping.uniform(locate(student).num_layers, locate(teacher).num_layers)
     projection = nn.Linear(student.config.hidden_size, teacher.config.hidden_size)
-    below, above = keep_scores(student), keep_scores(teacher.eval())
+    below, above = keep_scores(student), keep_scores(teacher)
     batches = tokenizer.pad(train.to_dict(), padding="max_length", max_length=LENGTH, return_tensors="pt")
 
     def intermediate(inputs: dict[str, Tensor]) -> Tensor:
@@ -146,9 +143,8 @@ def authors(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: objec
             targets = teacher(**inputs, output_hidden_states=True).hidden_states
         hidden = student(**inputs, output_hidden_states=True).hidden_states
         loss = sum(F.mse_loss(projection(hidden[m]), targets[g]) for m, g in mapping.items())
-        masked = (1.0 - inputs["attention_mask"][:, None, None, :].float()) * -10000.0
         for m, g in mapping.layers.items():
-            maps = [torch.where(x <= -100, 0.0, x) for x in (below[m - 1] + masked, above[g - 1] + masked)]
+            maps = [torch.where(scores <= -100, 0.0, scores) for scores in (below[m - 1], above[g - 1])]
             loss = loss + F.mse_loss(*maps)
         below.clear()
         above.clear()
@@ -182,32 +178,7 @@ def authors(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: objec
                 optimizer.step()
                 scheduler.step()
                 optimizer.zero_grad()
-    seconds = time.perf_counter() - start
-    trained.load_state_dict(student.state_dict())
-    return seconds
-
-
-def with_eager_attention(model: PreTrainedModel) -> PreTrainedModel:
-    copied = AutoModelForSequenceClassification.from_config(model.config, attn_implementation="eager")
-    copied.load_state_dict(model.state_dict())
-    return copied
-
-
-def keep_scores(model: PreTrainedModel) -> list[Tensor]:
-    """A list that every forward pass fills with Q K^T / sqrt(d) of all layers."""
-    encoder, scores, queries = locate(model), [], []
-
-    def heads(x: Tensor) -> Tensor:
-        return x.unflatten(-1, (encoder.num_heads, -1)).transpose(1, 2)
-
-    def keep(_module: nn.Module, _inputs: object, keys: Tensor) -> None:
-        q, k = heads(queries.pop()), heads(keys)
-        scores.append(q @ k.mT / q.shape[-1] ** 0.5)
-
-    for query, key in zip(encoder.queries, encoder.keys, strict=True):
-        query.register_forward_hook(lambda _module, _inputs, output: queries.append(output))
-        key.register_forward_hook(keep)
-    return scores
+    return time.perf_counter() - start
 
 
 @torch.inference_mode()
@@ -219,14 +190,6 @@ def accuracy(student: PreTrainedModel, tokenizer: object, dev: Dataset) -> float
         labels = batch.pop("labels")
         right += int((student(**batch).logits.argmax(-1) == labels).sum())
     return round(right / len(dev), 4)
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 def table(folder: Path) -> str:

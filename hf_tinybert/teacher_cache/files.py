@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-_PARTIAL = ".partial"
+from hf_tinybert.saving import file_beside
 
 
 class Damaged(Exception):
@@ -26,17 +25,14 @@ def write(path: Path, tensors: Mapping[str, Tensor], key: str) -> None:
     Raises:
         OSError: the file cannot be written; nothing is left of it.
     """
-    temporary = path.with_name(f"{path.name}{_PARTIAL}-{os.getpid()}")
     try:
-        save_file(dict(tensors), str(temporary), metadata={"key": key, "sha256": _checksum(tensors)})
-        os.replace(temporary, path)
+        with file_beside(path) as file:
+            save_file(dict(tensors), str(file), metadata={"key": key, "sha256": _checksum(tensors)})
     except (OSError, SafetensorError) as error:
         raise OSError(
             f"The teacher's cache cannot be written to {path.parent}: {error}. Make room there, name another folder "
             "with teacher_cache_dir, or use teacher_cache='logits' or 'none'."
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read(path: Path, shapes: Mapping[str, tuple[int, ...]] | None, key: str) -> dict[str, Tensor]:
@@ -65,7 +61,7 @@ def read(path: Path, shapes: Mapping[str, tuple[int, ...]] | None, key: str) -> 
 
 def remove_partial(path: Path) -> None:
     """Remove what killed writers left beside a file; call it only where nobody else can be writing."""
-    for leftover in path.parent.glob(f"{path.name}{_PARTIAL}-*"):
+    for leftover in path.parent.glob(f"{path.name}.partial-*"):
         leftover.unlink(missing_ok=True)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from hf_tinybert.features import Features
+from hf_tinybert.saving import file_beside
 from hf_tinybert.teacher_cache import key as keys
 from hf_tinybert.teacher_cache import layout, rows
 from hf_tinybert.teacher_cache.layout import Layout
@@ -185,12 +186,8 @@ class _Opening:
         folder.mkdir(parents=True, exist_ok=True)
         description = folder / "contents.json"
         if not description.is_file():
-            partial = folder / f"contents.json.partial-{os.getpid()}"
-            try:
-                partial.write_text(json.dumps(self._contents[kept], indent=2, default=str) + "\n", encoding="utf-8")
-                os.replace(partial, description)
-            finally:
-                partial.unlink(missing_ok=True)
+            with file_beside(description) as file:
+                file.write_text(json.dumps(self._contents[kept], indent=2, default=str) + "\n", encoding="utf-8")
 
     def _ask(self, numbers: Sequence[int]) -> tuple[Features, Tensor]:
         """The teacher's features of some rows, and their mask."""

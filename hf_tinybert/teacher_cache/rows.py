@@ -13,6 +13,8 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from hf_tinybert.sampling import token_counts
+
 #: The column of a row's number, and the key of the numbers in a batch (a tuple of int, never a tensor: the host
 #: looks rows up without waiting for the device).
 ROW = "teacher_row"
@@ -41,13 +43,12 @@ def why_not(dataset: Any) -> str | None:
 
 def real_lengths(dataset: Dataset) -> np.ndarray:
     """Real positions of every row, `[N]`: the sum of its attention mask, where it has one."""
-    column = "attention_mask" if "attention_mask" in dataset.column_names else "input_ids"
+    if "attention_mask" not in dataset.column_names:
+        return np.asarray(token_counts(dataset), dtype=np.int64)
     lengths: list[np.ndarray] = []
-    for values, sizes in _lists(dataset, column):
-        if column == "attention_mask":
-            ends = np.concatenate([[0], np.cumsum(values != 0)])[np.concatenate([[0], np.cumsum(sizes)])]
-            sizes = np.diff(ends)
-        lengths.append(sizes)
+    for values, sizes in _lists(dataset, "attention_mask"):
+        ends = np.concatenate([[0], np.cumsum(values != 0)])[np.concatenate([[0], np.cumsum(sizes)])]
+        lengths.append(np.diff(ends))
     return np.concatenate(lengths).astype(np.int64)
 
 
