@@ -49,13 +49,11 @@ def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None, re
     """
     _check_same_shape("hidden_loss", student, teacher)
     with _full_precision(student):
-        difference = student.float() - teacher.float()
+        student, teacher = student.float(), teacher.float()
         if reduction == "paper":
-            return difference.square().mean()
-        if mask is not None:
-            difference = difference.masked_fill(_padding(mask, difference.shape[:-1]).unsqueeze(-1), 0.0)
-        per_position = difference.square().mean(dim=-1)
-        return _reduce(per_position.sum(), _count(mask, per_position), reduction)
+            return (student - teacher).square().mean()
+        total = _SquaredDistance.apply(student, teacher, _padding(mask, student.shape[:-1]))
+        return _reduce(total / student.shape[-1], _count(mask, student[..., 0]), reduction)
 
 
 def embedding_loss(
@@ -111,20 +109,18 @@ def attention_loss(
             f"{tuple(student_query.shape[:-1])} and {tuple(teacher_query.shape[:-1])}."
         )
     with _full_precision(student_query):
-        queries_s, keys_s = (_split_heads(x, num_heads) for x in (student_query, student_key))
+        queries_s, keys_s = (_split_heads(x.float(), num_heads) for x in (student_query, student_key))
         queries_t, keys_t = (_split_heads(x, num_heads) for x in (teacher_query, teacher_key))
-        queries_s = queries_s / math.sqrt(queries_s.shape[-1])
-        queries_t = queries_t / math.sqrt(queries_t.shape[-1])
         if reduction == "paper":
             return _paper_attention(queries_s, keys_s, queries_t, keys_t, mask)
+        padding = _padding(mask, student_query.shape[:-1])
         if form == "linear":
             frozen = not (queries_t.requires_grad or keys_t.requires_grad)
             linear = _LinearAttention.apply if frozen else _linear_attention
-            total = linear(queries_s, keys_s, queries_t, keys_t, mask)
+            total = linear(queries_s, keys_s, queries_t, keys_t, padding)
         elif form == "map":
-            difference = queries_s @ keys_s.mT - queries_t @ keys_t.mT
-            if mask is not None:
-                padding = _padding(mask, student_query.shape[:-1])
+            difference = _scores(queries_s, keys_s) - _scores(queries_t, keys_t)
+            if padding is not None:
                 pairs = padding[:, None, :, None] | padding[:, None, None, :]
                 difference = difference.masked_fill(pairs, 0.0)
             total = difference.square().sum()
@@ -234,25 +230,49 @@ def hard_label_loss(
     )
 
 
-def _linear_attention(q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, mask: Tensor | None) -> Tensor:
-    x, y = _stacked(q_s, k_s, q_t, k_t, mask)
-    return ((x.mT @ x) * (y.mT @ y)).sum()
+class _SquaredDistance(torch.autograd.Function):
+    """||student - teacher||^2 over real positions: one difference, kept for the backward pass, and nothing else."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, padding: Tensor | None) -> Tensor:
+        difference = student - teacher
+        if padding is not None:
+            difference.masked_fill_(padding.unsqueeze(-1), 0.0)
+        ctx.save_for_backward(difference)
+        return torch.linalg.vector_norm(difference, dim=-1).square().sum()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (difference,) = ctx.saved_tensors
+        of_student = difference * (2.0 * gradient)
+        return of_student, -of_student if ctx.needs_input_grad[1] else None, None
+
+
+def _linear_attention(q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, padding: Tensor | None) -> Tensor:
+    x, y = torch.cat([q_s, q_t.float()], dim=-1), torch.cat([k_s, k_t.float()], dim=-1)
+    if padding is not None:
+        x, y = (z.masked_fill(padding[:, None, :, None], 0.0) for z in (x, y))
+    scale = _scale(q_s, q_t)
+    return ((x.mT @ x) * scale * scale[:, None] * (y.mT @ y)).sum()
 
 
 class _LinearAttention(torch.autograd.Function):
     """`_linear_attention` for a frozen teacher, with its gradient found on the way forward.
 
-    With G = X^T X and H = Y^T Y the gradients are 2 X H and 2 Y G. Only the student's columns of them are
-    computed, and only these are kept for the backward pass, nothing of the teacher's width.
+    With c the factors of X's columns, G = c (X^T X) c and H = Y^T Y the gradients are 2 X c H and 2 Y G. Only the
+    student's columns of them are computed, and only these are kept for the backward pass, nothing of the teacher's
+    width.
     """
 
     @staticmethod
-    def forward(ctx: Any, q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, mask: Tensor | None) -> Tensor:
-        width = q_s.shape[-1]
-        x, y = _stacked(q_s, k_s, q_t, k_t, mask)
-        g, h = x.mT @ x, y.mT @ y
+    def forward(ctx: Any, q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, padding: Tensor | None) -> Tensor:
+        width, scale = q_s.shape[-1], _scale(q_s, q_t)
+        x, y = _side_by_side(q_s, q_t, padding), _side_by_side(k_s, k_t, padding)
+        g, h = (x.mT @ x) * scale * scale[:, None], y.mT @ y
         if any(ctx.needs_input_grad):
-            ctx.save_for_backward(x @ (2.0 * h[..., :width]), y @ (2.0 * g[..., :width]))
+            of_query = x @ (h[..., :width] * scale[:, None] * (2.0 * scale[0]))
+            ctx.save_for_backward(of_query, y @ (2.0 * g[..., :width]))
         return (g * h).sum()
 
     @staticmethod
@@ -262,19 +282,31 @@ class _LinearAttention(torch.autograd.Function):
         return gradient * of_query, gradient * of_key, None, None, None
 
 
-def _stacked(q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """X = [Q_S, -Q_T] and Y = [K_S, K_T], `[B, h, S, d_s + d_t]`, padded rows zeroed."""
-    x, y = torch.cat([q_s, -q_t], dim=-1), torch.cat([k_s, k_t], dim=-1)
-    if mask is not None:
-        padding = _padding(mask, (x.shape[0], x.shape[2]))[:, None, :, None]
-        x, y = x.masked_fill(padding, 0.0), y.masked_fill(padding, 0.0)
-    return x, y
+def _side_by_side(student: Tensor, teacher: Tensor, padding: Tensor | None) -> Tensor:
+    """`[B, h, S, d_s + d_t]`, float32, contiguous, padded rows zeroed: one pass over what the models gave."""
+    width = student.shape[-1]
+    both = student.new_empty(*student.shape[:-1], width + teacher.shape[-1])
+    both[..., :width] = student
+    both[..., width:] = teacher
+    return both if padding is None else both.masked_fill_(padding[:, None, :, None], 0.0)
+
+
+def _scale(student: Tensor, teacher: Tensor) -> Tensor:
+    """`[d_s + d_t]`, the factors that make [Q_S, Q_T] into X: 1 / sqrt(d_s) and -1 / sqrt(d_t)."""
+    widths = student.shape[-1], teacher.shape[-1]
+    factors = [sign / math.sqrt(width) for sign, width in zip((1.0, -1.0), widths, strict=True)]
+    return torch.cat([student.new_full((width,), factor) for width, factor in zip(widths, factors, strict=True)])
+
+
+def _scores(queries: Tensor, keys: Tensor) -> Tensor:
+    """A = Q K^T / sqrt(d_head), `[B, h, S, S]`, in float32."""
+    return queries.float() / math.sqrt(queries.shape[-1]) @ keys.float().mT
 
 
 def _paper_attention(q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, mask: Tensor | None) -> Tensor:
     maps = []
     for queries, keys in ((q_s, k_s), (q_t, k_t)):
-        scores = queries @ keys.mT
+        scores = _scores(queries, keys)
         if mask is not None:
             scores = scores + (1.0 - mask[:, None, None, :].float()) * _PAPER_MASK_VALUE
         maps.append(torch.where(scores <= _PAPER_MASKED_BELOW, torch.zeros_like(scores), scores))
@@ -282,24 +314,27 @@ def _paper_attention(q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, mask: T
 
 
 def _split_heads(x: Tensor, num_heads: int) -> Tensor:
-    """`[B, S, h * d]` to `[B, h, S, d]` in float32."""
+    """`[B, S, h * d]` to `[B, h, S, d]`."""
     if x.dim() != 3 or x.shape[-1] % num_heads:
         raise ValueError(
             f"attention_loss: queries and keys are [batch, positions, heads * head_size] with "
             f"{num_heads} heads, got {tuple(x.shape)}."
         )
-    return x.float().unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
 def _full_precision(like: Tensor) -> torch.autocast:
     return torch.autocast(device_type=like.device.type, enabled=False)
 
 
-def _padding(mask: Tensor, shape: tuple[int, ...] | torch.Size) -> Tensor:
-    """True where a position is padding."""
+def _padding(mask: Tensor | None, shape: tuple[int, ...] | torch.Size) -> Tensor | None:
+    """True where a position is padding; None where nothing is, as far as that is known without a wait."""
+    if mask is None:
+        return None
     if mask.shape != torch.Size(shape):
         raise ValueError(f"The mask's shape {tuple(mask.shape)} does not fit the positions {tuple(shape)}.")
-    return ~mask.bool()
+    real = mask.bool()
+    return None if real.device.type == "cpu" and not torch.compiler.is_compiling() and real.all() else ~real
 
 
 def _lengths(mask: Tensor | None, like: Tensor) -> Tensor:
@@ -316,8 +351,9 @@ def _count(mask: Tensor | None, per_position: Tensor) -> Tensor:
 
 
 def _reduce_rows(per_row: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
-    if mask is not None:
-        per_row = per_row.masked_fill(_padding(mask, per_row.shape), 0.0)
+    padding = _padding(mask, per_row.shape)
+    if padding is not None:
+        per_row = per_row.masked_fill(padding, 0.0)
     return _reduce(per_row.sum(), _count(mask, per_row), reduction)
 
 
