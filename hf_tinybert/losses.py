@@ -75,7 +75,7 @@ def attention_loss(
     num_heads: int,
     mask: Tensor | None = None,
     reduction: Reduction = "mean",
-    form: Literal["linear", "map"] = "linear",
+    form: Literal["auto", "linear", "map"] = "auto",
 ) -> Tensor:
     """Mean over heads of MSE(A_S, A_T) with A = Q K^T / sqrt(d_head), before the softmax: equation 7.
 
@@ -90,10 +90,11 @@ def attention_loss(
             heads and sums over real pairs. `"paper"` averages over all pairs, with scores at or below -100
             after BERT's additive mask set to 0 in both maps, so that rows of padding queries stay in; it is
             always computed from the maps.
-        form: `"linear"` never builds an S x S map. With X = [Q_S / sqrt(d_s), -Q_T / sqrt(d_t)] and
-            Y = [K_S, K_T] it uses ||X Y^T||_F^2 = sum((X^T X) * (Y^T Y)), in O(S (d_s + d_t)^2) time.
-            `"map"` builds both maps. The two are equal up to float32 rounding, which is relative to the
-            size of the scores: 2e-8 of a loss of order 1, 5e-3 of a loss of 2e-6.
+        form: with X = [Q_S / sqrt(d_s), -Q_T / sqrt(d_t)] and Y = [K_S, K_T] the loss is ||X Y^T||_F^2.
+            `"map"` builds that S x S map, in O(S^2 (d_s + d_t)) time. `"linear"` uses
+            sum((X^T X) * (Y^T Y)) instead, in O(S (d_s + d_t)^2). The two are equal up to float32 rounding,
+            which is relative to the size of the scores: 2e-8 of a loss of order 1, 5e-3 of a loss of 2e-6.
+            `"auto"` takes the cheaper: the map where S < d_s + d_t.
 
     Returns:
         A float32 scalar.
@@ -113,19 +114,14 @@ def attention_loss(
         queries_t, keys_t = (_split_heads(x, num_heads) for x in (teacher_query, teacher_key))
         if reduction == "paper":
             return _paper_attention(queries_s, keys_s, queries_t, keys_t, mask)
+        if form not in ("auto", "linear", "map"):
+            raise ValueError(f"attention_loss: form is 'auto', 'linear' or 'map', got {form!r}.")
+        width = queries_s.shape[-1] + queries_t.shape[-1]
+        linear = form == "linear" or (form == "auto" and student_query.shape[1] >= width)
+        frozen = not (queries_t.requires_grad or keys_t.requires_grad)
+        distance = _ScoreDistance.apply if frozen else _score_distance
         padding = _padding(mask, student_query.shape[:-1])
-        if form == "linear":
-            frozen = not (queries_t.requires_grad or keys_t.requires_grad)
-            linear = _LinearAttention.apply if frozen else _linear_attention
-            total = linear(queries_s, keys_s, queries_t, keys_t, padding)
-        elif form == "map":
-            difference = _scores(queries_s, keys_s) - _scores(queries_t, keys_t)
-            if padding is not None:
-                pairs = padding[:, None, :, None] | padding[:, None, None, :]
-                difference = difference.masked_fill(pairs, 0.0)
-            total = difference.square().sum()
-        else:
-            raise ValueError(f"attention_loss: form is 'linear' or 'map', got {form!r}.")
+        total = distance(queries_s, keys_s, queries_t, keys_t, padding, linear)
         per_sequence = _lengths(mask, student_query)
         return _reduce(total / num_heads, per_sequence.square().sum(), reduction)
 
@@ -249,37 +245,48 @@ class _SquaredDistance(torch.autograd.Function):
         return of_student, -of_student if ctx.needs_input_grad[1] else None, None
 
 
-def _linear_attention(q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, padding: Tensor | None) -> Tensor:
-    x, y = torch.cat([q_s, q_t.float()], dim=-1), torch.cat([k_s, k_t.float()], dim=-1)
+def _score_distance(
+    q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, padding: Tensor | None, linear: bool
+) -> Tensor:
+    """||A_S - A_T||_F^2 over real pairs, summed over heads and sequences; both forms of `attention_loss`."""
+    x, y = torch.cat([q_s, q_t.float()], dim=-1) * _scale(q_s, q_t), torch.cat([k_s, k_t.float()], dim=-1)
     if padding is not None:
         x, y = (z.masked_fill(padding[:, None, :, None], 0.0) for z in (x, y))
-    scale = _scale(q_s, q_t)
-    return ((x.mT @ x) * scale * scale[:, None] * (y.mT @ y)).sum()
+    return ((x.mT @ x) * (y.mT @ y)).sum() if linear else (x @ y.mT).square().sum()
 
 
-class _LinearAttention(torch.autograd.Function):
-    """`_linear_attention` for a frozen teacher, with its gradient found on the way forward.
+class _ScoreDistance(torch.autograd.Function):
+    """`_score_distance` for a frozen teacher, with its gradient found on the way forward.
 
-    With c the factors of X's columns, G = c (X^T X) c and H = Y^T Y the gradients are 2 X c H and 2 Y G. Only the
-    student's columns of them are computed, and only these are kept for the backward pass, nothing of the teacher's
-    width.
+    With D = X Y^T the gradients in X and Y are 2 D Y and 2 D^T X; with G = X^T X and H = Y^T Y they are 2 X H and
+    2 Y G. Only the student's columns of them are computed, and only these are kept for the backward pass: no map, and
+    nothing of the teacher's width.
     """
 
     @staticmethod
-    def forward(ctx: Any, q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, padding: Tensor | None) -> Tensor:
-        width, scale = q_s.shape[-1], _scale(q_s, q_t)
-        x, y = _side_by_side(q_s, q_t, padding), _side_by_side(k_s, k_t, padding)
-        g, h = (x.mT @ x) * scale * scale[:, None], y.mT @ y
-        if any(ctx.needs_input_grad):
-            of_query = x @ (h[..., :width] * scale[:, None] * (2.0 * scale[0]))
-            ctx.save_for_backward(of_query, y @ (2.0 * g[..., :width]))
-        return (g * h).sum()
+    def forward(
+        ctx: Any, q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, padding: Tensor | None, linear: bool
+    ) -> Tensor:
+        width = q_s.shape[-1]
+        x, y = _side_by_side(q_s, q_t, padding).mul_(_scale(q_s, q_t)), _side_by_side(k_s, k_t, padding)
+        for_query, for_key = 2.0 / math.sqrt(width), 2.0
+        if linear:
+            g, h = x.mT @ x, y.mT @ y
+            of_query, of_key = x @ (h[..., :width] * for_query), y @ (g[..., :width] * for_key)
+            total = (g * h).sum()
+        else:
+            difference = x @ y.mT
+            of_query = difference @ (y[..., :width] * for_query)
+            of_key = difference.mT @ (x[..., :width] * for_key)
+            total = torch.linalg.vector_norm(difference, dim=-1).square().sum()
+        ctx.save_for_backward(of_query, of_key)
+        return total
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         of_query, of_key = ctx.saved_tensors
-        return gradient * of_query, gradient * of_key, None, None, None
+        return gradient * of_query, gradient * of_key, None, None, None, None
 
 
 def _side_by_side(student: Tensor, teacher: Tensor, padding: Tensor | None) -> Tensor:
@@ -298,15 +305,10 @@ def _scale(student: Tensor, teacher: Tensor) -> Tensor:
     return torch.cat([student.new_full((width,), factor) for width, factor in zip(widths, factors, strict=True)])
 
 
-def _scores(queries: Tensor, keys: Tensor) -> Tensor:
-    """A = Q K^T / sqrt(d_head), `[B, h, S, S]`, in float32."""
-    return queries.float() / math.sqrt(queries.shape[-1]) @ keys.float().mT
-
-
 def _paper_attention(q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, mask: Tensor | None) -> Tensor:
     maps = []
     for queries, keys in ((q_s, k_s), (q_t, k_t)):
-        scores = _scores(queries, keys)
+        scores = queries.float() / math.sqrt(queries.shape[-1]) @ keys.float().mT
         if mask is not None:
             scores = scores + (1.0 - mask[:, None, None, :].float()) * _PAPER_MASK_VALUE
         maps.append(torch.where(scores <= _PAPER_MASKED_BELOW, torch.zeros_like(scores), scores))

@@ -45,7 +45,7 @@ class LiveTeacher:
         model: the teacher.
         hidden: teacher layers whose output is matched (0 is the embedding block).
         attention: teacher layers whose queries and keys are matched.
-        autocast: makes the context in which the teacher runs, `accelerator.autocast` in mixed precision.
+        autocast: makes the context in which the teacher runs, for mixed precision.
         compile_kwargs: arguments of `torch.compile` for the teacher, or None to run it as it is.
     """
 

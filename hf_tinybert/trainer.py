@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +227,7 @@ class DistillationTrainer(SafeSavingTrainer):
             self.teacher,
             [settings.mapping[m] for m in settings.hidden_layers],
             [settings.mapping[m] for m in settings.attention_layers],
-            autocast=self.accelerator.autocast,
+            autocast=self._teacher_autocast(),
             compile_kwargs=compat.compile_arguments(args),
         )
         if args.teacher_cache == "none":
@@ -245,7 +246,7 @@ class DistillationTrainer(SafeSavingTrainer):
             prediction_passes=prediction,
             batch_size=args.per_device_eval_batch_size,
             device=args.device,
-            autocast=self.accelerator.mixed_precision,
+            autocast=args.teacher_mixed_precision or self.accelerator.mixed_precision,
             rank=args.process_index,
             processes=args.world_size,
             agree=lambda value: broadcast_object_list([value])[0],
@@ -255,6 +256,13 @@ class DistillationTrainer(SafeSavingTrainer):
         except BaseException:
             live.close()
             raise
+
+    def _teacher_autocast(self) -> Callable[[], AbstractContextManager[Any]]:
+        precision = self.args.teacher_mixed_precision
+        if precision is None:
+            return self.accelerator.autocast
+        dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        return partial(torch.autocast, self.args.device.type, dtype=dtype, enabled=dtype is not None)
 
     def _join_user_optimizer(self, projections: Projections) -> None:
         """An optimiser that was passed in knows the student's parameters only: give it the projections too."""

@@ -14,6 +14,7 @@ from hf_tinybert import compat
 PHASES = ("two", "intermediate", "prediction", "joint")
 TEACHER_CACHES = ("none", "logits", "features", "auto")
 CACHE_DTYPES = ("float16", "bfloat16", "float32")
+MIXED_PRECISIONS = ("no", "bf16", "fp16")
 
 
 @dataclass
@@ -91,6 +92,14 @@ class DistillationTrainingArguments(TrainingArguments):
             "choices": ["mean", "paper"],
         },
     )
+    teacher_mixed_precision: str | None = field(
+        default=None,
+        metadata={
+            "help": "Mixed precision of the teacher alone: 'bf16', 'fp16' or 'no'. Default: that of the training. "
+            "'bf16' makes it several times faster on a CPU with AMX.",
+            "choices": list(MIXED_PRECISIONS),
+        },
+    )
     teacher_cache: str = field(
         default="none",
         metadata={
@@ -149,6 +158,8 @@ class DistillationTrainingArguments(TrainingArguments):
         self._check_choice("projection", ("per_layer", "shared"))
         self._check_choice("loss_reduction", ("mean", "paper"))
         self._check_choice("teacher_cache", TEACHER_CACHES)
+        if self.teacher_mixed_precision is not None:
+            self._check_choice("teacher_mixed_precision", MIXED_PRECISIONS)
         self._check_choice("teacher_cache_dtype", CACHE_DTYPES)
         if not 0.0 < self.intermediate_share < 1.0:
             raise ValueError(

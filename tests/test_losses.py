@@ -54,7 +54,7 @@ def test_embedding_loss_is_the_same_function(shape, seed):
 
 
 @settings(max_examples=25, deadline=None)
-@given(SHAPES, st.integers(0, 10_000), st.sampled_from(["linear", "map"]), st.booleans())
+@given(SHAPES, st.integers(0, 10_000), st.sampled_from(["auto", "linear", "map"]), st.booleans())
 def test_attention_loss_and_gradient_in_query_and_key(shape, seed, form, by_key):
     heads = shape[2]
     (q_s, k_s, q_t, k_t), mask = batch(seed, shape[0], shape[1], [heads * 2, heads * 2, heads * 3, heads * 3])
@@ -132,7 +132,7 @@ def test_paper_reduction_of_every_level(shape, seed):
 
 
 @settings(max_examples=30, deadline=None)
-@given(SHAPES, st.integers(0, 10_000), st.integers(1, 5), st.sampled_from(["linear", "map"]))
+@given(SHAPES, st.integers(0, 10_000), st.integers(1, 5), st.sampled_from(["auto", "linear", "map"]))
 def test_more_padding_changes_neither_loss_nor_gradient(shape, seed, more, form):
     heads = shape[2]
     arrays, mask = batch(seed, shape[0], shape[1], [heads * 2, heads * 2, heads * 3, heads * 3])
@@ -206,7 +206,7 @@ def test_half_precision_inputs_under_autocast_are_summed_in_float32(dtype):
         (lambda x, y: losses.hidden_loss(x, x, torch.ones(2, 2)), "mask's shape"),
         (lambda x, y: losses.attention_loss(x, x, x, x, 5), "with 5 heads"),
         (lambda x, y: losses.attention_loss(x, x, y[:, :2], y[:, :2], 2), "different positions"),
-        (lambda x, y: losses.attention_loss(x, x, x, x, 2, form="fast"), "'linear' or 'map'"),
+        (lambda x, y: losses.attention_loss(x, x, x, x, 2, form="fast"), "'auto', 'linear' or 'map'"),
         (lambda x, y: losses.hidden_loss(x, x, reduction="max"), "'mean', 'sum' or 'paper'"),
         (lambda x, y: losses.soft_cross_entropy(x, x, 0.0), "temperature must be positive"),
     ],

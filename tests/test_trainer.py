@@ -21,6 +21,7 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_tinybert import DistillationTrainer, checkpoints, compat, create_student
+from hf_tinybert.families import locate
 from hf_tinybert.objective import DistillationObjective
 
 SHORT = {"max_steps": 6, "logging_steps": 1, "per_device_train_batch_size": 4}
@@ -420,6 +421,31 @@ def test_bfloat16_autocast(teacher, tmp_path):
     exact = series(distilled(teacher, tmp_path / "a", max_steps=2), "loss")
     half = series(distilled(teacher, tmp_path / "b", max_steps=2, bf16=True), "loss")
     assert half == pytest.approx(exact, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "of_teacher", "of_student"),
+    [
+        ({"teacher_mixed_precision": "bf16"}, torch.bfloat16, torch.float32),
+        ({"teacher_mixed_precision": "fp16", "bf16": True}, torch.float16, torch.bfloat16),
+        ({"teacher_mixed_precision": "no", "bf16": True}, torch.float32, torch.bfloat16),
+        ({"bf16": True}, torch.bfloat16, torch.bfloat16),
+    ],
+)
+def test_the_teacher_may_have_a_precision_of_its_own(teacher, arguments, of_teacher, of_student, tmp_path):
+    seen = {"teacher": set(), "student": set()}
+    student = workbench.small_student(teacher)
+    handles = [
+        locate(model).queries[0].register_forward_hook(lambda *passed, role=role: seen[role].add(passed[2].dtype))
+        for role, model in (("teacher", teacher), ("student", student))
+    ]
+    trainer = workbench.trainer(student, teacher, workbench.arguments(tmp_path, **SHORT, **arguments))
+    trainer.train()
+    for handle in handles:
+        handle.remove()
+    assert seen == {"teacher": {of_teacher}, "student": {of_student}}
+    assert {p.dtype for model in (teacher, student) for p in model.parameters()} == {torch.float32}
+    assert all(math.isfinite(value) for value in series(trainer, "loss"))
 
 
 def test_paper_reduction_trains(teacher, tmp_path):

@@ -280,6 +280,9 @@ def test_mixed_precision(dtype, tmp_path):
 def test_with_and_without_mixed_precision_are_two_caches(tmp_path):
     tiny(tmp_path, "features", max_steps=2)
     tiny(tmp_path, "features", max_steps=2, bf16=True)
+    tiny(tmp_path, "features", max_steps=2, bf16=True, teacher_mixed_precision="no")
+    tiny(tmp_path, "features", max_steps=2, teacher_mixed_precision="bf16")
+    assert len(list((tmp_path / "cache").iterdir())) == 2
     tiny(tmp_path, "features", max_steps=2, teacher_cache_dtype="float16")
     assert len(list((tmp_path / "cache").iterdir())) == 3
 

@@ -91,6 +91,7 @@ def test_every_other_default_is_the_trainers(tmp_path):
             {"teacher_cache": "auto", "loss_reduction": "paper"},
             "averages over padding too, which a teacher cache does not",
         ),
+        ({"teacher_mixed_precision": "int8"}, "teacher_mixed_precision must be one of no, bf16, fp16, got 'int8'"),
         ({"teacher_cache_dtype": "int8"}, "teacher_cache_dtype must be one of float16, bfloat16, float32, got 'int8'"),
         ({"ddp_find_unused_parameters": False}, "ddp_find_unused_parameters=False cannot work"),
         (
@@ -238,6 +239,7 @@ def test_what_is_added_to_the_trainers_arguments():
                 "layer_weights",
                 "temperature",
                 "loss_reduction",
+                "teacher_mixed_precision",
                 "teacher_cache",
                 "teacher_cache_dir",
                 "teacher_cache_dtype",
@@ -275,6 +277,7 @@ def test_every_field_has_a_help_text(name):
         ("temperature", "2", 2.0),
         ("loss_reduction", "paper", "paper"),
         ("report_agreement", "False", False),
+        ("teacher_mixed_precision", "bf16", "bf16"),
     ],
 )
 def test_every_field_is_a_flag(tmp_path, name, text, value):
@@ -286,7 +289,13 @@ def test_every_field_is_a_flag(tmp_path, name, text, value):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("phases", "three"), ("projection", "none"), ("loss_reduction", "sum"), ("temperature", "hot")],
+    [
+        ("phases", "three"),
+        ("projection", "none"),
+        ("loss_reduction", "sum"),
+        ("temperature", "hot"),
+        ("teacher_mixed_precision", "8"),
+    ],
 )
 def test_the_parser_refuses_other_values(tmp_path, capsys, field, value):
     with pytest.raises(SystemExit) as caught:
