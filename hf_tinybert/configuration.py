@@ -35,14 +35,16 @@ class TinyBertConfig(BertConfig):
     """A BERT configuration of a student's size.
 
     What is saved is a plain BERT's `config.json` (`"model_type": "bert"`): a student needs no code of ours to
-    load. Every argument of `BertConfig` is taken; sizes that are not given are those of `tinybert-4l-312d`.
+    load. Every argument of `BertConfig` is taken; sizes that are not given are those of `tinybert-4l-312d`, and
+    `attention_probs_dropout_prob` is 0 instead of 0.1: it does not help a student (`docs/performance.md`), and
+    PyTorch's fused attention on a CPU does not know it and writes the maps out.
     """
 
     model_type = "bert"
 
     def __init__(self, **kwargs: Any) -> None:
         """Fill in the default preset's sizes."""
-        super().__init__(**(PRESETS[DEFAULT_PRESET] | kwargs))
+        super().__init__(**(PRESETS[DEFAULT_PRESET] | {"attention_probs_dropout_prob": 0.0} | kwargs))
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> TinyBertConfig:

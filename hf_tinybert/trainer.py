@@ -244,7 +244,7 @@ class DistillationTrainer(SafeSavingTrainer):
             collator=self.data_collator,
             intermediate_passes=intermediate,
             prediction_passes=prediction,
-            batch_size=args.per_device_eval_batch_size,
+            batch_size=max(args.per_device_train_batch_size, args.per_device_eval_batch_size),
             device=args.device,
             autocast=args.teacher_mixed_precision or self.accelerator.mixed_precision,
             rank=args.process_index,

@@ -22,7 +22,7 @@ from datasets import Dataset
 from safetensors.torch import save
 
 from hf_tinybert.families import locate
-from hf_tinybert.teacher_cache import files, opening
+from hf_tinybert.teacher_cache import opening
 from hf_tinybert.teacher_cache.opening import Request, open_signal
 from hf_tinybert.teacher_cache.store import FeatureStore
 from hf_tinybert.teacher_signal import LiveTeacher
@@ -135,7 +135,7 @@ def die_in_rename(number) -> None:
             done.append(target)
         rename(source, target)
 
-    files.os.replace = replace
+    os.replace = replace
 
 
 def distil(teacher_folder, folder, options, rows=48, dropout=0.0, kill_after=None, resume=None):

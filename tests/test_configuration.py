@@ -44,6 +44,15 @@ def test_no_sizes_given_is_the_papers_small_student():
     assert TinyBertConfig(hidden_size=144).num_hidden_layers == 4
 
 
+@pytest.mark.parametrize(("given", "dropout"), [({}, 0.0), ({"attention_probs_dropout_prob": 0.2}, 0.2)])
+def test_attention_maps_are_not_dropped_unless_asked_for(given, dropout, tmp_path):
+    for config in (TinyBertConfig(**given), TinyBertConfig.from_teacher(BertConfig(), **given)):
+        config.save_pretrained(tmp_path)
+        for loaded in (config, config.to_bert_config(), AutoConfig.from_pretrained(tmp_path)):
+            assert loaded.attention_probs_dropout_prob == dropout
+            assert loaded.hidden_dropout_prob == 0.1
+
+
 def test_round_trip_through_its_own_class(tmp_path):
     config = TinyBertConfig.preset("tinybert-3l-192d", num_labels=5)
     config.save_pretrained(tmp_path)

@@ -14,6 +14,7 @@ no schedule. They differ in what happens between the two forward passes and the 
 
 - floor: nothing happens. Backward starts from a fixed random gradient at the student's last hidden state.
 - ours: what `DistillationTrainer` does in the intermediate phase.
+- bf16-teacher: the same with `teacher_mixed_precision="bf16"`, the student as before.
 - in-memory: the same with the teacher's features already there; cached: with the features read from disk.
 - plain: what a home-made `compute_loss` does with `output_attentions` and `output_hidden_states`. Such maps are
   probabilities (transformers gives no others), and need eager attention.
@@ -48,7 +49,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -195,15 +196,15 @@ def distilling(bench: Bench, phase: Phase, features: Callable[[], Features]) -> 
     return Variant(bench, student, loss, [projections])
 
 
-def live_teacher(bench: Bench, phase: Phase) -> Callable[[], Features]:
-    signal = teacher_signal(bench)
+def live_teacher(bench: Bench, phase: Phase, autocast: Callable[[], Any] = nullcontext) -> Callable[[], Features]:
+    signal = teacher_signal(bench, autocast)
     wanted = {"intermediate": phase == "intermediate", "prediction": phase == "prediction"}
     return lambda: signal.features(bench.batch, **wanted)
 
 
-def teacher_signal(bench: Bench) -> LiveTeacher:
+def teacher_signal(bench: Bench, autocast: Callable[[], Any] = nullcontext) -> LiveTeacher:
     layers = list(bench.mapping.values())
-    return LiveTeacher(bench.teacher, layers, [layer for layer in layers if layer])
+    return LiveTeacher(bench.teacher, layers, [layer for layer in layers if layer], autocast)
 
 
 def from_cache(bench: Bench, phase: Phase) -> Callable[[], Features]:
@@ -247,6 +248,11 @@ def captured(bench: Bench, phase: Phase) -> Callable[[], Features]:
 
 def ours(bench: Bench) -> Variant:
     return distilling(bench, "intermediate", live_teacher(bench, "intermediate"))
+
+
+def bf16_teacher(bench: Bench) -> Variant:
+    autocast = partial(torch.autocast, bench.device.type, torch.bfloat16)
+    return distilling(bench, "intermediate", live_teacher(bench, "intermediate", autocast))
 
 
 def in_memory(bench: Bench) -> Variant:
@@ -419,6 +425,7 @@ class Kind:
 VARIANTS = {
     "floor": Kind(floor, "floor", "#c4cad6"),
     "ours": Kind(ours, "floor", "#d1495b"),
+    "bf16-teacher": Kind(bf16_teacher, "floor", "#9d4edd"),
     "in-memory": Kind(in_memory, "floor", "#f4bcb6"),
     "cached": Kind(cached, "floor", "#e8838f"),
     "plain": Kind(plain, "floor", "#3d5a80"),

@@ -6,9 +6,13 @@ Every job runs in a process of its own, one after the other, from the same rando
 in batches of 32, for the same number of epochs, with the same learning rates; teacher and data as in results.py,
 which makes the teacher. The seconds are those of training, building a cache included, loading and evaluation not.
 
-- authors: every sentence padded to 64 tokens, both models with eager attention, the score maps of all layers, the
-  teacher in every step of both phases, each phase with an optimiser of its own.
-- none, logits, features: `DistillationTrainer` with this `teacher_cache`, starting from an empty folder.
+- authors: as in the authors' code: every sentence padded to 64 tokens, eager attention with the score maps of all
+  layers, the teacher in every step of both phases; GELU as an expression of Python and BERT's Adam (no bias
+  correction, each parameter clipped and updated by itself), as in their modules; the student drops attention maps, as
+  their configuration says.
+- modernised: the same with PyTorch's fused GELU, AdamW and clipping.
+- none, logits, features: `DistillationTrainer` with this `teacher_cache`, starting from an empty folder. Its collator
+  pads to the longest sentence of a batch: the default, a multiple of 8, is for GPUs.
 """
 
 from __future__ import annotations
@@ -38,11 +42,12 @@ from transformers import (
     set_seed,
 )
 
-from hf_tinybert import DistillationTrainer, DistillationTrainingArguments, compat, create_student
+from hf_tinybert import DistillationTrainer, DistillationTrainingArguments, TinyBertConfig, compat, create_student
 from hf_tinybert.families import locate
 from hf_tinybert.layer_mapping import LayerMapping
 
-JOBS = ("authors", "none", "logits", "features")
+BASELINES = ("authors", "modernised")
+JOBS = (*BASELINES, "none", "logits", "features")
 LENGTH, BATCH, SUBSET_SEED = 64, 32, 0
 INTERMEDIATE_RATE, PREDICTION_RATE, WARMUP, WEIGHT_DECAY = 3e-4, 1e-4, 0.06, 0.01
 
@@ -82,9 +87,10 @@ def run_job(options: argparse.Namespace) -> None:
     train, dev = (read(source / name, tokenizer) for name in ("train.tsv", "dev.tsv"))
     train = train.select(random.Random(SUBSET_SEED).sample(range(len(train)), options.sentences))
     set_seed(options.seed)
-    student = create_student(teacher, "tinybert-4l-312d", init="random")
-    job = authors if options.one == "authors" else ours
-    seconds = job(student, teacher, tokenizer, train, options)
+    baseline = options.one in BASELINES
+    config = TinyBertConfig.from_teacher(teacher.config, **({"attention_probs_dropout_prob": 0.1} if baseline else {}))
+    student = create_student(teacher, config, init="random")
+    seconds = (authors if baseline else ours)(student, teacher, tokenizer, train, options)
     result = {
         "job": options.one,
         "seconds": round(seconds, 1),
@@ -114,6 +120,7 @@ def ours(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: object, 
             intermediate_learning_rate=INTERMEDIATE_RATE,
             learning_rate=PREDICTION_RATE,
             per_device_train_batch_size=BATCH,
+            per_device_eval_batch_size=BATCH,
             weight_decay=WEIGHT_DECAY,
             teacher_cache=options.one,
             teacher_cache_dir=folder,
@@ -124,13 +131,23 @@ def ours(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: object, 
             seed=options.seed,
             **compat.warmup_argument(WARMUP),
         )
-        trainer = DistillationTrainer(student, args, teacher=teacher, train_dataset=train, processing_class=tokenizer)
+        trainer = DistillationTrainer(
+            student,
+            args,
+            teacher=teacher,
+            train_dataset=train,
+            processing_class=tokenizer,
+            data_collator=DataCollatorWithPadding(tokenizer),
+        )
         start = time.perf_counter()
         trainer.train()
         return time.perf_counter() - start
 
 
 def authors(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: object, train: Dataset, options) -> float:
+    modern = options.one == "modernised"
+    for model in (student, teacher):
+        model.config.hidden_act = "gelu" if modern else "gelu_python"
     # The twins share the weights: what is trained here is the student that was given.
     student, teacher = with_eager_attention(student), with_eager_attention(teacher.eval())
     mapping = LayerMapping.uniform(locate(student).num_layers, locate(teacher).num_layers)
@@ -165,7 +182,7 @@ def authors(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: objec
         (prediction, options.prediction_epochs, PREDICTION_RATE, "linear"),
     ):
         parameters = [*student.parameters(), *projection.parameters()]
-        optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=WEIGHT_DECAY)
+        optimizer = (torch.optim.AdamW if modern else BertAdam)(parameters, lr=rate, weight_decay=WEIGHT_DECAY)
         steps = epochs * (len(train) // BATCH)
         scheduler = get_scheduler(schedule, optimizer, int(WARMUP * steps), steps)
         for _ in range(epochs):
@@ -174,11 +191,32 @@ def authors(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: objec
                 rows = order[first : first + BATCH]
                 loss = loss_of({name: batches[name][rows] for name in batches if name != "labels"})
                 loss.backward()
-                nn.utils.clip_grad_norm_(parameters, 1.0)
+                if modern:
+                    nn.utils.clip_grad_norm_(parameters, 1.0)
                 optimizer.step()
                 scheduler.step()
                 optimizer.zero_grad()
     return time.perf_counter() - start
+
+
+class BertAdam(torch.optim.Optimizer):
+    """BERT's Adam: no bias correction, decoupled weight decay, each parameter's gradient clipped to norm 1."""
+
+    def __init__(self, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> None:
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            for parameter in (p for p in group["params"] if p.grad is not None):
+                nn.utils.clip_grad_norm_(parameter, 1.0)
+                state, gradient = self.state[parameter], parameter.grad
+                if not state:
+                    state["mean"], state["square"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+                state["mean"].mul_(0.9).add_(gradient, alpha=0.1)
+                state["square"].mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+                update = state["mean"] / (state["square"].sqrt() + 1e-6) + group["weight_decay"] * parameter
+                parameter.add_(-group["lr"] * update)
 
 
 @torch.inference_mode()
@@ -193,13 +231,16 @@ def accuracy(student: PreTrainedModel, tokenizer: object, dev: Dataset) -> float
 
 
 def table(folder: Path) -> str:
-    found = [json.loads((folder / f"{job}.json").read_text()) for job in JOBS if (folder / f"{job}.json").is_file()]
-    base = next((row["seconds"] for row in found if row["job"] == "authors"), None)
-    lines = ["| job | seconds | times faster | dev accuracy |", "| --- | --- | --- | --- |"]
-    for row in found:
-        faster = f"{base / row['seconds']:.1f}" if base else "-"
-        lines.append(f"| {row['job']} | {row['seconds']:.0f} | {faster} | {100 * row['accuracy']:.2f} |")
-    return "\n".join(lines)
+    found = {
+        job: json.loads((folder / f"{job}.json").read_text()) for job in JOBS if (folder / f"{job}.json").is_file()
+    }
+    bases = [job for job in BASELINES if job in found]
+    heads = ["job", "seconds", *(f"times faster than {base}" for base in bases), "dev accuracy"]
+    lines = [heads, ["---"] * len(heads)]
+    for job, row in found.items():
+        faster = [f"{found[base]['seconds'] / row['seconds']:.1f}" for base in bases]
+        lines.append([job, f"{row['seconds']:.0f}", *faster, f"{100 * row['accuracy']:.2f}"])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

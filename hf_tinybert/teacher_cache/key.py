@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from huggingface_hub.constants import HF_HOME
 from transformers import PreTrainedModel
@@ -47,6 +48,7 @@ def contents(
         "data": {"columns": sorted(read), "rows": len(dataset), "values": rows.digest(dataset, read)},
         "layout": layout.as_dict(),
         "autocast": autocast,
+        "matmul": torch.get_float32_matmul_precision(),
     }
 
 

@@ -71,6 +71,16 @@ CHANGES = {
 }
 
 
+def test_the_precision_of_matrix_products_changes_the_key(usual):
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert key() != usual
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert key() == usual
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_changes_the_key(change, usual):
     assert key(**CHANGES[change]()) != usual
