@@ -354,6 +354,11 @@ class DistillationTrainer(SafeSavingTrainer):
         assert self._signal is not None
         assert isinstance(num_items_in_batch, BatchCounts)
         levels = LEVELS[self._phase]
+        if rows.ROW not in inputs and not isinstance(self._signal, LiveTeacher):
+            logger.warning_once(
+                "The training batches carry no row numbers, which the default get_train_dataloader gives them: the "
+                "teacher cache is of no use, and the teacher runs in every step."
+            )
         teacher = self._signal.features(inputs, intermediate="hidden" in levels, prediction="prediction" in levels)
         loss, parts = model(**inputs, step=Step(teacher, levels, num_items_in_batch))
         for name, value in parts.items():

@@ -202,6 +202,11 @@ class DistillationTrainingArguments(TrainingArguments):
                 "loss_reduction='paper' averages over padding too, which a teacher cache does not hold: use "
                 "teacher_cache='none'."
             )
+        if getattr(self.accelerator_config, "dispatch_batches", None) and self.teacher_cache != "none":
+            raise ValueError(
+                "accelerator_config's dispatch_batches cuts batches after they are collated, which a teacher cache "
+                "cannot follow: use dispatch_batches=False or teacher_cache='none'."
+            )
         if self.neftune_noise_alpha is not None:
             raise ValueError(
                 "neftune_noise_alpha is not supported: its noise on the student's embeddings would be what the "

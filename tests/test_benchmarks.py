@@ -124,7 +124,7 @@ def test_peak_memory_counts_what_a_step_takes_and_gives_back(script):
     class Step:
         def step(self):
             held = torch.ones(2**25)  # 128 MiB
-            time.sleep(0.1)
+            time.sleep(0.5)
             del held
 
     path = Path("/proc/self/status")

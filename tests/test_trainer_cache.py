@@ -21,8 +21,10 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers import (
     AutoModelForTokenClassification,
     DataCollatorForLanguageModeling,
+    Trainer,
     TrainerCallback,
 )
+from transformers.utils import logging
 from worker import Gradients
 
 from hf_tinybert import DistillationTrainer, create_student
@@ -285,6 +287,18 @@ def test_with_and_without_mixed_precision_are_two_caches(tmp_path):
     assert len(list((tmp_path / "cache").iterdir())) == 2
     tiny(tmp_path, "features", max_steps=2, teacher_cache_dtype="float16")
     assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+@pytest.mark.parametrize("choice", ["logits", "features"])
+def test_a_data_loader_of_ones_own_gets_the_live_teacher_and_a_warning(choice, monkeypatch, caplog, tmp_path):
+    monkeypatch.setattr(DistillationTrainer, "get_train_dataloader", Trainer.get_train_dataloader)
+    logging.get_logger("hf_tinybert.trainer").warning_once.cache_clear()
+    live = tiny(tmp_path, "none")
+    with caplog.at_level("WARNING"):
+        cached = tiny(tmp_path, choice)
+    assert_same(live, cached)
+    assert cached.passes == live.passes
+    assert "carry no row numbers" in caplog.text
 
 
 @pytest.mark.slow

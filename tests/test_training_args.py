@@ -91,6 +91,10 @@ def test_every_other_default_is_the_trainers(tmp_path):
             {"teacher_cache": "auto", "loss_reduction": "paper"},
             "averages over padding too, which a teacher cache does not",
         ),
+        (
+            {"teacher_cache": "logits", "accelerator_config": {"dispatch_batches": True}},
+            "dispatch_batches cuts batches after they are collated",
+        ),
         ({"teacher_mixed_precision": "int8"}, "teacher_mixed_precision must be one of no, bf16, fp16, got 'int8'"),
         ({"teacher_cache_dtype": "int8"}, "teacher_cache_dtype must be one of float16, bfloat16, float32, got 'int8'"),
         ({"ddp_find_unused_parameters": False}, "ddp_find_unused_parameters=False cannot work"),

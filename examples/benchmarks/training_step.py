@@ -17,7 +17,8 @@ no schedule. They differ in what happens between the two forward passes and the 
 - bf16-teacher: the same with `teacher_mixed_precision="bf16"`, the student as before.
 - in-memory: the same with the teacher's features already there; cached: with the features read from disk.
 - plain: what a home-made `compute_loss` does with `output_attentions` and `output_hidden_states`. Such maps are
-  probabilities (transformers gives no others), and need eager attention.
+  probabilities (transformers gives no others), and need eager attention. plain-bf16-teacher: the same with bf16
+  autocast around the teacher.
 - textbrewer: its `GeneralDistiller` on the same outputs, without its logging and its checkpoints.
 - authors: the scores before the softmax as maps, scores of masked keys set to 0, one projection for all levels.
 - logits-live, logits-known, logits-cached: the prediction phase, with a live teacher, with logits that are already
@@ -251,8 +252,11 @@ def ours(bench: Bench) -> Variant:
 
 
 def bf16_teacher(bench: Bench) -> Variant:
-    autocast = partial(torch.autocast, bench.device.type, torch.bfloat16)
-    return distilling(bench, "intermediate", live_teacher(bench, "intermediate", autocast))
+    return distilling(bench, "intermediate", live_teacher(bench, "intermediate", bf16_of(bench)))
+
+
+def bf16_of(bench: Bench) -> Callable[[], Any]:
+    return partial(torch.autocast, bench.device.type, torch.bfloat16)
 
 
 def in_memory(bench: Bench) -> Variant:
@@ -292,23 +296,27 @@ def floor(bench: Bench) -> Variant:
     return Variant(bench, student, hidden, gradient=gradient)
 
 
-def plain(bench: Bench) -> Variant:
+def plain(bench: Bench, autocast: Callable[[], Any] = nullcontext) -> Variant:
     teacher, student = with_eager_attention(bench.teacher), with_eager_attention(bench.student())
     projections = bench.linears(len(bench.mapping))
     everything = {"output_attentions": True, "output_hidden_states": True}
 
     def loss() -> Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), autocast():
             above = teacher.base_model(**bench.batch, **everything)
         below = student.base_model(**bench.batch, **everything)
         total = torch.zeros((), device=bench.device)
         for projection, (m, g) in zip(projections, bench.mapping.items(), strict=True):
             total = total + F.mse_loss(projection(below.hidden_states[m]), above.hidden_states[g])
         for m, g in bench.mapping.layers.items():
-            total = total + F.mse_loss(below.attentions[m - 1], above.attentions[g - 1])
+            total = total + F.mse_loss(below.attentions[m - 1], above.attentions[g - 1].float())
         return total
 
     return Variant(bench, student, loss, [projections])
+
+
+def plain_bf16_teacher(bench: Bench) -> Variant:
+    return plain(bench, bf16_of(bench))
 
 
 def textbrewer(bench: Bench) -> Variant:
@@ -429,6 +437,7 @@ VARIANTS = {
     "in-memory": Kind(in_memory, "floor", "#f4bcb6"),
     "cached": Kind(cached, "floor", "#e8838f"),
     "plain": Kind(plain, "floor", "#3d5a80"),
+    "plain-bf16-teacher": Kind(plain_bf16_teacher, "floor", "#98a9c9"),
     "textbrewer": Kind(textbrewer, "floor", "#6a994e"),
     "authors": Kind(authors, "floor", "#e09f3e"),
     "logits-live": Kind(logits_live, "fine-tuning", "#d1495b"),
@@ -455,6 +464,8 @@ GOALS = (
     Goal("ours", "floor", 1.10, (128, 512), aim=", aim 1.05"),
     Goal("plain", "ours", 1.15, (128,), at_least=True),
     Goal("plain", "ours", 1.30, (512,), at_least=True),
+    Goal("plain-bf16-teacher", "bf16-teacher", 1.15, (128,), at_least=True),
+    Goal("plain-bf16-teacher", "bf16-teacher", 1.30, (512,), at_least=True),
     Goal("textbrewer", "ours", 1.00, at_least=True),
     Goal("ours", "plain", 0.50, (512,), quantity="peak_bytes"),
     Goal("cached", "in-memory", 1.15, (128,)),

@@ -41,6 +41,21 @@ def why_not(dataset: Any) -> str | None:
     return None
 
 
+def numbers_of(batch: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The numbers of a batch's rows, or None if it does not come from the training data.
+
+    Raises:
+        ValueError: there are more or fewer numbers than rows.
+    """
+    numbers: tuple[int, ...] | None = batch.get(ROW)
+    if numbers is not None and len(numbers) != len(batch["input_ids"]):
+        raise ValueError(
+            f"A batch of {len(batch['input_ids'])} sequences carries the numbers of {len(numbers)} rows: something "
+            "cuts batches after they are collated, which a teacher cache cannot follow. Use teacher_cache='none'."
+        )
+    return numbers
+
+
 def real_lengths(dataset: Dataset) -> np.ndarray:
     """Real positions of every row, `[N]`: the sum of its attention mask, where it has one."""
     if "attention_mask" not in dataset.column_names:

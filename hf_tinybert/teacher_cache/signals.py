@@ -40,7 +40,7 @@ class CachedLogits:
 
     def features(self, inputs: Mapping[str, Any], intermediate: bool, prediction: bool) -> Features:
         """Known logits, or the teacher's, which are known from then on: also where only layers were wanted."""
-        numbers = inputs.get(rows.ROW)
+        numbers = rows.numbers_of(inputs)
         if numbers is None:
             return self.live.features(inputs, intermediate, prediction)
         positions = inputs[rows.KNOWLEDGE]["positions"] if self._per_token else None
@@ -92,13 +92,13 @@ class CachedFeatures:
     def begin(self, intermediate: bool) -> None:
         """Layers are read only while they are matched."""
         self._wants_layers.fill_(intermediate)
-        self.live.begin(intermediate=False)
+        self.live.begin(intermediate)
 
     def features(self, inputs: Mapping[str, Any], intermediate: bool, prediction: bool) -> Features:
         """What the batch carries, on its device."""
-        known = inputs.get(rows.KNOWLEDGE)
-        if known is None:
+        if rows.numbers_of(inputs) is None:
             return self.live.features(inputs, intermediate, prediction)
+        known = inputs[rows.KNOWLEDGE]
         shape, positions = tuple(inputs["input_ids"].shape), known["positions"]
         features = Features()
         if intermediate:

@@ -190,3 +190,11 @@ def test_collators_that_change_the_rows_are_refused(collator, household):
     dataset = rows.numbered(household["train"].select_columns(["input_ids", "attention_mask"]))
     with pytest.raises(ValueError, match=r"changes the token ids.*teacher_cache='none'"):
         rows.NumberedCollator(collator)([dataset[number] for number in range(3)])
+
+
+def test_a_batch_that_was_cut_is_refused():
+    batch = {"input_ids": torch.zeros(4, 3), rows.ROW: (5, 1, 2, 7)}
+    assert rows.numbers_of(batch) == (5, 1, 2, 7)
+    assert rows.numbers_of({"input_ids": torch.zeros(4, 3)}) is None
+    with pytest.raises(ValueError, match="2 sequences carries the numbers of 4 rows"):
+        rows.numbers_of(batch | {"input_ids": torch.zeros(2, 3)})
