@@ -36,8 +36,8 @@ class TinyBertConfig(BertConfig):
 
     What is saved is a plain BERT's `config.json` (`"model_type": "bert"`): a student needs no code of ours to
     load. Every argument of `BertConfig` is taken; sizes that are not given are those of `tinybert-4l-312d`, and
-    `attention_probs_dropout_prob` is 0 instead of 0.1: it does not help a student (`docs/performance.md`), and
-    PyTorch's fused attention on a CPU does not know it and writes the maps out.
+    `attention_probs_dropout_prob` is 0 instead of 0.1: PyTorch's fused attention on a CPU does not know it and
+    writes the maps out, and on SST-2 it made no difference (`docs/performance.md`).
     """
 
     model_type = "bert"

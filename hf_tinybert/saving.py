@@ -6,6 +6,7 @@ import copy
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,7 +49,8 @@ class SafeSavingTrainer(Trainer):
 def file_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A file to write, which is then renamed to `path`: it is there whole, or as it was before."""
     target = Path(path)
-    temporary = target.with_name(f"{target.name}.partial-{os.getpid()}")
+    # Two machines may have a process of the same number.
+    temporary = target.with_name(f"{target.name}.partial-{uuid.uuid4().hex[:12]}")
     try:
         yield temporary
         os.replace(temporary, target)

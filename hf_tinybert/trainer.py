@@ -244,7 +244,7 @@ class DistillationTrainer(SafeSavingTrainer):
             collator=self.data_collator,
             intermediate_passes=intermediate,
             prediction_passes=prediction,
-            batch_size=max(args.per_device_train_batch_size, args.per_device_eval_batch_size),
+            batch_size=args.per_device_eval_batch_size,
             device=args.device,
             autocast=args.teacher_mixed_precision or self.accelerator.mixed_precision,
             rank=args.process_index,
@@ -368,7 +368,7 @@ class DistillationTrainer(SafeSavingTrainer):
 
     def _compare(self, inputs: Mapping[str, Any], logits: Tensor) -> None:
         assert self._agreement is not None
-        signal = self._signal or LiveTeacher(self.teacher, (), ())
+        signal = self._signal or LiveTeacher(self.teacher, (), (), autocast=self._teacher_autocast())
         teacher_logits = signal.features(inputs, intermediate=False, prediction=True).logits
         labels = inputs.get("labels")
         mask = labels != -100 if logits.dim() == 3 and labels is not None else None

@@ -8,9 +8,9 @@ A teacher of BERT-base's shape and a `tinybert-4l-312d` student, both random: we
 step. All variants of a length live in one process and see the same batch of full-length sequences. Every round
 runs each of them once, in a new order, so that whatever else the machine does meets all alike.
 
-Alike in all: a student of its own with dropout on, a teacher in eval mode without gradients, the base models where
-layers are matched (a head of two classes costs nothing), a fused AdamW over student and projections, no clipping,
-no schedule. They differ in what happens between the two forward passes and the student's backward pass:
+Alike in all: a student of its own with dropout of hidden states, a teacher in eval mode without gradients, the base
+models where layers are matched (a head of two classes costs nothing), a fused AdamW over student and projections, no
+clipping, no schedule. They differ in what happens between the two forward passes and the student's backward pass:
 
 - floor: nothing happens. Backward starts from a fixed random gradient at the student's last hidden state.
 - ours: what `DistillationTrainer` does in the intermediate phase.
@@ -756,14 +756,15 @@ def picture(saved: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, 2, figsize=(12, 7), layout="constrained")
+    figure, axes = plt.subplots(2, 2, figsize=(15, 7), width_ratios=(2, 1), layout="constrained")
     titles = {"floor": "intermediate phase", "fine-tuning": "prediction phase"}
     for column, (reference, title) in zip(axes.T, titles.items(), strict=True):
         draw(column[0], saved, reference, lambda rows, name, to=reference: ratio(rows, name, to), "{:.2f}")
         draw(column[1], saved, reference, mebibytes, "{:.0f}")
         column[0].set_title(f"{title}: time of a step / {reference}", fontsize=10)
         column[1].set_title(f"{title}: peak memory above what stays (MiB)", fontsize=10)
-        column[1].set_xlabel("tokens in a sequence", fontsize=9)
+        for axis in column:
+            axis.set_xlabel("tokens in a sequence", fontsize=9)
         if column[0].patches:
             column[0].legend(frameon=False, fontsize=8, ncols=4, loc="upper left")
     where = saved["machine"].get("gpu") or saved["machine"]["cpu"]
@@ -795,6 +796,7 @@ def draw(axis: Any, saved: dict[str, Any], reference: str, height: Callable[...,
         axis.spines[side].set_visible(False)
     axis.set_yticks([])
     axis.tick_params(length=0)
+    axis.set_visible(bool(heights))
 
 
 def write(path: Path, content: bytes) -> None:

@@ -10,7 +10,7 @@ which makes the teacher. The seconds are those of training, building a cache inc
   layers, the teacher in every step of both phases; GELU as an expression of Python and BERT's Adam (no bias
   correction, each parameter clipped and updated by itself), as in their modules; the student drops attention maps, as
   their configuration says.
-- modernised: the same with PyTorch's fused GELU, AdamW and clipping.
+- modernised: the same with PyTorch's fused GELU, fused AdamW and clipping of the whole gradient.
 - none, logits, features: `DistillationTrainer` with this `teacher_cache`, starting from an empty folder. Its collator
   pads to the longest sentence of a batch: the default, a multiple of 8, is for GPUs.
 """
@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -182,7 +183,8 @@ def authors(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: objec
         (prediction, options.prediction_epochs, PREDICTION_RATE, "linear"),
     ):
         parameters = [*student.parameters(), *projection.parameters()]
-        optimizer = (torch.optim.AdamW if modern else BertAdam)(parameters, lr=rate, weight_decay=WEIGHT_DECAY)
+        make = partial(torch.optim.AdamW, fused=True) if modern else BertAdam
+        optimizer = make(parameters, lr=rate, weight_decay=WEIGHT_DECAY)
         steps = epochs * (len(train) // BATCH)
         scheduler = get_scheduler(schedule, optimizer, int(WARMUP * steps), steps)
         for _ in range(epochs):

@@ -48,8 +48,22 @@ def contents(
         "data": {"columns": sorted(read), "rows": len(dataset), "values": rows.digest(dataset, read)},
         "layout": layout.as_dict(),
         "autocast": autocast,
-        "matmul": torch.get_float32_matmul_precision(),
+        "matmul": _matmul_precision(),
     }
+
+
+def _matmul_precision() -> str:
+    """How float32 matrices are multiplied: older versions of torch have one setting, newer ones one a backend."""
+    backends: Any = torch.backends
+    if not hasattr(backends, "fp32_precision"):
+        return torch.get_float32_matmul_precision()
+    ways: list[tuple[Any, ...]] = [
+        (backends.cuda.matmul, backends),
+        (backends.mkldnn.matmul, backends.mkldnn, backends),
+    ]
+    # "none" means what is said one level above.
+    said = ([level.fp32_precision for level in way if level.fp32_precision != "none"] for way in ways)
+    return ", ".join(levels[0] if levels else "ieee" for levels in said)
 
 
 def key_of(contents: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import multiprocessing
 from pathlib import Path
 
 import cache_worker
@@ -71,14 +72,26 @@ CHANGES = {
 }
 
 
-def test_the_precision_of_matrix_products_changes_the_key(usual):
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        assert key() != usual
-    finally:
-        torch.set_float32_matmul_precision(before)
-    assert key() == usual
+SETTINGS = {
+    "legacy": lambda: torch.set_float32_matmul_precision("medium"),
+    "all backends": lambda: setattr(torch.backends, "fp32_precision", "tf32"),
+    "this backend": lambda: setattr(torch.backends.mkldnn.matmul, "fp32_precision", "bf16"),
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_precision_of_matrix_products_changes_the_key(setting):
+    """In a process of its own: the settings of newer versions of torch cannot all be taken back."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        before, after = pool.apply(keys_around, (setting,))
+    assert before != after
+
+
+def keys_around(setting):
+    before = key()
+    SETTINGS[setting]()
+    return before, key()
 
 
 @pytest.mark.parametrize("change", CHANGES)
