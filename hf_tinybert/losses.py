@@ -94,7 +94,7 @@ def attention_loss(
             `"map"` builds that S x S map, in O(S^2 (d_s + d_t)) time. `"linear"` uses
             sum((X^T X) * (Y^T Y)) instead, in O(S (d_s + d_t)^2). The two are equal up to float32 rounding,
             which is relative to the size of the scores: 2e-8 of a loss of order 1, 5e-3 of a loss of 2e-6.
-            `"auto"` takes the cheaper: the map where S < d_s + d_t.
+            `"auto"` takes the one with fewer operations, gradient included: the map in short sequences.
 
     Returns:
         A float32 scalar.
@@ -116,8 +116,7 @@ def attention_loss(
             return _paper_attention(queries_s, keys_s, queries_t, keys_t, mask)
         if form not in ("auto", "linear", "map"):
             raise ValueError(f"attention_loss: form is 'auto', 'linear' or 'map', got {form!r}.")
-        width = queries_s.shape[-1] + queries_t.shape[-1]
-        linear = form == "linear" or (form == "auto" and student_query.shape[1] >= width)
+        linear = form == "linear" or (form == "auto" and _linear_is_cheaper(queries_s, queries_t))
         frozen = not (queries_t.requires_grad or keys_t.requires_grad)
         distance = _ScoreDistance.apply if frozen else _score_distance
         padding = _padding(mask, student_query.shape[:-1])
@@ -298,6 +297,13 @@ def _side_by_side(student: Tensor, teacher: Tensor, padding: Tensor | None) -> T
     both[..., :width] = student
     both[..., width:] = teacher
     return both if padding is None else both.masked_fill_(padding[:, None, :, None], 0.0)
+
+
+def _linear_is_cheaper(student: Tensor, teacher: Tensor) -> bool:
+    """Whether two d x d products and their gradients take fewer operations than an S x S map and its gradients."""
+    positions, narrow = student.shape[-2:]
+    wide = narrow + teacher.shape[-1]
+    return bool(positions * (wide + 2 * narrow) >= 2 * wide * (wide + narrow))
 
 
 def _scale(student: Tensor, teacher: Tensor) -> Tensor:
