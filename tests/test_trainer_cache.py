@@ -447,6 +447,15 @@ def test_the_cache_lies_in_the_users_cache_folder(tmp_path, monkeypatch):
     assert shard.is_file()
 
 
+@pytest.mark.parametrize("choice", ["logits", "features"])
+def test_a_cache_folder_that_is_a_file_is_refused(choice, tmp_path):
+    taken = tmp_path / "taken"
+    taken.write_text("mine")
+    with pytest.raises(OSError, match=r"cannot be kept in .*taken: .* with teacher_cache_dir"):
+        tiny(tmp_path, choice, teacher_cache_dir=str(taken))
+    assert taken.read_text() == "mine"
+
+
 # auto
 
 

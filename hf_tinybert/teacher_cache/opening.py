@@ -182,8 +182,18 @@ class _Opening:
         return request.folder / key[:32], key
 
     def _describe(self, folder: Path, kept: Layout) -> None:
-        """Make the folder, with a file that says what its key is made of."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Make the folder, with a file that says what its key is made of.
+
+        Raises:
+            OSError: the folder cannot be made.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"The teacher's cache cannot be kept in {self.request.folder}: {error}. Name a folder that can be "
+                "written to with teacher_cache_dir."
+            ) from None
         description = folder / "contents.json"
         if not description.is_file():
             with file_beside(description) as file:
