@@ -1,0 +1,1 @@
+"""Data augmentation: algorithm 1 of TinyBERT."""
