@@ -10,7 +10,7 @@ import regex
 #: A Chinese character by itself, as BERT's tokenizers cut them; or a run of letters with their marks, in which an
 #: apostrophe may stand.
 _WORD = regex.compile(r"\p{Han}|(?:(?!\p{Han})\p{L}\p{M}*)+(?:['\u2019](?:(?!\p{Han})\p{L}\p{M}*)+)*")
-_LETTERS = regex.compile(r"(?:\p{L}\p{M}*)+")
+_REPLACEABLE = regex.compile(r"\p{Han}|(?:\p{L}\p{M}*){2,}")
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,11 @@ def words_of_tokens(tokens: Sequence[str]) -> tuple[str, list[Word]]:
 
 
 def replaceable(word: Word, stop_words: Collection[str]) -> bool:
-    """Whether a word may be replaced: letters only, and no stop word (compared without case)."""
-    return _LETTERS.fullmatch(word.text) is not None and word.text.casefold() not in stop_words
+    """Whether a word may be replaced: two letters or more and nothing else, and no stop word (without case).
+
+    A single letter is what a tokenised text leaves of "it's" or "don't"; a Chinese character is a word.
+    """
+    return _REPLACEABLE.fullmatch(word.text) is not None and word.text.casefold() not in stop_words
 
 
 def in_the_case_of(word: str, replacement: str) -> str:
