@@ -125,6 +125,12 @@ class WordVectors:
                 found[place] = [self.words[row] for row in order if self.words[row].casefold() != own][:k]
         return found
 
+    def digest(self) -> str:
+        """SHA-256 of the words and their vectors, in hexadecimal."""
+        digest = hashlib.sha256(json.dumps([self.words, self._compose is not None]).encode())
+        digest.update(np.ascontiguousarray(self.unit).tobytes())
+        return digest.hexdigest()
+
     def _vector(self, word: str) -> np.ndarray | None:
         for written in (word, word.lower()):
             if written in self._number:
