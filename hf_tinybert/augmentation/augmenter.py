@@ -86,3 +86,47 @@ class TextAugmenter:
             [variant.text for variant in self.writer.write(text, candidates)]
             for text, candidates in zip(texts, found, strict=True)
         ]
+
+    def map(
+        self,
+        dataset: Dataset | IterableDataset,
+        columns: str | Sequence[str] | None = None,
+        num_proc: int | None = None,
+        rows_at_once: int = 1000,
+        cache_dir: str | Path | None = None,
+    ) -> Dataset | IterableDataset:
+        """Every row of a data set, followed by its variants.
+
+        A variant differs from its row in one column; of a pair, each side is varied in turn. Every other column is
+        carried along, labels and tags too. The column `augmented` says which rows are variants.
+
+        Candidates are found piece by piece, and each piece is kept: a run that is killed goes on where it was, and
+        several processes on the same data share the pieces.
+
+        Args:
+            dataset: with texts, or with sentences that were cut into words before (lists of strings).
+            columns: which columns to vary. Default: those that hold texts or words.
+            num_proc: processes that write variants, beside the one with the model.
+            rows_at_once: rows of a piece.
+            cache_dir: where pieces are kept. Default: hf_tinybert/augmentation in `HF_HOME`.
+
+        Raises:
+            ValueError: the data set has no such column, or one of another type.
+        """
+        names = text_columns(dataset, columns)
+        write = partial(_expand, writer=self.writer, columns=names)
+        if isinstance(dataset, IterableDataset):
+            both = partial(_find_and_expand, finder=self.finder, expand=write)
+            return dataset.map(both, batched=True, batch_size=rows_at_once, remove_columns=dataset.column_names)
+        if AUGMENTED in dataset.column_names:
+            raise ValueError(f"The data set has a column {AUGMENTED!r} already: it has been augmented before.")
+        folder = Path(cache_dir or Path(HF_HOME) / "hf_tinybert" / "augmentation")
+        found = self._pieces(dataset, names, rows_at_once, folder)
+        return found.map(
+            write,
+            batched=True,
+            batch_size=rows_at_once,
+            num_proc=num_proc,
+            remove_columns=found.column_names,
+            desc="Writing variants",
+        )
