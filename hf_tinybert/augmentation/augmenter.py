@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from datasets import Dataset, IterableDataset, concatenate_datasets
-from filelock import FileLock
-from huggingface_hub.constants import HF_HOME
+from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_tinybert.augmentation.candidates import CandidateFinder, Candidates, Text
+from hf_tinybert.augmentation import rows
+from hf_tinybert.augmentation.candidates import CandidateFinder, Text
+from hf_tinybert.augmentation.pieces import Pieces
 from hf_tinybert.augmentation.stop_words import stop_words as words_of_language
-from hf_tinybert.augmentation.variants import Variant, VariantWriter
+from hf_tinybert.augmentation.variants import VariantWriter
 from hf_tinybert.augmentation.word_vectors import WordVectors
-
-#: Columns that augmentation adds: whether a row is a variant, and which words of it are whose.
-AUGMENTED = "augmented"
-_FOUND = "augmentation_candidates"
 
 
 class TextAugmenter:
@@ -98,10 +92,11 @@ class TextAugmenter:
         """Every row of a data set, followed by its variants.
 
         A variant differs from its row in one column; of a pair, each side is varied in turn. Every other column is
-        carried along, labels and tags too. The column `augmented` says which rows are variants.
+        carried along, labels and tags too. The column `augmented` says which rows are variants, `words_replaced` how
+        many of their words are new, and `words_of_model` how many of those are the masked language model's.
 
         Candidates are found piece by piece, and each piece is kept: a run that is killed goes on where it was, and
-        several processes on the same data share the pieces.
+        several processes on the same data share the pieces. A stream keeps nothing.
 
         Args:
             dataset: with texts, or with sentences that were cut into words before (lists of strings).
@@ -113,20 +108,12 @@ class TextAugmenter:
         Raises:
             ValueError: the data set has no such column, or one of another type.
         """
-        names = text_columns(dataset, columns)
-        write = partial(_expand, writer=self.writer, columns=names)
+        names = rows.text_columns(dataset, columns)
+        find = partial(rows.find, columns=names, finder=self.finder)
+        write = {"batched": True, "batch_size": rows_at_once, "fn_kwargs": {"columns": names, "writer": self.writer}}
         if isinstance(dataset, IterableDataset):
-            both = partial(_find_and_expand, finder=self.finder, expand=write)
-            return dataset.map(both, batched=True, batch_size=rows_at_once, remove_columns=dataset.column_names)
-        if AUGMENTED in dataset.column_names:
-            raise ValueError(f"The data set has a column {AUGMENTED!r} already: it has been augmented before.")
-        folder = Path(cache_dir or Path(HF_HOME) / "hf_tinybert" / "augmentation")
-        found = self._pieces(dataset, names, rows_at_once, folder)
-        return found.map(
-            write,
-            batched=True,
-            batch_size=rows_at_once,
-            num_proc=num_proc,
-            remove_columns=found.column_names,
-            desc="Writing variants",
-        )
+            found = dataset.map(find, batched=True, batch_size=rows_at_once)
+            return found.map(rows.expand, remove_columns=[rows.FOUND], **write)
+        pieces = Pieces(dataset, names, self.finder.key(), rows_at_once, cache_dir)
+        found = pieces.ensure(find)
+        return found.map(rows.expand, num_proc=num_proc, remove_columns=[rows.FOUND], desc="Writing variants", **write)

@@ -53,7 +53,17 @@ def test_tokens_are_words_one_for_one(tokens):
 
 @pytest.mark.parametrize(
     ("text", "answer"),
-    [("film", True), ("Film", True), ("The", False), ("the", False), ("don't", False), ("3d", False), ("x-y", False), ("s", False), ("我", True)],
+    [
+        ("film", True),
+        ("Film", True),
+        ("The", False),
+        ("the", False),
+        ("don't", False),
+        ("3d", False),
+        ("x-y", False),
+        ("s", False),
+        ("我", True),
+    ],
 )
 def test_which_words_are_replaced(text, answer):
     _, (word,) = words_of_tokens([text])
