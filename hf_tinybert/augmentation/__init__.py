@@ -1,1 +1,8 @@
-"""Data augmentation: algorithm 1 of TinyBERT."""
+"""Data augmentation: algorithm 1 of TinyBERT (Jiao et al. 2020)."""
+
+from hf_tinybert.augmentation.augmenter import TextAugmenter
+from hf_tinybert.augmentation.presets import paper_settings
+from hf_tinybert.augmentation.rows import report
+from hf_tinybert.augmentation.word_vectors import WordVectors
+
+__all__ = ["TextAugmenter", "WordVectors", "paper_settings", "report"]
