@@ -100,7 +100,8 @@ class TextAugmenter:
 
         Args:
             dataset: with texts, or with sentences that were cut into words before (lists of strings).
-            columns: which columns to vary. Default: those that hold texts or words.
+            columns: which column to vary, or the two of a pair. Default: the usual names (`text`, `sentence`,
+                `sentence1` and `sentence2`, `tokens`, ...).
             num_proc: processes that write variants, beside the one with the model.
             rows_at_once: rows of a piece.
             cache_dir: where pieces are kept. Default: hf_tinybert/augmentation in `HF_HOME`.
@@ -108,12 +109,45 @@ class TextAugmenter:
         Raises:
             ValueError: the data set has no such column, or one of another type.
         """
-        names = rows.text_columns(dataset, columns)
-        find = partial(rows.find, columns=names, finder=self.finder)
-        write = {"batched": True, "batch_size": rows_at_once, "fn_kwargs": {"columns": names, "writer": self.writer}}
         if isinstance(dataset, IterableDataset):
+            names = self._columns(dataset, columns)
+            find = partial(rows.find, columns=names, finder=self.finder)
+            write = partial(rows.expand, columns=names, writer=self.writer)
             found = dataset.map(find, batched=True, batch_size=rows_at_once)
-            return found.map(rows.expand, remove_columns=[rows.FOUND], **write)
+            return found.map(write, batched=True, batch_size=rows_at_once, remove_columns=[rows.FOUND])
+        return self.write(self.find(dataset, columns, rows_at_once, cache_dir), columns, num_proc, rows_at_once)
+
+    def find(
+        self,
+        dataset: Dataset,
+        columns: str | Sequence[str] | None = None,
+        rows_at_once: int = 1000,
+        cache_dir: str | Path | None = None,
+    ) -> Dataset:
+        """The first half of `map`: the data set with a column of candidates. Processes share the work."""
+        names = self._columns(dataset, columns)
         pieces = Pieces(dataset, names, self.finder.key(), rows_at_once, cache_dir)
-        found = pieces.ensure(find)
-        return found.map(rows.expand, num_proc=num_proc, remove_columns=[rows.FOUND], desc="Writing variants", **write)
+        return pieces.ensure(partial(rows.find, columns=names, finder=self.finder))
+
+    def write(
+        self,
+        found: Dataset,
+        columns: str | Sequence[str] | None = None,
+        num_proc: int | None = None,
+        rows_at_once: int = 1000,
+    ) -> Dataset:
+        """The second half of `map`, with the same columns: every row, followed by its variants."""
+        return found.map(
+            rows.expand,
+            batched=True,
+            batch_size=rows_at_once,
+            num_proc=num_proc,
+            remove_columns=[rows.FOUND],
+            fn_kwargs={"columns": self._columns(found, columns), "writer": self.writer},
+            desc="Writing variants",
+        )
+
+    def _columns(self, dataset: Dataset | IterableDataset, columns: str | Sequence[str] | None) -> list[str]:
+        if rows.AUGMENTED in (dataset.features or {}):
+            raise ValueError(f"The data set has a column {rows.AUGMENTED!r}: it has been augmented before.")
+        return rows.text_columns(dataset, columns)

@@ -103,7 +103,7 @@ class MaskedCandidates:
         for start in range(0, len(masks), self.batch_size):
             batch = masks[start : start + self.batch_size]
             values, order = self._ranked([mask[1:] for mask in batch])
-            ties = values[:, self.k - 1] - values[:, -1] < _NEAR
+            ties = values[:, -2] - values[:, -1] < _NEAR if values.shape[1] > self.k else [False] * len(batch)
             for row, mask in enumerate(batch):
                 best = order[row]
                 if ties[row] and len(batch) > 1:

@@ -15,7 +15,7 @@ from huggingface_hub.constants import HF_HOME
 from tqdm.auto import tqdm
 
 from hf_tinybert.augmentation.rows import FOUND
-from hf_tinybert.saving import file_beside
+from hf_tinybert.saving import file_beside, remove_partial
 
 
 class Pieces:
@@ -67,6 +67,7 @@ class Pieces:
     def _find(self, number: int, find: Callable[[dict[str, list[Any]]], dict[str, list[Any]]]) -> None:
         first, last = self._bounds[number]
         batch = self._dataset.select_columns(self._columns)[first:last]
+        remove_partial(self._path(number))
         with file_beside(self._path(number)) as file:
             Dataset.from_dict(find(batch)).to_parquet(str(file))
 

@@ -10,6 +10,7 @@ from datasets import Dataset, IterableDataset, List, Value
 
 from hf_tinybert.augmentation.candidates import CandidateFinder, Candidates
 from hf_tinybert.augmentation.variants import VariantWriter
+from hf_tinybert.column_names import usual_texts
 
 #: The columns that augmentation adds: whether a row is a variant, how many of its words were replaced, and how many of
 #: those by the masked language model.
@@ -23,23 +24,21 @@ def text_columns(dataset: Dataset | IterableDataset, given: str | Sequence[str] 
 
     Args:
         dataset: with features that are known.
-        given: what the user says: one column, the two of a pair, or None to take those that hold texts or words.
+        given: what the user says: one column, the two of a pair, or None to take the usual names.
 
     Raises:
-        ValueError: there is no such column, it holds no texts, or there are none or more than two to choose from.
+        ValueError: there is no such column, it holds no texts, there are more than two, or none has a usual name.
     """
     features = dataset.features
     if features is None:
         raise ValueError("The stream does not know its columns: call dataset._resolve_features() first.")
     fitting = [name for name, kind in features.items() if _holds_text(kind)]
-    if AUGMENTED in features:
-        raise ValueError(f"The data set has a column {AUGMENTED!r}: it has been augmented before.")
-    columns = fitting if given is None else [given] if isinstance(given, str) else list(given)
+    columns = usual_texts(fitting) if given is None else [given] if isinstance(given, str) else list(given)
     wrong = [name for name in columns if name not in fitting]
     if wrong or not 1 <= len(columns) <= 2:
         raise ValueError(
-            f"Name the one text column, or the two of a pair: got {', '.join(columns) or 'none'}, and the columns "
-            f"that hold texts or lists of words are {', '.join(fitting) or 'none'} of {', '.join(features)}."
+            f"Name the text column, or the two of a pair: got {', '.join(columns) or 'none'}, and the columns that "
+            f"hold texts or lists of words are {', '.join(fitting) or 'none'} of {', '.join(features)}."
         )
     return columns
 
