@@ -6,15 +6,16 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, IterableDataset, concatenate_datasets
+from huggingface_hub.constants import HF_HOME
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_tinybert.augmentation import rows
 from hf_tinybert.augmentation.candidates import CandidateFinder, Text
-from hf_tinybert.augmentation.pieces import Pieces
 from hf_tinybert.augmentation.stop_words import stop_words as words_of_language
 from hf_tinybert.augmentation.variants import VariantWriter
 from hf_tinybert.augmentation.word_vectors import WordVectors
+from hf_tinybert.pieces import Pieces
 
 
 class TextAugmenter:
@@ -126,8 +127,12 @@ class TextAugmenter:
     ) -> Dataset:
         """The first half of `map`: the data set with a column of candidates. Processes share the work."""
         names = self._columns(dataset, columns)
-        pieces = Pieces(dataset, names, self.finder.key(), rows_at_once, cache_dir)
-        return pieces.ensure(partial(rows.find, columns=names, finder=self.finder))
+        if not len(dataset):
+            return dataset.add_column(rows.FOUND, [])
+        folder = Path(cache_dir or Path(HF_HOME) / "hf_tinybert" / "augmentation")
+        pieces = Pieces(dataset, names, self.finder.key(), rows_at_once, folder)
+        found = pieces.ensure(partial(rows.find, columns=names, finder=self.finder), "Finding candidates")
+        return concatenate_datasets([dataset, found], axis=1)
 
     def write(
         self,

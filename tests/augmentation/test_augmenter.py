@@ -92,7 +92,7 @@ def test_pieces_and_processes_change_nothing(rows_at_once, num_proc, augmenter, 
 def test_a_stream_gives_the_same_rows_and_keeps_nothing(augmenter, tmp_path, monkeypatch):
     data = augment_worker.data(30)
     usual = rows_of(augmenter.map(data, cache_dir=tmp_path))
-    monkeypatch.setattr("hf_tinybert.augmentation.pieces.HF_HOME", str(tmp_path / "none"))
+    monkeypatch.setattr("hf_tinybert.augmentation.augmenter.HF_HOME", str(tmp_path / "none"))
     stream = augmenter.map(data.to_iterable_dataset(), rows_at_once=7)
     assert isinstance(stream, IterableDataset)
     assert rows_of(stream) == usual
@@ -248,7 +248,7 @@ def test_a_killed_run_goes_on_where_it_was(undisturbed, tmp_path):
     assert len((tmp_path / "found").read_text().split()) == 2
     assert not (tmp_path / "augmented.jsonl").exists()
     (half,) = {path.parent for path in tmp_path.glob("cache/*/*.parquet")}
-    (half / "candidates-00002-of-00005.parquet.partial-1").write_text("half of a piece")
+    (half / "piece-00002-of-00005.parquet.partial-1").write_text("half of a piece")
     assert start(tmp_path).wait() == 0
     assert (tmp_path / "augmented.jsonl").read_text() == undisturbed
     assert len((tmp_path / "found").read_text().split()) == augment_worker.ROWS // augment_worker.ROWS_AT_ONCE

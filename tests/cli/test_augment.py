@@ -28,7 +28,7 @@ def glove(tmp_path_factory) -> str:
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path, monkeypatch):
-    for module in ("pieces", "word_vectors"):
+    for module in ("augmenter", "word_vectors"):
         monkeypatch.setattr(f"hf_tinybert.augmentation.{module}.HF_HOME", str(tmp_path / "home"))
 
 
