@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, Features, concatenate_datasets
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
@@ -39,19 +39,20 @@ class Pieces:
         name = hashlib.sha256(json.dumps([key, _digest(self._dataset), rows_at_once]).encode()).hexdigest()
         self.folder = folder / name
 
-    def ensure(self, make: Make, description: str) -> Dataset:
+    def ensure(self, make: Make, description: str, features: Features) -> Dataset:
         """What is made of all rows, in their order; a missing piece is made by whoever takes its lock first.
 
         Args:
             make: makes a piece; the same rows must always give the same.
             description: for the progress bar.
+            features: of what is made.
         """
         (self.folder / "locks").mkdir(parents=True, exist_ok=True)
         waiting = list(range(len(self._bounds)))
         with tqdm(total=len(self._dataset), unit=" rows", desc=description) as progress:
             while waiting:
                 for number in list(waiting):
-                    if not self._path(number).is_file() and not self._made(number, make):
+                    if not self._path(number).is_file() and not self._made(number, make, features):
                         continue
                     first, last = self._bounds[number]
                     progress.update(last - first)
@@ -60,7 +61,7 @@ class Pieces:
                     time.sleep(0.2)
         return concatenate_datasets([Dataset.from_parquet(str(self._path(n))) for n in range(len(self._bounds))])
 
-    def _made(self, number: int, make: Make) -> bool:
+    def _made(self, number: int, make: Make, features: Features) -> bool:
         """Whether the piece is there now; not while another process makes it."""
         path, (first, last) = self._path(number), self._bounds[number]
         try:
@@ -68,7 +69,8 @@ class Pieces:
                 if not path.is_file():
                     remove_partial(path)
                     with file_beside(path) as file:
-                        Dataset.from_dict(dict(make(self._dataset[first:last]))).to_parquet(str(file))
+                        made = Dataset.from_dict(dict(make(self._dataset[first:last])), features=features)
+                        made.to_parquet(str(file))
         except Timeout:
             return False
         return True

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
-from datasets import Dataset, IterableDataset, concatenate_datasets
+from datasets import Dataset, Features, IterableDataset, List, Value, concatenate_datasets
 from huggingface_hub.constants import HF_HOME
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -131,7 +131,8 @@ class TextAugmenter:
             return dataset.add_column(rows.FOUND, [])
         folder = Path(cache_dir or Path(HF_HOME) / "hf_tinybert" / "augmentation")
         pieces = Pieces(dataset, names, self.finder.key(), rows_at_once, folder)
-        found = pieces.ensure(partial(rows.find, columns=names, finder=self.finder), "Finding candidates")
+        find = partial(rows.find, columns=names, finder=self.finder)
+        found = pieces.ensure(find, "Finding candidates", Features({rows.FOUND: List(Value("string"))}))
         return concatenate_datasets([dataset, found], axis=1)
 
     def write(
