@@ -61,12 +61,12 @@ def load(
 ) -> tuple[Dataset | IterableDataset, Dataset | None]:
     """Packed sequences to train on, and held-out ones.
 
-    Text is tokenised once, piece by piece, and kept in `HF_HOME/hf_tinybert/corpus`; a run that is killed goes on where
-    it was, and several processes share the pieces. A stream is tokenised as it comes.
+    Text is tokenised once, piece by piece, and kept in `HF_HOME/hf_tinybert/corpus`; a run that is killed goes on
+    where it was, and several processes share the pieces. A stream is tokenised as it comes.
 
     Args:
-        args: `train_file` (a text file, a folder of `.txt` files, or rows with a text column) or `dataset`; `eval_file`,
-            `text_column`, `max_length` and `max_train_samples`.
+        args: `train_file` (a text file, a folder of `.txt` files, or rows with a text column) or `dataset`;
+            `eval_file`, `text_column`, `max_length` and `max_train_samples`.
         corpus: how to read it.
         tokenizer: the teacher's.
         seed: of the choice of held-out sequences.
@@ -85,6 +85,8 @@ def load(
         held_out = _packed(rows, _packer(args, corpus.documents or documents, rows, tokenizer))
     elif corpus.held_out and isinstance(train, IterableDataset):
         held_out = Dataset.from_list(list(train.take(corpus.held_out)))
+        if len(held_out) < corpus.held_out:
+            raise ValueError(f"The text makes fewer than the {corpus.held_out} sequences of --held-out.")
         train = train.skip(corpus.held_out)
     elif corpus.held_out:
         if len(train) < 2:
@@ -128,7 +130,7 @@ def _file_rows(path: Path, streaming: bool) -> tuple[Dataset | IterableDataset, 
 def _packer(args: data.DataArguments, documents: Any, rows: Dataset | IterableDataset, tokenizer: Any) -> Packer:
     names = list(rows.column_names or [])
     column = args.text_column or next(iter(usual_texts(names)), None)
-    if column not in names:
+    if column is None or column not in names:
         raise ValueError(
             f"No text column {column or ''!r}: the data has the columns {', '.join(names)}. Use --text-column."
         )

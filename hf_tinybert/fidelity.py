@@ -24,9 +24,9 @@ class Fidelity:
 
     For every matched layer m there are `loss_embedding`, `loss_hidden_m` and `loss_attention_m` (equations 7 to 9),
     `cosine_embedding` and `cosine_hidden_m`, the mean cosine of the projected hidden state and the teacher's, and
-    `attention_overlap_m`, the mean over heads and queries of the probability that the two attention distributions share
-    (the sum of the smaller of both at every key: 1 where they are equal). `loss` is the weighted sum of the losses.
-    All are means over real positions.
+    `attention_overlap_m`, the mean over heads and queries of the probability that the two attention distributions
+    share (the sum of the smaller of both at every key: 1 where they are equal). `loss` is the weighted sum of the
+    losses. All are means over real positions.
 
     Args:
         student: in eval mode.

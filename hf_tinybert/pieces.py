@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features, concatenate_datasets
+from datasets.arrow_writer import ArrowWriter
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
@@ -20,7 +21,7 @@ Make = Callable[[dict[str, list[Any]]], Mapping[str, list[Any]]]
 
 
 class Pieces:
-    """A data set cut into pieces of consecutive rows, and what is kept of each as a Parquet file.
+    """A data set cut into pieces of consecutive rows, and what is kept of each as an Arrow file.
 
     Args:
         dataset: the data, at least one row.
@@ -59,7 +60,7 @@ class Pieces:
                     waiting.remove(number)
                 if waiting:
                     time.sleep(0.2)
-        return concatenate_datasets([Dataset.from_parquet(str(self._path(n))) for n in range(len(self._bounds))])
+        return concatenate_datasets([Dataset.from_file(str(self._path(n))) for n in range(len(self._bounds))])
 
     def _made(self, number: int, make: Make, features: Features) -> bool:
         """Whether the piece is there now; not while another process makes it."""
@@ -68,19 +69,19 @@ class Pieces:
             with FileLock(str(self.folder / "locks" / f"{number}.lock"), timeout=0):
                 if not path.is_file():
                     remove_partial(path)
-                    with file_beside(path) as file:
-                        made = Dataset.from_dict(dict(make(self._dataset[first:last])), features=features)
-                        made.to_parquet(str(file))
+                    with file_beside(path) as file, ArrowWriter(path=str(file), features=features) as writer:
+                        writer.write_batch(dict(make(self._dataset[first:last])))
+                        writer.finalize()
         except Timeout:
             return False
         return True
 
     def _path(self, number: int) -> Path:
-        return self.folder / f"piece-{number:05d}-of-{len(self._bounds):05d}.parquet"
+        return self.folder / f"piece-{number:05d}-of-{len(self._bounds):05d}.arrow"
 
 
 def _digest(dataset: Dataset) -> str:
     total = hashlib.sha256(json.dumps(dataset.column_names).encode())
     for batch in dataset.iter(batch_size=10_000):
-        total.update(json.dumps(batch, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+        total.update(json.dumps(batch, ensure_ascii=False).encode())
     return total.hexdigest()

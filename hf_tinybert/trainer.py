@@ -198,9 +198,7 @@ class DistillationTrainer(SafeSavingTrainer):
             self.optimizer = self.lr_scheduler = None
         if resume is not None:
             self._resume_from(resume, settings, projections)
-        self._objective = DistillationObjective(
-            student, locate(student), projections.to(self.args.device), settings
-        )
+        self._objective = DistillationObjective(student, locate(student), projections.to(self.args.device), settings)
         self._signal = self._open_signal(settings)
         self._join_user_optimizer(projections)
         provenance.record(student, self.teacher, settings.mapping, self.args.phases)

@@ -82,7 +82,7 @@ def test_an_evaluation_file_is_held_out(text):
 
 def test_few_sequences(text):
     assert len(load(text, max_train_samples=5)[0]) == 5
-    assert len(sequences(load(text, CorpusArguments(streaming=True), max_train_samples=5)[0])) == 5
+    assert len(sequences(load(text, CorpusArguments(streaming=True, held_out=7), max_train_samples=5)[0])) == 5
 
 
 def test_it_is_tokenised_once(text, monkeypatch):
@@ -105,6 +105,8 @@ def test_bad_input_is_refused(text, tmp_path):
     ):
         with pytest.raises(error, match=message):
             load(path)
+    with pytest.raises(ValueError, match=r"fewer than the 256 sequences of --held-out"):
+        load(text, CorpusArguments(streaming=True))
     with pytest.raises(ValueError, match="No text column 'body': the data has the columns text"):
         load(text, text_column="body")
 

@@ -62,9 +62,7 @@ def reference(student, teacher, projections, settings, batches):
 
     for inputs in batches:
         mask = inputs["attention_mask"].bool().numpy()
-        ours, theirs = (
-            m(**inputs, output_hidden_states=True, output_attentions=True) for m in (student, teacher)
-        )
+        ours, theirs = (m(**inputs, output_hidden_states=True, output_attentions=True) for m in (student, teacher))
         for m, g in settings.mapping.items():
             x = projections(ours.hidden_states[m], m).detach().numpy()[mask]
             y = theirs.hidden_states[g].detach().numpy()[mask]
@@ -110,9 +108,8 @@ def test_a_copy_of_the_teacher_is_perfect():
     teacher = tiny_models.model(auto=AutoModel)
     student = copy.deepcopy(teacher)
     mapping = LayerMapping.build("uniform", 3, 3)
-    measured, _ = measure(
-        student, teacher, Projections(24, 24, {0, 1, 2, 3}, shared=False), Settings(mapping, Weights(LEVELS)), [batch(3, 7)]
-    )
+    projections = Projections(24, 24, {0, 1, 2, 3}, shared=False)
+    measured, _ = measure(student, teacher, projections, Settings(mapping, Weights(LEVELS)), [batch(3, 7)])
     for name, value in measured.items():
         assert value == pytest.approx(0.0 if "loss" in name else 1.0, abs=1e-4), name
 

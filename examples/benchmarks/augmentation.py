@@ -8,8 +8,8 @@ after the other in rounds, in one process; medians of the rounds. Candidates are
 
 - ours: `TextAugmenter.augment`.
 - word: a model call for each word of a sentence, whose candidates all n variants share, as the authors' code does.
-- replacement: a model call whenever a word is replaced, as the paper's algorithm 1 is written, nothing shared. (The call
-  sees the original sentence, as the authors' code does, so that the candidates are the same.)
+- replacement: a model call whenever a word is replaced, as the paper's algorithm 1 is written, nothing shared. (The
+  call sees the original sentence, as the authors' code does, so that the candidates are the same.)
 
 The neighbours of a word of several pieces are looked up among all vectors whenever they are needed in the last two.
 """

@@ -1,4 +1,4 @@
-"""The general stage of `hf-tinybert distill`: a pretrained encoder and plain text go in, a headless student comes out."""
+"""The general stage of `hf-tinybert distill`: a pretrained encoder and plain text in, a headless student out."""
 
 from __future__ import annotations
 

@@ -247,8 +247,8 @@ def test_a_killed_run_goes_on_where_it_was(undisturbed, tmp_path):
     assert start(tmp_path, 2).wait() == -signal.SIGKILL
     assert len((tmp_path / "found").read_text().split()) == 2
     assert not (tmp_path / "augmented.jsonl").exists()
-    (half,) = {path.parent for path in tmp_path.glob("cache/*/*.parquet")}
-    (half / "piece-00002-of-00005.parquet.partial-1").write_text("half of a piece")
+    (half,) = {path.parent for path in tmp_path.glob("cache/*/*.arrow")}
+    (half / "piece-00002-of-00005.arrow.partial-1").write_text("half of a piece")
     assert start(tmp_path).wait() == 0
     assert (tmp_path / "augmented.jsonl").read_text() == undisturbed
     assert len((tmp_path / "found").read_text().split()) == augment_worker.ROWS // augment_worker.ROWS_AT_ONCE

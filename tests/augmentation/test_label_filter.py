@@ -54,8 +54,8 @@ def test_what_cannot_be_filtered_is_refused(augmented, teacher_folder):
         keep_labels(augment_worker.data(3), teacher, tokenizer)
     with pytest.raises(ValueError, match="Name the column with the labels: there are text, id"):
         keep_labels(augmented.remove_columns("label"), teacher, tokenizer)
+    other = augmented.remove_columns("label").add_column("label", [99] * len(augmented))
     with pytest.raises(ValueError, match="The label 99 is none of the teacher's"):
-        other = augmented.remove_columns("label").add_column("label", [99] * len(augmented))
         keep_labels(other, teacher, tokenizer)
     tokens = Dataset.from_dict({"tokens": [["a", "film"]], "label": [0], "augmented": [True]})
     with pytest.raises(ValueError, match="cannot drop variants of sentences that are cut into words"):

@@ -52,8 +52,22 @@ def test_text_goes_in_and_a_student_for_tasks_comes_out(command, body, text, fil
     assert type(model).__name__ == "BertModel"
     assert (model.config.num_hidden_layers, model.config.hidden_size) == (3, 192)
     assert AutoTokenizer.from_pretrained(student)("a film")["input_ids"]
-    task = command("distill", "--teacher", teacher_path, "--student", student, "--train-file", files / "train.csv",
-                   "--max-steps", 2, "--output-dir", tmp_path / "task", "--use-cpu", "--disable-tqdm", "True")
+    task = command(
+        "distill",
+        "--teacher",
+        teacher_path,
+        "--student",
+        student,
+        "--train-file",
+        files / "train.csv",
+        "--max-steps",
+        2,
+        "--output-dir",
+        tmp_path / "task",
+        "--use-cpu",
+        "--disable-tqdm",
+        "True",
+    )
     assert task.code == 0, task
 
 
@@ -90,7 +104,16 @@ def test_mistakes_are_said_in_a_sentence(more, message, command, body, text, tmp
 
 
 def test_flags_of_the_general_stage_are_refused_in_a_task(command, teacher_path, files, tmp_path):
-    result = command("distill", "--teacher", teacher_path, "--train-file", files / "train.csv", "--streaming",
-                     "--output-dir", tmp_path / "student", "--use-cpu")
+    result = command(
+        "distill",
+        "--teacher",
+        teacher_path,
+        "--train-file",
+        files / "train.csv",
+        "--streaming",
+        "--output-dir",
+        tmp_path / "student",
+        "--use-cpu",
+    )
     assert result.code == 2
     assert "go with --stage general" in result.error
