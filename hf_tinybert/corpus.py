@@ -78,6 +78,8 @@ def load(
     if bool(args.train_file) == bool(args.dataset):
         raise ValueError("Give the text to learn from: either --train-file (a file or a folder) or --dataset.")
     rows, documents = _rows(args, corpus.streaming)
+    if isinstance(rows, IterableDataset) and rows.features is None:
+        rows = rows._resolve_features()
     train = _packed(rows, _packer(args, corpus.documents or documents, rows, tokenizer))
     held_out: Dataset | None = None
     if args.eval_file:

@@ -31,7 +31,7 @@ ODD = [
     "这部电影很好看",
     "naïve café Straße",
     "a\tb\nnew line",
-    "good film " * 600,
+    "and the of to good " * 60,
 ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
@@ -37,6 +39,11 @@ def places(texts=TEXTS):
     return [Place(text, word) for text in texts for word in words_of(text)]
 
 
+@cache
+def texts_of(tokenizer):
+    return {number: text for text, number in whole_words(tokenizer).items()}
+
+
 def one_call_for_each_word(model, tokenizer, place, k, second_segment):
     """The same, the slow way: every logit of every position, one word at a time."""
     encoded = tokenizer(
@@ -50,7 +57,7 @@ def one_call_for_each_word(model, tokenizer, place, k, second_segment):
     encoded["input_ids"][0, position] = tokenizer.mask_token_id
     with torch.no_grad():
         logits = model(**encoded).logits[0, position]
-    whole = {number: text for text, number in whole_words(tokenizer).items()}
+    whole = texts_of(tokenizer)
     ranked = [number for number in logits.argsort(descending=True).tolist() if number in whole][:k]
     return tuple(whole[number] for number in sorted(ranked))
 
@@ -85,9 +92,9 @@ def test_near_ties_are_decided_alone(model, mlm_tokenizer, monkeypatch):
 
 
 def test_words_beyond_the_models_length(model, mlm_tokenizer):
-    text = "good film " * 400
+    text = "and the of to good " * 80
     finder = MaskedCandidates(model, mlm_tokenizer, 3)
-    found = finder.find(places([text]))
+    found = finder.find([*places([text])[:3], *places([text])[-3:]])
     assert found.candidates
     assert found.unseen
     assert max(p.word.end for p in found.candidates) < min(p.word.start for p in found.unseen)
