@@ -17,12 +17,13 @@ from datasets.exceptions import DatasetGenerationError
 from transformers import DataCollatorWithPadding, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from hf_tinybert import column_names
+
 logger = logging.get_logger(__name__)
 
 _BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-_TEXT_COLUMNS = ("text", "sentence", "sentence1", "question1", "premise", "question")
-_PAIR_COLUMNS = {"sentence1": "sentence2", "question1": "question2", "premise": "hypothesis"}
-_LABEL_COLUMNS = ("label", "labels", "intent", "score")
+#: Texts, not sentences that were cut into words.
+_TEXT_COLUMNS = tuple(name for name in column_names.TEXT if name != "tokens")
 _EVAL_SPLITS = ("validation", "validation_matched", "eval", "dev")
 
 
@@ -50,7 +51,7 @@ class DataArguments:
     )
     label_column: str | None = field(
         default=None,
-        metadata={"help": f"Column of the label. Default: the first of {', '.join(_LABEL_COLUMNS)}."},
+        metadata={"help": f"Column of the label. Default: the first of {', '.join(column_names.LABEL)}."},
     )
     max_length: int = field(
         default=128, metadata={"help": "Longest input in tokens; longer texts are cut at the end."}
@@ -128,13 +129,19 @@ def load_raw(args: DataArguments) -> DatasetDict:
     if args.dataset:
         splits = _load_named_dataset(args.dataset, args.dataset_config)
     elif given:
-        splits = DatasetDict({split: _load_file(path) for split, path in given.items()})
+        splits = DatasetDict({split: load_file(path) for split, path in given.items()})
     else:
         raise ValueError("No data: give --train-file (and --eval-file, --test-file), or --dataset.")
     return splits
 
 
-def _load_file(path: Path) -> Dataset:
+def load_file(path: Path) -> Dataset:
+    """Read one file of rows, by its ending.
+
+    Raises:
+        ValueError: another ending, no rows, or not readable as what its ending says.
+        FileNotFoundError: there is no such file.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"The data file {path} does not exist.")
     builder = _BUILDERS.get(path.suffix.lower())
@@ -180,7 +187,7 @@ def _load_folder(folder: Path) -> dict[str, Dataset]:
     """Files of a folder that are named after a split, read as any other file."""
     names = ("train", *_EVAL_SPLITS, "test")
     paths = {path.stem: path for path in sorted(folder.iterdir()) if path.stem in names and path.suffix in _BUILDERS}
-    return {split: _load_file(path) for split, path in paths.items()}
+    return {split: load_file(path) for split, path in paths.items()}
 
 
 @dataclass(frozen=True)
@@ -201,11 +208,11 @@ class Columns:
         text = _pick(dataset, args.text_column, _TEXT_COLUMNS, "text", "--text-column")
         pair = args.text_pair_column
         if pair is None and args.text_column is None:
-            pair = _PAIR_COLUMNS.get(text)
+            pair = column_names.PAIR.get(text)
             pair = pair if pair in dataset.column_names else None
         elif pair is not None:
             pair = _pick(dataset, pair, (), "second text", "--text-pair-column")
-        return cls(text, pair, _pick(dataset, args.label_column, _LABEL_COLUMNS, "label", "--label-column"))
+        return cls(text, pair, _pick(dataset, args.label_column, column_names.LABEL, "label", "--label-column"))
 
 
 def _pick(dataset: Dataset, given: str | None, usual: tuple[str, ...], what: str, flag: str) -> str:

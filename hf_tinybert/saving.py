@@ -58,6 +58,12 @@ def file_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_partial(path: Path) -> None:
+    """Remove what killed writers left beside a file; call it only where nobody else can be writing."""
+    for leftover in path.parent.glob(f"{path.name}.partial-*"):
+        leftover.unlink(missing_ok=True)
+
+
 @contextmanager
 def written_beside(output_dir: str | os.PathLike[str]) -> Iterator[str]:
     """A folder to write into, whose files are then renamed into `output_dir`: no file is ever half-written.

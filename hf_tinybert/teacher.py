@@ -74,6 +74,11 @@ def load_teacher(
     except SafetensorError as error:
         raise ValueError(f"The weights of the {role} {name} are damaged: {error}") from None
     missing = sorted(key for key in info["missing_keys"] if "position_ids" not in key)
+    if missing and auto is transformers.AutoModelForMaskedLM:
+        raise ValueError(
+            f"The {role} {name} has no trained masked language modelling head ({', '.join(missing[:4])} are missing): "
+            "use a checkpoint that was saved with one, such as bert-base-uncased."
+        )
     if missing and auto is not transformers.AutoModel:
         raise ValueError(
             f"The {role} {name} has no trained weights for {', '.join(missing[:4])}: it was not fine-tuned for "

@@ -24,6 +24,7 @@ from transformers.utils import logging
 from hf_tinybert import checkpoints, compat, provenance, sampling
 from hf_tinybert.agreement import Agreement
 from hf_tinybert.families import locate
+from hf_tinybert.fidelity import Fidelity
 from hf_tinybert.objective import BatchCounts, DistillationObjective, Settings, Step
 from hf_tinybert.phases import INTERMEDIATE_LEVELS, LEVELS, Phase, PhasePlan, learning_rate_function
 from hf_tinybert.projections import Projections, offered
@@ -113,6 +114,7 @@ class DistillationTrainer(SafeSavingTrainer):
         self._resumed: checkpoints.DistillationState | None = None
         self._phase: Phase | None = None
         self._agreement: Agreement | None = None
+        self._fidelity: Fidelity | None = None
         self._parts: dict[str, Tensor] = {}
         self._phase_of_part: dict[str, Phase] = {}
         self._steps_in_phase: Counter[Phase] = Counter()
@@ -190,35 +192,37 @@ class DistillationTrainer(SafeSavingTrainer):
                 signal.close()
 
     def _attach(self, student: PreTrainedModel, resume: str | None) -> DistillationObjective:
-        settings = self._settings()
-        encoder = locate(student)
-        levels = set(settings.hidden_layers)
+        settings, before = self._settings(), self._objective
+        projections = self._projections_of(student, settings)
+        if before is not None and projections is not before.projections and self.optimizer is not None:
+            self.optimizer = self.lr_scheduler = None
+        if resume is not None:
+            self._resume_from(resume, settings, projections)
+        self._objective = DistillationObjective(student, locate(student), projections.to(self.args.device), settings)
+        self._signal = self._open_signal(settings)
+        self._join_user_optimizer(projections)
+        provenance.record(student, self.teacher, settings.mapping, self.args.phases)
+        logger.info(f"Layer mapping:\n{settings.mapping}")
+        return self._objective
+
+    def _projections_of(self, student: PreTrainedModel, settings: Settings) -> Projections:
+        """Those that this student was last trained with, or new ones."""
         before = self._objective
         if (
             before is not None
             and before.student is student
             and before.settings.hidden_layers == settings.hidden_layers
         ):
-            projections = before.projections
-        else:
-            projections = Projections(
-                encoder.hidden_size,
-                locate(self.teacher).hidden_size,
-                levels,
-                shared=self.args.projection == "shared",
-                seed=self.args.seed,
-            )
-            projections.start_from(offered(student))
-            if before is not None and self.optimizer is not None:
-                self.optimizer = self.lr_scheduler = None
-        if resume is not None:
-            self._resume_from(resume, settings, projections)
-        self._objective = DistillationObjective(student, encoder, projections.to(self.args.device), settings)
-        self._signal = self._open_signal(settings)
-        self._join_user_optimizer(projections)
-        provenance.record(student, self.teacher, settings.mapping, self.args.phases)
-        logger.info(f"Layer mapping:\n{settings.mapping}")
-        return self._objective
+            return before.projections
+        projections = Projections(
+            locate(student).hidden_size,
+            locate(self.teacher).hidden_size,
+            set(settings.hidden_layers),
+            shared=self.args.projection == "shared",
+            seed=self.args.seed,
+        )
+        projections.start_from(offered(student))
+        return projections
 
     def _open_signal(self, settings: Settings) -> TeacherSignal:
         """The live teacher, or one that keeps what it said (`teacher_cache`)."""
@@ -416,18 +420,42 @@ class DistillationTrainer(SafeSavingTrainer):
     # Evaluation
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's loop, with the agreement of student and teacher among the metrics."""
-        wanted = self.args.report_agreement and self.student.config.problem_type != "multi_label_classification"
+        """The Trainer's loop, with the agreement of student and teacher among the metrics.
+
+        A student without a head has no loss of its own: its evaluation measures how closely its layers follow the
+        teacher's (see `hf_tinybert.fidelity`).
+        """
+        student, wanted = self.student, self.args.report_agreement
+        headless = student.base_model is student
+        loss_only = kwargs.get("prediction_loss_only", args[2] if len(args) > 2 else None)
         prefix = kwargs.get("metric_key_prefix", args[4] if len(args) > 4 else "eval")
-        regression = self.student.config.num_labels == 1
-        self._agreement = Agreement(regression) if wanted else None
+        if wanted and headless and loss_only:
+            self._fidelity = self._open_fidelity(student)
+        elif wanted and not headless and student.config.problem_type != "multi_label_classification":
+            self._agreement = Agreement(regression=student.config.num_labels == 1)
         try:
             output = super().evaluation_loop(*args, **kwargs)
-            if self._agreement is not None:
-                output.metrics.update(self._agreement.compute(prefix, self.accelerator))
+            measure = self._fidelity or self._agreement
+            if measure is not None:
+                output.metrics.update(measure.compute(prefix, self.accelerator))
             return output
         finally:
-            self._agreement = None
+            if self._fidelity is not None:
+                self._fidelity.close()
+            self._fidelity = self._agreement = None
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's step, or that of a student without a head."""
+        if self._fidelity is None:
+            return super().prediction_step(model, inputs, *args, **kwargs)
+        return self._fidelity.update(self._prepare_inputs(inputs)), None, None
+
+    def _open_fidelity(self, student: PreTrainedModel) -> Fidelity:
+        settings = build_settings(self.args, student, self.teacher, self._hard_label_function)
+        projections = self._projections_of(student, settings).to(self.args.device)
+        return Fidelity(
+            student, self.teacher, projections, settings, self.accelerator.autocast, self._teacher_autocast()
+        )
 
     def evaluate_teacher(self, eval_dataset: Any = None, metric_key_prefix: str = "teacher") -> dict[str, float]:
         """The teacher's own metrics on a data set, computed as the student's are.

@@ -61,3 +61,12 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the development data is not in {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def masked_lm_folder() -> str:
+    """A MiniLM with its trained masked language modelling head, which is no part of the project."""
+    folder = Path(__file__).parents[2] / "shared" / "models" / "minilm-mlm"
+    if not folder.is_dir():
+        pytest.skip(f"the masked language model is not in {folder}")
+    return str(folder)

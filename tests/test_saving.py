@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from hf_tinybert.saving import file_beside, written_beside
+from hf_tinybert.saving import file_beside, remove_partial, written_beside
 
 
 def files(folder):
@@ -64,3 +64,12 @@ def test_a_file_beside_is_there_whole_or_as_it_was(tmp_path):
         assert path.read_text() == "before"
     assert path.read_text() == "after"
     assert [entry.name for entry in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_leftovers_of_killed_writers_are_removed_and_others_stay(tmp_path):
+    names = ["a.json", "a.json.partial-1", "a.json.partial-22", "b.json.partial-1"]
+    for name in names:
+        (tmp_path / name).write_text(name)
+    remove_partial(tmp_path / "a.json")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.json", "b.json.partial-1"]
+    assert (tmp_path / "a.json").read_text() == "a.json"

@@ -11,6 +11,7 @@ VERBS = {
     "finetune": "Fine-tune a model on a task: the teacher, or a student without a teacher for comparison.",
     "distill": "Distil a fine-tuned teacher into a TinyBERT student.",
     "evaluate": "Measure a fine-tuned model on a file or data set.",
+    "augment": "Add variants of texts, with some words replaced by others that fit.",
     "benchmark": "Measure the size and speed of models, side by side.",
     "demo": "The whole job on the data that comes with the package: no Hub, a few minutes on two cores.",
 }

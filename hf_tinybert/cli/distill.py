@@ -9,8 +9,8 @@ from typing import Any
 
 from transformers import AutoModelForSequenceClassification, set_seed
 
-from hf_tinybert import comparison, data, metrics
-from hf_tinybert.cli import arguments
+from hf_tinybert import comparison, corpus, data, metrics
+from hf_tinybert.cli import arguments, general
 from hf_tinybert.configuration import DEFAULT_PRESET, PRESETS
 from hf_tinybert.families import locate
 from hf_tinybert.layer_mapping import LayerMapping
@@ -28,7 +28,9 @@ SUMMARY_NAME = "summary.json"
 class DistillArguments:
     """Teacher and student."""
 
-    teacher: str = field(metadata={"help": "Folder or Hub id of a fine-tuned encoder."})
+    teacher: str = field(
+        metadata={"help": "Folder or Hub id of a fine-tuned encoder; in the general stage, of a pretrained one."}
+    )
     student: str = field(
         default=DEFAULT_PRESET,
         metadata={"help": f"A preset ({', '.join(PRESETS)}), or folder or Hub id of a small checkpoint."},
@@ -40,19 +42,32 @@ class DistillArguments:
             "choices": ["teacher", "random"],
         },
     )
+    stage: str = field(
+        default="task",
+        metadata={
+            "help": "'task': learn a task from a fine-tuned teacher. 'general': learn a pretrained teacher's layers "
+            "on plain text; the result is a --student for tasks.",
+            "choices": ["task", "general"],
+        },
+    )
 
 
 def run(argv: Sequence[str]) -> None:
     """Distil `--teacher` into `--student` and leave it, with its tokenizer, in `--output-dir`."""
-    model_args, data_args, training_args = arguments.parse(
+    model_args, data_args, corpus_args, training_args = arguments.parse(
         "distill",
         "Distil a fine-tuned teacher into a TinyBERT student.",
-        (DistillArguments, data.DataArguments, DistillationTrainingArguments),
+        (DistillArguments, data.DataArguments, corpus.CorpusArguments, DistillationTrainingArguments),
         argv,
         save_strategy="epoch",
         save_total_limit=2,
         **arguments.TRAINING_DEFAULTS,
     )
+    if model_args.stage == "general":
+        general.run(model_args, data_args, corpus_args, training_args)
+        return
+    if corpus_args != corpus.CorpusArguments():
+        raise ValueError("--documents, --streaming and --held-out go with --stage general.")
     splits, columns = data.load_for_training(data_args)
     splits = data.shortened(splits, data_args)
     teacher = load_teacher(model_args.teacher, AutoModelForSequenceClassification)

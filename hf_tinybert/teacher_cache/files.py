@@ -59,12 +59,6 @@ def read(path: Path, shapes: Mapping[str, tuple[int, ...]] | None, key: str) -> 
     return tensors
 
 
-def remove_partial(path: Path) -> None:
-    """Remove what killed writers left beside a file; call it only where nobody else can be writing."""
-    for leftover in path.parent.glob(f"{path.name}.partial-*"):
-        leftover.unlink(missing_ok=True)
-
-
 def _checksum(tensors: Mapping[str, Tensor]) -> str:
     total = hashlib.sha256()
     for name in sorted(tensors):

@@ -11,6 +11,7 @@ from filelock import FileLock
 from torch import Tensor
 from transformers.utils import logging
 
+from hf_tinybert.saving import remove_partial
 from hf_tinybert.teacher_cache import files
 
 logger = logging.get_logger(__name__)
@@ -77,7 +78,7 @@ class LogitsTable:
         locks.mkdir(parents=True, exist_ok=True)
         values = self._values.cpu() if self.complete else self._values.index_select(0, self._positions(rows)).cpu()
         with FileLock(str(locks / f"{self._path.stem}.lock")):  # another run may have a process of this name
-            files.remove_partial(self._path)
+            remove_partial(self._path)
             files.write(self._path, {"rows": torch.from_numpy(rows), "values": values}, self._key)
         self._dirty = False
 

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from transformers.utils import logging
 
+from hf_tinybert.saving import remove_partial
 from hf_tinybert.teacher_cache import files
 from hf_tinybert.teacher_cache.layout import DTYPES, Layout
 
@@ -167,7 +168,7 @@ class FeatureStore:
                     shard["logits"][row - first] = logits[number]
                 position = mine.stop
         path = self._path(index)
-        files.remove_partial(path)
+        remove_partial(path)
         files.write(path, shard, self._key)
         return files.read(path, shapes, self._key)
 

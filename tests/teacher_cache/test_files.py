@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import struct
 
 import pytest
@@ -124,11 +123,3 @@ def test_what_cannot_be_written_is_said_and_leaves_nothing(path, tmp_path):
     with pytest.raises(OSError, match="cannot be written"):
         files.write(gone, TENSORS, KEY)
     assert {entry.name for entry in tmp_path.iterdir()} == {"shard.safetensors", "folder.safetensors"}
-
-
-def test_leftovers_of_killed_writers_are_removed_and_others_stay(path):
-    for name in ("shard.safetensors.partial-1", "shard.safetensors.partial-22", "other.safetensors.partial-1"):
-        shutil.copy(path, path.with_name(name))
-    files.remove_partial(path)
-    assert {entry.name for entry in path.parent.iterdir()} == {"shard.safetensors", "other.safetensors.partial-1"}
-    assert_whole(files.read(path, SHAPES, KEY))

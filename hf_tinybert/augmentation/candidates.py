@@ -1,0 +1,122 @@
+"""What may stand in the place of each word of a text: the model's words, or neighbours among word vectors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_tinybert.augmentation.masked_lm import MaskedCandidates, Place
+from hf_tinybert.augmentation.word_vectors import WordVectors
+from hf_tinybert.augmentation.words import Word, in_the_case_of, replaceable, words_of, words_of_tokens
+from hf_tinybert.teacher import weights_digest
+
+#: A text, or a sentence that was cut into words before (token-level tasks).
+Text = str | Sequence[str]
+#: Raise it when the meaning of kept candidates changes.
+_FORMAT = 1
+
+
+@dataclass
+class Candidates:
+    """What may stand in a text.
+
+    Attributes:
+        words: number of a word -> what may stand there, in the case of that word.
+        of_model: the words whose candidates come from the masked language model.
+        without: how many words might be replaced, had anything been found for them.
+    """
+
+    words: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    of_model: set[int] = field(default_factory=set)
+    without: int = 0
+
+    def to_json(self) -> str:
+        """As one text, to be kept in a column."""
+        return json.dumps([list(self.words.items()), sorted(self.of_model), self.without], ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Candidates:
+        """What `to_json` wrote."""
+        words, of_model, without = json.loads(text)
+        return cls({number: tuple(found) for number, found in words}, set(of_model), without)
+
+
+def parse(text: Text) -> tuple[str, list[Word]]:
+    """A text as a string, and its words; a sentence that was cut before has a word for each token."""
+    return (text, words_of(text)) if isinstance(text, str) else words_of_tokens(text)
+
+
+class CandidateFinder:
+    """Finds the candidates of many texts at once.
+
+    Args:
+        masked_lm: a masked language model, or None.
+        tokenizer: its tokenizer.
+        word_vectors: for words of several tokens, or for all of them without a model.
+        k: candidates of a word.
+        stop_words: words that stay, in lower case.
+        second_segment: the model sees the original text beside the masked one.
+        batch_size: masks in one pass of the model.
+    """
+
+    def __init__(
+        self,
+        masked_lm: PreTrainedModel | None,
+        tokenizer: PreTrainedTokenizerBase | None,
+        word_vectors: WordVectors,
+        k: int,
+        stop_words: frozenset[str],
+        second_segment: bool,
+        batch_size: int,
+    ) -> None:
+        """Keep them."""
+        self._model: MaskedCandidates | None = None
+        if masked_lm is not None:
+            assert tokenizer is not None
+            self._model = MaskedCandidates(masked_lm, tokenizer, k, second_segment, batch_size)
+        self._vectors, self._k, self._stop_words = word_vectors, k, stop_words
+
+    def find(self, texts: Sequence[Text]) -> list[Candidates]:
+        """The candidates of every text."""
+        wanted: list[tuple[int, int, Place]] = []
+        for row, text in enumerate(texts):
+            written, words = parse(text)
+            places = ((number, Place(written, word)) for number, word in enumerate(words))
+            wanted += [(row, number, p) for number, p in places if replaceable(p.word, self._stop_words)]
+        known: dict[Place, tuple[str, ...]] = {}
+        unseen: set[Place] = set()
+        if self._model is not None:
+            found = self._model.find(place for _, _, place in wanted)
+            known, unseen = found.candidates, found.unseen
+        others = [place.word.text for _, _, place in wanted if place not in known and place not in unseen]
+        others = list(dict.fromkeys(others))
+        near = dict(zip(others, self._vectors.neighbours(others, self._k), strict=True))
+        results = [Candidates() for _ in texts]
+        for row, number, place in wanted:
+            word, result = place.word.text, results[row]
+            candidates = known.get(place) or near.get(word, ())
+            if not candidates:
+                result.without += 1
+                continue
+            result.words[number] = tuple(in_the_case_of(word, candidate) for candidate in candidates)
+            if place in known:
+                result.of_model.add(number)
+        return results
+
+    def key(self) -> str:
+        """64 hexadecimal digits that change with everything that changes the candidates."""
+        model = self._model
+        parts = {
+            "format": _FORMAT,
+            "k": self._k,
+            "stop_words": sorted(self._stop_words),
+            "vectors": self._vectors.digest(),
+            "model": None if model is None else weights_digest(model.model),
+            "tokenizer": None if model is None else model.tokenizer.backend_tokenizer.to_str(),
+            "second_segment": None if model is None else model.second_segment,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,84 @@
+"""The general stage of `hf-tinybert distill`: a pretrained encoder and plain text in, a headless student out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoModel, set_seed
+
+from hf_tinybert import corpus, data
+from hf_tinybert.cli import arguments
+from hf_tinybert.configuration import PRESETS
+from hf_tinybert.families import locate
+from hf_tinybert.student import create_student
+from hf_tinybert.teacher import check_tokenizer, load_teacher, load_tokenizer
+from hf_tinybert.trainer import DistillationTrainer
+from hf_tinybert.training_args import DistillationTrainingArguments
+
+#: Sequences from which the principal components of a student's start are computed.
+_CALIBRATION = 64
+
+
+def run(
+    model_args: Any,
+    data_args: data.DataArguments,
+    corpus_args: corpus.CorpusArguments,
+    training_args: DistillationTrainingArguments,
+) -> None:
+    """Distil the layers of `--teacher` into `--student` on plain text, and say how close it came on held-out text."""
+    corpus_args.check(data_args, training_args.max_steps)
+    if training_args.phases not in ("two", "intermediate"):
+        raise ValueError(
+            f"The general stage matches layers only, which is --phases intermediate; got {training_args.phases!r}."
+        )
+    training_args.phases = "intermediate"
+    teacher = load_teacher(model_args.teacher, AutoModel)
+    tokenizer = load_tokenizer(model_args.teacher, "teacher")
+    data.check_max_length(data_args.max_length, locate(teacher).max_length, "the teacher")
+    train, held_out = corpus.load(data_args, corpus_args, tokenizer, training_args.seed)
+    collator = data.collator(tokenizer)
+    set_seed(training_args.seed)
+    student = create_student(
+        teacher,
+        model_args.student,
+        init=model_args.init,
+        layer_mapping=training_args.layer_mapping,
+        calibration=collator([row for row, _ in zip(train, range(_CALIBRATION), strict=False)]),
+    )
+    if model_args.student not in PRESETS:
+        check_tokenizer(tokenizer, model_args.student, "student")
+    data.check_max_length(data_args.max_length, locate(student).max_length, "the student")
+    trainer = DistillationTrainer(
+        model=student,
+        teacher=teacher,
+        args=training_args,
+        train_dataset=train,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        data_collator=collator,
+    )
+    trainer.train(resume_from_checkpoint=arguments.resume(training_args))
+    trainer.save_model()
+    trainer.save_state()
+    if held_out is not None:
+        measured = trainer.evaluate()
+        trainer.save_metrics("eval", measured)
+        if trainer.is_world_process_zero():
+            print(_report(measured, len(held_out)))
+    if trainer.is_world_process_zero():
+        print(f"\nThe student is in {training_args.output_dir}: name it as --student of a task.")
+
+
+def _report(measured: dict[str, float], sequences: int) -> str:
+    """The fidelity as a table, a line for each level."""
+    levels = [name.removeprefix("eval_loss_") for name in measured if name.startswith("eval_loss_")]
+    lines = [f"\nOn {sequences} held-out sequences (loss {measured['eval_loss']:.4f})", ""]
+    lines.append(f"{'level':<14}{'loss':>10}{'cosine':>10}{'overlap':>10}")
+    for level in levels:
+        cosine = measured.get(f"eval_cosine_{level}")
+        overlap = measured.get(f"eval_attention_overlap_{level.removeprefix('attention_')}")
+        shown = [f"{value:>10.4f}" if value is not None else " " * 10 for value in (cosine, overlap)]
+        if not level.startswith("attention"):
+            shown[1] = ""
+        lines.append(f"{level:<14}{measured[f'eval_loss_{level}']:>10.4f}{''.join(shown)}".rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import workbench
+from datasets import Dataset
+from transformers import AutoModelForSequenceClassification
+
+from hf_tinybert.augmentation import WordVectors
+
+
+@pytest.fixture(scope="module")
+def glove(tmp_path_factory) -> str:
+    """A real model's embeddings of frequent words, written as GloVe writes its own."""
+    vectors = WordVectors.from_embeddings(
+        AutoModelForSequenceClassification.from_pretrained(workbench.body()).bert, workbench.tokenizer()
+    )
+    path = tmp_path_factory.mktemp("vectors") / "vectors.txt"
+    lines = [
+        f"{word} {' '.join(f'{x:.4f}' for x in row)}" for word, row in zip(vectors.words, vectors.unit, strict=True)
+    ]
+    path.write_text("\n".join(lines[:4000]) + "\nbroken 1 2\n", encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path, monkeypatch):
+    for module in ("augmenter", "word_vectors"):
+        monkeypatch.setattr(f"hf_tinybert.augmentation.{module}.HF_HOME", str(tmp_path / "home"))
+
+
+def test_rows_and_variants_are_written(command, files, glove, tmp_path):
+    said = {}
+    for ending, read in (("jsonl", Dataset.from_json), ("csv", Dataset.from_csv), ("parquet", Dataset.from_parquet)):
+        output = tmp_path / "out" / f"augmented.{ending}"
+        result = command(
+            "augment",
+            "--input-file",
+            files / "train.csv",
+            "--output-file",
+            output,
+            "--n",
+            3,
+            "--word-vectors",
+            glove,
+            "--use-cpu",
+        )
+        assert result.code == 0, result
+        rows = read(str(output), cache_dir=str(tmp_path / "cache"))
+        said[ending] = [(row["text"], row["intent"], bool(row["augmented"])) for row in rows]
+        assert f"variants: {sum(row[2] for row in said[ending])}" in result.out
+        assert "originals: 100" in result.out
+    assert said["jsonl"] == said["csv"] == said["parquet"]
+    assert sum(not row[2] for row in said["csv"]) == 100
+    assert [entry.name for entry in output.parent.glob("*.partial*")] == []
+
+
+def test_a_teacher_drops_variants(command, files, glove, teacher_path, tmp_path):
+    output = tmp_path / "augmented.jsonl"
+    result = command(
+        "augment",
+        "--input-file",
+        files / "train.csv",
+        "--output-file",
+        output,
+        "--p",
+        0.9,
+        "--n",
+        3,
+        "--word-vectors",
+        glove,
+        "--filter-teacher",
+        teacher_path,
+        "--use-cpu",
+    )
+    assert result.code == 0, result
+    dropped = int(result.out.rpartition("dropped: ")[2])
+    assert dropped > 0
+    assert len(output.read_text().splitlines()) == 100 + int(result.out.partition("variants: ")[2].split()[0])
+
+
+def test_the_augmented_file_trains(command, files, glove, teacher_path, tmp_path):
+    augmented = tmp_path / "augmented.csv"
+    flags = ["--word-vectors", glove, "--n", 2, "--use-cpu"]
+    assert command("augment", "--input-file", files / "train.csv", "--output-file", augmented, *flags).code == 0
+    result = command(
+        "distill",
+        "--teacher",
+        teacher_path,
+        "--student",
+        "tinybert-3l-192d",
+        "--train-file",
+        augmented,
+        "--eval-file",
+        files / "eval.csv",
+        "--max-steps",
+        2,
+        "--output-dir",
+        tmp_path / "student",
+        "--use-cpu",
+        "--disable-tqdm",
+        "True",
+    )
+    assert result.code == 0, result
+
+
+def test_two_launched_processes_share_the_work_and_one_writes(files, glove, tmp_path):
+    """As `accelerate launch` does it; the result equals one process's."""
+    written = []
+    for name, launch in (("one", []), ("two", ["-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"])):
+        output = tmp_path / f"{name}.jsonl"
+        environment = os.environ | {"HF_HOME": str(tmp_path / name), "OMP_NUM_THREADS": "1"}
+        command = [
+            sys.executable,
+            *launch,
+            "-m",
+            "hf_tinybert",
+            "augment",
+            "--input-file",
+            str(files / "train.csv"),
+            "--output-file",
+            str(output),
+            "--word-vectors",
+            glove,
+            "--n",
+            "3",
+            "--use-cpu",
+        ]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("originals: 100") == 1
+        written.append(output.read_text())
+    assert written[0] == written[1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"--output-file": "out.xlsx"}, "--output-file must end in .jsonl"),
+        ({"--input-file": "gone.csv"}, "gone.csv does not exist"),
+        ({"--word-vectors": "gone.txt"}, "The word vectors gone.txt do not exist"),
+        ({"--word-vectors": None}, "Give a masked language model with its tokenizer, word vectors, or both"),
+        ({"--text-column": "body"}, "got body, and the columns that hold texts"),
+        ({"--text-pair-column": "intent"}, "--text-pair-column needs --text-column"),
+        ({"--stop-words": "klingon"}, "no stop words for 'klingon'"),
+        ({"--task": "sst-2"}, "no settings for 'sst-2'"),
+        ({"--p": "1.5"}, "p is above 0 and at most 1"),
+    ],
+)
+def test_mistakes_are_said_in_a_sentence(changed, message, command, files, glove, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = {"--input-file": files / "train.csv", "--output-file": "out.csv", "--word-vectors": glove} | changed
+    result = command("augment", *(word for pair in flags.items() if pair[1] is not None for word in pair), "--use-cpu")
+    assert result.code == 2
+    assert message in result.error
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_model_without_the_head_is_refused(command, files, body, tmp_path):
+    result = command(
+        "augment",
+        "--input-file",
+        files / "train.csv",
+        "--output-file",
+        tmp_path / "out.csv",
+        "--masked-lm",
+        body,
+        "--use-cpu",
+    )
+    assert result.code == 2
+    assert "has no trained masked language modelling head" in result.error
+    assert "bert-base-uncased" in result.error
