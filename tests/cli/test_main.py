@@ -11,17 +11,20 @@ from transformers import TrainingArguments
 import hf_tinybert
 from hf_tinybert import DistillationTrainingArguments
 from hf_tinybert.cli import VERBS
+from hf_tinybert.cli.augment import AugmentArguments
 from hf_tinybert.cli.benchmark import BenchmarkArguments
 from hf_tinybert.cli.demo import DemoArguments
 from hf_tinybert.cli.distill import DistillArguments
 from hf_tinybert.cli.evaluate import EvaluateArguments
 from hf_tinybert.cli.finetune import FinetuneArguments
+from hf_tinybert.corpus import CorpusArguments
 from hf_tinybert.data import DataArguments
 
 CLASSES = {
     "finetune": (FinetuneArguments, DataArguments, TrainingArguments),
-    "distill": (DistillArguments, DataArguments, DistillationTrainingArguments),
+    "distill": (DistillArguments, DataArguments, CorpusArguments, DistillationTrainingArguments),
     "evaluate": (EvaluateArguments, DataArguments),
+    "augment": (AugmentArguments,),
     "benchmark": (BenchmarkArguments,),
     "demo": (DemoArguments,),
 }
@@ -54,7 +57,7 @@ def test_help_of_a_verb_lists_every_flag(command, verb):
 
 def test_help_says_what_our_own_flags_do(command):
     text = " ".join(command("distill", "--help").out.split())
-    for cls in (DistillArguments, DataArguments):
+    for cls in (DistillArguments, DataArguments, CorpusArguments):
         for field in dataclasses.fields(cls):
             assert " ".join(field.metadata["help"].split()[:5]) in text, field.name
 
@@ -83,7 +86,12 @@ def test_an_unknown_verb(command, verb):
 @pytest.mark.parametrize("word", ["--no-such-flag", "loose-word"])
 def test_an_unknown_flag(command, tmp_path, monkeypatch, verb, word):
     monkeypatch.chdir(tmp_path)
-    required = {"finetune": ["--model", "x"], "distill": ["--teacher", "x"], "evaluate": ["--model", "x"]}
+    required = {
+        "finetune": ["--model", "x"],
+        "distill": ["--teacher", "x"],
+        "evaluate": ["--model", "x"],
+        "augment": ["--input-file", "x", "--output-file", "x"],
+    }
     result = command(verb, *required.get(verb, []), word)
     assert result.code == 2
     assert word in result.err
