@@ -9,12 +9,12 @@ from typing import Any
 
 from datasets import Dataset, Features, IterableDataset, List, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
-from huggingface_hub.constants import HF_HOME
 
 from hf_tinybert import data
 from hf_tinybert.column_names import usual_texts
 from hf_tinybert.packing import COLUMN, Packer
 from hf_tinybert.pieces import Pieces
+from hf_tinybert.sharing import default_folder
 
 _ROWS_AT_ONCE = 10_000
 _SHUFFLE_BUFFER = 10_000
@@ -142,5 +142,5 @@ def _packer(args: data.DataArguments, documents: Any, rows: Dataset | IterableDa
 def _packed(rows: Dataset | IterableDataset, packer: Packer) -> Any:
     if isinstance(rows, IterableDataset):
         return rows.map(packer, batched=True, batch_size=1000, remove_columns=rows.column_names, features=_FEATURES)
-    folder = Path(HF_HOME) / "hf_tinybert" / "corpus"
-    return Pieces(rows, [packer.column], packer.key(), _ROWS_AT_ONCE, folder).ensure(packer, "Tokenising", _FEATURES)
+    pieces = Pieces(rows, [packer.column], packer.key(), _ROWS_AT_ONCE, default_folder("corpus"))
+    return pieces.ensure(packer, "Tokenising", _FEATURES)

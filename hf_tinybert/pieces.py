@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features, concatenate_datasets
 from datasets.arrow_writer import ArrowWriter
-from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from hf_tinybert.saving import file_beside, remove_partial
+from hf_tinybert.sharing import share
 
 #: Columns of some rows -> columns of what is made of them, however many rows that has.
 Make = Callable[[dict[str, list[Any]]], Mapping[str, list[Any]]]
@@ -48,33 +47,23 @@ class Pieces:
             description: for the progress bar.
             features: of what is made.
         """
-        (self.folder / "locks").mkdir(parents=True, exist_ok=True)
-        waiting = list(range(len(self._bounds)))
         with tqdm(total=len(self._dataset), unit=" rows", desc=description) as progress:
-            while waiting:
-                for number in list(waiting):
-                    if not self._path(number).is_file() and not self._made(number, make, features):
-                        continue
-                    first, last = self._bounds[number]
-                    progress.update(last - first)
-                    waiting.remove(number)
-                if waiting:
-                    time.sleep(0.2)
+
+            def take(number: int) -> None:
+                first, last = self._bounds[number]
+                if not self._path(number).is_file():
+                    self._write(number, make(self._dataset[first:last]), features)
+                progress.update(last - first)
+
+            share(range(len(self._bounds)), self.folder, take)
         return concatenate_datasets([Dataset.from_file(str(self._path(n))) for n in range(len(self._bounds))])
 
-    def _made(self, number: int, make: Make, features: Features) -> bool:
-        """Whether the piece is there now; not while another process makes it."""
-        path, (first, last) = self._path(number), self._bounds[number]
-        try:
-            with FileLock(str(self.folder / "locks" / f"{number}.lock"), timeout=0):
-                if not path.is_file():
-                    remove_partial(path)
-                    with file_beside(path) as file, ArrowWriter(path=str(file), features=features) as writer:
-                        writer.write_batch(dict(make(self._dataset[first:last])))
-                        writer.finalize()
-        except Timeout:
-            return False
-        return True
+    def _write(self, number: int, made: Mapping[str, list[Any]], features: Features) -> None:
+        path = self._path(number)
+        remove_partial(path)
+        with file_beside(path) as file, ArrowWriter(path=str(file), features=features) as writer:
+            writer.write_batch(dict(made))
+            writer.finalize()
 
     def _path(self, number: int) -> Path:
         return self.folder / f"piece-{number:05d}-of-{len(self._bounds):05d}.arrow"

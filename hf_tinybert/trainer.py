@@ -30,8 +30,8 @@ from hf_tinybert.phases import INTERMEDIATE_LEVELS, LEVELS, Phase, PhasePlan, le
 from hf_tinybert.projections import Projections, offered
 from hf_tinybert.saving import SafeSavingTrainer
 from hf_tinybert.settings import build_settings, check_data, longest_input
+from hf_tinybert.sharing import default_folder
 from hf_tinybert.teacher import auto_class, check_tokenizer, freeze, load_teacher
-from hf_tinybert.teacher_cache import key as cache_key
 from hf_tinybert.teacher_cache import opening, rows
 from hf_tinybert.teacher_signal import LiveTeacher, TeacherSignal
 from hf_tinybert.training_args import DistillationTrainingArguments
@@ -242,7 +242,7 @@ class DistillationTrainer(SafeSavingTrainer):
         intermediate, prediction = PhasePlan.passes(args, len(dataset) if hasattr(dataset, "__len__") else 0)
         request = opening.Request(
             choice=args.teacher_cache,
-            folder=Path(args.teacher_cache_dir or cache_key.default_folder()),
+            folder=Path(args.teacher_cache_dir or default_folder("teacher_cache")),
             dtype=args.teacher_cache_dtype,
             dataset=dataset,
             collator=self.data_collator,

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 from datasets import Dataset, Features, IterableDataset, List, Value, concatenate_datasets
-from huggingface_hub.constants import HF_HOME
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_tinybert.augmentation import rows
@@ -16,6 +15,7 @@ from hf_tinybert.augmentation.stop_words import stop_words as words_of_language
 from hf_tinybert.augmentation.variants import VariantWriter
 from hf_tinybert.augmentation.word_vectors import WordVectors
 from hf_tinybert.pieces import Pieces
+from hf_tinybert.sharing import default_folder
 
 
 class TextAugmenter:
@@ -129,7 +129,7 @@ class TextAugmenter:
         names = self._columns(dataset, columns)
         if not len(dataset):
             return dataset.add_column(rows.FOUND, [])
-        folder = Path(cache_dir or Path(HF_HOME) / "hf_tinybert" / "augmentation")
+        folder = Path(cache_dir or default_folder("augmentation"))
         pieces = Pieces(dataset, names, self.finder.key(), rows_at_once, folder)
         find = partial(rows.find, columns=names, finder=self.finder)
         found = pieces.ensure(find, "Finding candidates", Features({rows.FOUND: List(Value("string"))}))

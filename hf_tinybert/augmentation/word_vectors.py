@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from huggingface_hub.constants import HF_HOME
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,6 +20,7 @@ from transformers.utils import logging
 
 from hf_tinybert.augmentation.words import words_of
 from hf_tinybert.saving import file_beside
+from hf_tinybert.sharing import default_folder
 
 logger = logging.get_logger(__name__)
 
@@ -74,7 +74,7 @@ class WordVectors:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"The word vectors {path} do not exist: give a text file of GloVe or word2vec.")
-        folder = Path(cache_dir or Path(HF_HOME) / "hf_tinybert" / "word_vectors")
+        folder = Path(cache_dir or default_folder("word_vectors"))
         kept = folder / f"{_key(path, max_words)}.safetensors"
         if not kept.is_file():
             words, vectors = _read(path, max_words)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from huggingface_hub.constants import HF_HOME
 from transformers import PreTrainedModel
 
 from hf_tinybert.teacher import weights_digest
@@ -21,11 +19,6 @@ from hf_tinybert.teacher_cache.layout import Layout
 FORMAT = 1
 #: Parts of a configuration that do not enter a forward pass.
 _IDLE = ("_name_or_path", "transformers_version", "architectures", "id2label", "label2id", "torch_dtype", "dtype")
-
-
-def default_folder() -> Path:
-    """Beside the Hub's own caches, where `HF_HOME` says."""
-    return Path(HF_HOME) / "hf_tinybert" / "teacher_cache"
 
 
 def contents(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 from transformers.utils import logging
 
 from hf_tinybert.saving import remove_partial
+from hf_tinybert.sharing import share
 from hf_tinybert.teacher_cache import files
 from hf_tinybert.teacher_cache.layout import DTYPES, Layout
 
@@ -86,18 +85,11 @@ class FeatureStore:
             compute: asks the teacher.
             batch_size: rows at a time, of similar length.
         """
-        (self.folder / "locks").mkdir(parents=True, exist_ok=True)
-        waiting = [index for index in range(len(self._bounds)) if index not in self._open]
-        while waiting:
-            for index in waiting:
-                try:
-                    with FileLock(str(self.folder / "locks" / f"{index}.lock"), timeout=0):
-                        self._open[index] = self._checked(index) or self._built(index, compute, batch_size)
-                except Timeout:
-                    continue
-            waiting = [index for index in waiting if index not in self._open]
-            if waiting:
-                time.sleep(0.2)
+
+        def take(index: int) -> None:
+            self._open[index] = self._checked(index) or self._built(index, compute, batch_size)
+
+        share([index for index in range(len(self._bounds)) if index not in self._open], self.folder, take)
 
     def tokens(self, rows: Sequence[int]) -> Tensor:
         """The tokens of some rows, `[T, width]`, in the order of the rows."""

@@ -28,8 +28,7 @@ def glove(tmp_path_factory) -> str:
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path, monkeypatch):
-    for module in ("augmenter", "word_vectors"):
-        monkeypatch.setattr(f"hf_tinybert.augmentation.{module}.HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("hf_tinybert.sharing.HF_HOME", str(tmp_path / "home"))
 
 
 def test_rows_and_variants_are_written(command, files, glove, tmp_path):

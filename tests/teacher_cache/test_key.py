@@ -11,7 +11,6 @@ import cache_worker
 import pytest
 import tiny_models
 import torch
-from huggingface_hub.constants import HF_HOME
 
 from hf_tinybert.families import locate
 from hf_tinybert.teacher_cache import key as keys
@@ -132,7 +131,3 @@ def test_contents_tell_what_not_where(tmp_path):
     assert contents["data"]["columns"] == ["attention_mask", "input_ids"]
     assert contents["data"]["rows"] == 40
     assert len(keys.key_of(contents)) == 64
-
-
-def test_caches_live_where_the_hubs_do():
-    assert keys.default_folder() == Path(HF_HOME) / "hf_tinybert" / "teacher_cache"
