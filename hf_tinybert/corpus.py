@@ -11,7 +11,6 @@ from datasets import Dataset, Features, IterableDataset, List, Value, load_datas
 from datasets.exceptions import DatasetGenerationError
 
 from hf_tinybert import data
-from hf_tinybert.column_names import usual_texts
 from hf_tinybert.packing import COLUMN, Packer
 from hf_tinybert.pieces import Pieces
 from hf_tinybert.sharing import default_folder
@@ -130,12 +129,7 @@ def _file_rows(path: Path, streaming: bool) -> tuple[Dataset | IterableDataset, 
 
 
 def _packer(args: data.DataArguments, documents: Any, rows: Dataset | IterableDataset, tokenizer: Any) -> Packer:
-    names = list(rows.column_names or [])
-    column = args.text_column or next(iter(usual_texts(names)), None)
-    if column is None or column not in names:
-        raise ValueError(
-            f"No text column {column or ''!r}: the data has the columns {', '.join(names)}. Use --text-column."
-        )
+    column = data.pick_column(rows, args.text_column, data.TEXT_COLUMNS, "text", "--text-column")
     return Packer(tokenizer, args.max_length, column, documents)
 
 

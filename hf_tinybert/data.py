@@ -23,7 +23,7 @@ logger = logging.get_logger(__name__)
 
 _BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 #: Texts, not sentences that were cut into words.
-_TEXT_COLUMNS = tuple(name for name in column_names.TEXT if name != "tokens")
+TEXT_COLUMNS = tuple(name for name in column_names.TEXT if name != "tokens")
 _EVAL_SPLITS = ("validation", "validation_matched", "eval", "dev")
 
 
@@ -44,7 +44,7 @@ class DataArguments:
     )
     text_column: str | None = field(
         default=None,
-        metadata={"help": f"Column of the text. Default: the first of {', '.join(_TEXT_COLUMNS)}."},
+        metadata={"help": f"Column of the text. Default: the first of {', '.join(TEXT_COLUMNS)}."},
     )
     text_pair_column: str | None = field(
         default=None, metadata={"help": "Column of the second text, for pairs of sentences."}
@@ -205,17 +205,22 @@ class Columns:
         Raises:
             ValueError: a column is not there; the message lists those that are.
         """
-        text = _pick(dataset, args.text_column, _TEXT_COLUMNS, "text", "--text-column")
+        text = pick_column(dataset, args.text_column, TEXT_COLUMNS, "text", "--text-column")
         pair = args.text_pair_column
         if pair is None and args.text_column is None:
             pair = column_names.PAIR.get(text)
             pair = pair if pair in dataset.column_names else None
         elif pair is not None:
-            pair = _pick(dataset, pair, (), "second text", "--text-pair-column")
-        return cls(text, pair, _pick(dataset, args.label_column, column_names.LABEL, "label", "--label-column"))
+            pair = pick_column(dataset, pair, (), "second text", "--text-pair-column")
+        return cls(text, pair, pick_column(dataset, args.label_column, column_names.LABEL, "label", "--label-column"))
 
 
-def _pick(dataset: Dataset, given: str | None, usual: tuple[str, ...], what: str, flag: str) -> str:
+def pick_column(dataset: Any, given: str | None, usual: tuple[str, ...], what: str, flag: str) -> str:
+    """The named column of a data set or stream, or the first of the usual ones.
+
+    Raises:
+        ValueError: it is not there; the message lists those that are.
+    """
     for name in (given,) if given else usual:
         if name in dataset.column_names:
             return name

@@ -57,6 +57,12 @@ class Fidelity:
             [mapping[m] for m in settings.attention_layers],
             autocast=teacher_autocast,
         )
+        weights = settings.weights
+        self._weights = {
+            f"loss_{_level(m)}": weights.of_layer("hidden", m) if m else weights["embedding"]
+            for m in settings.hidden_layers
+        }
+        self._weights |= {f"loss_attention_{m}": weights.of_layer("attention", m) for m in settings.attention_layers}
         self._sums: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -75,9 +81,8 @@ class Fidelity:
         for m in self._settings.hidden_layers:
             projected = self._projections(student.hidden[m].float(), m)
             theirs = teacher.hidden[mapping[m]].float()
-            name = f"hidden_{m}" if m else "embedding"
-            sums[f"loss_{name}"] = losses.hidden_loss(projected, theirs, mask, "sum")
-            sums[f"cosine_{name}"] = F.cosine_similarity(projected, theirs, dim=-1)[real].sum()
+            sums[f"loss_{_level(m)}"] = losses.hidden_loss(projected, theirs, mask, "sum")
+            sums[f"cosine_{_level(m)}"] = F.cosine_similarity(projected, theirs, dim=-1)[real].sum()
         for m in self._settings.attention_layers:
             ours = student.queries[m], student.keys[m]
             theirs_too = teacher.queries[mapping[m]], teacher.keys[mapping[m]]
@@ -105,14 +110,11 @@ class Fidelity:
         self._signal.close()
 
     def _loss(self, sums: Mapping[str, Tensor]) -> Tensor:
-        weights = self._settings.weights
-        parts = []
-        for m in self._settings.hidden_layers:
-            name, weight = (f"hidden_{m}", weights.of_layer("hidden", m)) if m else ("embedding", weights["embedding"])
-            parts.append(weight * _mean(f"loss_{name}", sums))
-        for m in self._settings.attention_layers:
-            parts.append(weights.of_layer("attention", m) * _mean(f"loss_attention_{m}", sums))
-        return torch.stack(parts).sum()
+        return torch.stack([weight * _mean(name, sums) for name, weight in self._weights.items()]).sum()
+
+
+def _level(layer: int) -> str:
+    return f"hidden_{layer}" if layer else "embedding"
 
 
 def _mean(name: str, sums: Mapping[str, Tensor]) -> Tensor:

@@ -17,7 +17,7 @@ from hf_tinybert.teacher import weights_digest
 #: A text, or a sentence that was cut into words before (token-level tasks).
 Text = str | Sequence[str]
 #: Raise it when the meaning of kept candidates changes.
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass
@@ -27,22 +27,20 @@ class Candidates:
     Attributes:
         words: number of a word -> what may stand there, in the case of that word.
         of_model: the words whose candidates come from the masked language model.
-        without: how many words might be replaced, had anything been found for them.
     """
 
     words: dict[int, tuple[str, ...]] = field(default_factory=dict)
     of_model: set[int] = field(default_factory=set)
-    without: int = 0
 
     def to_json(self) -> str:
         """As one text, to be kept in a column."""
-        return json.dumps([list(self.words.items()), sorted(self.of_model), self.without], ensure_ascii=False)
+        return json.dumps([list(self.words.items()), sorted(self.of_model)], ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Candidates:
         """What `to_json` wrote."""
-        words, of_model, without = json.loads(text)
-        return cls({number: tuple(found) for number, found in words}, set(of_model), without)
+        words, of_model = json.loads(text)
+        return cls({number: tuple(found) for number, found in words}, set(of_model))
 
 
 def parse(text: Text) -> tuple[str, list[Word]]:
@@ -100,7 +98,6 @@ class CandidateFinder:
             word, result = place.word.text, results[row]
             candidates = known.get(place) or near.get(word, ())
             if not candidates:
-                result.without += 1
                 continue
             result.words[number] = tuple(in_the_case_of(word, candidate) for candidate in candidates)
             if place in known:

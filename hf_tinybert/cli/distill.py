@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import AutoModelForSequenceClassification, set_seed
+from transformers import AutoModelForSequenceClassification
 
 from hf_tinybert import comparison, corpus, data, metrics
-from hf_tinybert.cli import arguments, general
+from hf_tinybert.cli import arguments, general, stage
 from hf_tinybert.configuration import DEFAULT_PRESET, PRESETS
 from hf_tinybert.families import locate
 from hf_tinybert.layer_mapping import LayerMapping
-from hf_tinybert.student import create_student
-from hf_tinybert.teacher import check_tokenizer, load_teacher, load_tokenizer
+from hf_tinybert.teacher import load_teacher, load_tokenizer
 from hf_tinybert.trainer import DistillationTrainer
 from hf_tinybert.training_args import DistillationTrainingArguments
 
@@ -76,18 +75,8 @@ def run(argv: Sequence[str]) -> None:
     data.check_max_length(data_args.max_length, locate(teacher).max_length, "the teacher")
     encoded = data.encode(splits, columns, labels, tokenizer, data_args.max_length)
     collator = data.collator(tokenizer)
-    set_seed(training_args.seed)
-    some = encoded["train"].select(range(min(_CALIBRATION, len(encoded["train"]))))
-    student = create_student(
-        teacher,
-        model_args.student,
-        init=model_args.init,
-        layer_mapping=training_args.layer_mapping,
-        calibration=collator(list(some)),
-    )
-    if model_args.student not in PRESETS:
-        check_tokenizer(tokenizer, model_args.student, "student")
-    data.check_max_length(data_args.max_length, locate(student).max_length, "the student")
+    some = collator(list(encoded["train"].select(range(min(_CALIBRATION, len(encoded["train"]))))))
+    student = stage.start_student(model_args, training_args, teacher, tokenizer, data_args.max_length, some)
     leading, compute_metrics = metrics.for_task(labels.is_regression)
     trainer = DistillationTrainer(
         model=student,
@@ -99,9 +88,7 @@ def run(argv: Sequence[str]) -> None:
         data_collator=collator,
         compute_metrics=compute_metrics,
     )
-    trainer.train(resume_from_checkpoint=arguments.resume(training_args))
-    trainer.save_model()
-    trainer.save_state()
+    stage.train(trainer)
     if trainer.is_world_process_zero():
         mapping = trainer.student.config.tinybert["layer_mapping"]
         print(f"\nLayer mapping\n{LayerMapping.parse(mapping)}\n")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import AutoModel, set_seed
+from transformers import AutoModel
 
 from hf_tinybert import corpus, data
-from hf_tinybert.cli import arguments
-from hf_tinybert.configuration import PRESETS
+from hf_tinybert.cli import stage
 from hf_tinybert.families import locate
-from hf_tinybert.student import create_student
-from hf_tinybert.teacher import check_tokenizer, load_teacher, load_tokenizer
+from hf_tinybert.teacher import load_teacher, load_tokenizer
 from hf_tinybert.trainer import DistillationTrainer
 from hf_tinybert.training_args import DistillationTrainingArguments
 
@@ -37,17 +35,8 @@ def run(
     data.check_max_length(data_args.max_length, locate(teacher).max_length, "the teacher")
     train, held_out = corpus.load(data_args, corpus_args, tokenizer, training_args.seed)
     collator = data.collator(tokenizer)
-    set_seed(training_args.seed)
-    student = create_student(
-        teacher,
-        model_args.student,
-        init=model_args.init,
-        layer_mapping=training_args.layer_mapping,
-        calibration=collator([row for row, _ in zip(train, range(_CALIBRATION), strict=False)]),
-    )
-    if model_args.student not in PRESETS:
-        check_tokenizer(tokenizer, model_args.student, "student")
-    data.check_max_length(data_args.max_length, locate(student).max_length, "the student")
+    some = collator([row for row, _ in zip(train, range(_CALIBRATION), strict=False)])
+    student = stage.start_student(model_args, training_args, teacher, tokenizer, data_args.max_length, some)
     trainer = DistillationTrainer(
         model=student,
         teacher=teacher,
@@ -57,9 +46,7 @@ def run(
         processing_class=tokenizer,
         data_collator=collator,
     )
-    trainer.train(resume_from_checkpoint=arguments.resume(training_args))
-    trainer.save_model()
-    trainer.save_state()
+    stage.train(trainer)
     if held_out is not None:
         measured = trainer.evaluate()
         trainer.save_metrics("eval", measured)

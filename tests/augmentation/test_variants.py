@@ -15,7 +15,7 @@ TEXT = "The film is a good, funny film!"
 
 def candidates(text=TEXT, words=("movie", "bad", "dull")):
     parsed = parse(text)[1]
-    return Candidates({n: words for n, word in enumerate(parsed) if len(word.text) > 2}, {1}, 0)
+    return Candidates({n: words for n, word in enumerate(parsed) if len(word.text) > 2}, {1})
 
 
 texts = st.one_of(st.text(max_size=40), st.lists(st.text(max_size=8), max_size=8))
@@ -77,7 +77,7 @@ def test_nothing_comes_of_nothing():
 
 
 def test_candidates_survive_being_kept():
-    kept = Candidates({0: ("a", "b"), 7: ("naïve",)}, {7}, 3)
+    kept = Candidates({0: ("a", "b"), 7: ("naïve",)}, {7})
     assert Candidates.from_json(kept.to_json()) == kept
 
 

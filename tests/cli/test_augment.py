@@ -31,22 +31,22 @@ def own_home(tmp_path, monkeypatch):
     monkeypatch.setattr("hf_tinybert.sharing.HF_HOME", str(tmp_path / "home"))
 
 
-def test_rows_and_variants_are_written(command, files, glove, tmp_path):
+@pytest.fixture
+def augment(command, files, glove):
+    """Runs the command on a hundred rows."""
+
+    def run(output, *more):
+        flags = ("--input-file", files / "train.csv", "--output-file", output, "--word-vectors", glove, "--use-cpu")
+        return command("augment", *flags, *more)
+
+    return run
+
+
+def test_rows_and_variants_are_written(augment, tmp_path):
     said = {}
     for ending, read in (("jsonl", Dataset.from_json), ("csv", Dataset.from_csv), ("parquet", Dataset.from_parquet)):
         output = tmp_path / "out" / f"augmented.{ending}"
-        result = command(
-            "augment",
-            "--input-file",
-            files / "train.csv",
-            "--output-file",
-            output,
-            "--n",
-            3,
-            "--word-vectors",
-            glove,
-            "--use-cpu",
-        )
+        result = augment(output, "--n", 3)
         assert result.code == 0, result
         rows = read(str(output), cache_dir=str(tmp_path / "cache"))
         said[ending] = [(row["text"], row["intent"], bool(row["augmented"])) for row in rows]
@@ -57,34 +57,18 @@ def test_rows_and_variants_are_written(command, files, glove, tmp_path):
     assert [entry.name for entry in output.parent.glob("*.partial*")] == []
 
 
-def test_a_teacher_drops_variants(command, files, glove, teacher_path, tmp_path):
+def test_a_teacher_drops_variants(augment, teacher_path, tmp_path):
     output = tmp_path / "augmented.jsonl"
-    result = command(
-        "augment",
-        "--input-file",
-        files / "train.csv",
-        "--output-file",
-        output,
-        "--p",
-        0.9,
-        "--n",
-        3,
-        "--word-vectors",
-        glove,
-        "--filter-teacher",
-        teacher_path,
-        "--use-cpu",
-    )
+    result = augment(output, "--p", 0.9, "--n", 3, "--filter-teacher", teacher_path)
     assert result.code == 0, result
     dropped = int(result.out.rpartition("dropped: ")[2])
     assert dropped > 0
     assert len(output.read_text().splitlines()) == 100 + int(result.out.partition("variants: ")[2].split()[0])
 
 
-def test_the_augmented_file_trains(command, files, glove, teacher_path, tmp_path):
+def test_the_augmented_file_trains(augment, command, files, teacher_path, tmp_path):
     augmented = tmp_path / "augmented.csv"
-    flags = ["--word-vectors", glove, "--n", 2, "--use-cpu"]
-    assert command("augment", "--input-file", files / "train.csv", "--output-file", augmented, *flags).code == 0
+    assert augment(augmented, "--n", 2).code == 0
     result = command(
         "distill",
         "--teacher",

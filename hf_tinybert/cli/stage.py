@@ -1,0 +1,48 @@
+"""What both stages of `hf-tinybert distill` do alike: starting a student, and training it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from hf_tinybert import data
+from hf_tinybert.cli import arguments
+from hf_tinybert.configuration import PRESETS
+from hf_tinybert.families import locate
+from hf_tinybert.student import create_student
+from hf_tinybert.teacher import check_tokenizer
+from hf_tinybert.trainer import DistillationTrainer
+from hf_tinybert.training_args import DistillationTrainingArguments
+
+
+def start_student(
+    model_args: Any,
+    training_args: DistillationTrainingArguments,
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    calibration: Mapping[str, Tensor],
+) -> PreTrainedModel:
+    """The student that `--student` and `--init` name, once it is known to fit the teacher's tokens."""
+    set_seed(training_args.seed)
+    student = create_student(
+        teacher,
+        model_args.student,
+        init=model_args.init,
+        layer_mapping=training_args.layer_mapping,
+        calibration=calibration,
+    )
+    if model_args.student not in PRESETS:
+        check_tokenizer(tokenizer, model_args.student, "student")
+    data.check_max_length(max_length, locate(student).max_length, "the student")
+    return student
+
+
+def train(trainer: DistillationTrainer) -> None:
+    """Train, from where `--resume-from-checkpoint` says, and save the student and the trainer's state."""
+    trainer.train(resume_from_checkpoint=arguments.resume(trainer.args))
+    trainer.save_model()
+    trainer.save_state()
