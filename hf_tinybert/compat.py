@@ -61,3 +61,10 @@ def compile_arguments(args: TrainingArguments) -> dict[str, Any] | None:
         return None
     given = {"backend": args.torch_compile_backend, "mode": args.torch_compile_mode}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def checkpoints_layers(model: Any) -> bool:
+    """Whether gradient (transformers 5: activation) checkpointing is on in a model."""
+    names = ("is_activation_checkpointing", "is_gradient_checkpointing")
+    known = next((name for name in names if hasattr(type(model), name)), None)
+    return known is not None and bool(getattr(model, known))

@@ -267,16 +267,16 @@ class _ScoreDistance(torch.autograd.Function):
         ctx: Any, q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, padding: Tensor | None, linear: bool
     ) -> Tensor:
         width, wanted = q_s.shape[-1], any(ctx.needs_input_grad)
-        x, y, scale = _side_by_side(q_s, q_t, padding), _side_by_side(k_s, k_t, padding), _scale(q_s, q_t)
+        x, y = _side_by_side(q_s, q_t, padding).mul_(_scale(q_s, q_t)), _side_by_side(k_s, k_t, padding)
         for_query, for_key = 2.0 / math.sqrt(width), 2.0
         if linear:
-            g, h = (x.mT @ x) * scale * scale[:, None], y.mT @ y
+            g, h = x.mT @ x, y.mT @ y
             total = (g * h).sum()
             if wanted:
-                of_query = x @ (h[..., :width] * scale[:, None] * for_query)
+                of_query = x @ (h[..., :width] * for_query)
                 ctx.save_for_backward(of_query, y @ (g[..., :width] * for_key))
         else:
-            difference = x.mul_(scale) @ y.mT
+            difference = x @ y.mT
             total = torch.linalg.vector_norm(difference, dim=-1).square().sum()
             if wanted:
                 of_query = difference @ (y[..., :width] * for_query)

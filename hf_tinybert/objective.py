@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from hf_tinybert import losses
+from hf_tinybert.attention_precision import fast_attention
 from hf_tinybert.families import Encoder
 from hf_tinybert.features import PLAIN_OUTPUT, FeatureCapture, Features
 from hf_tinybert.layer_mapping import LayerMapping
@@ -202,7 +203,7 @@ class DistillationObjective(nn.Module):
             if name in self._accepted and name not in ("labels", *PLAIN_OUTPUT)
         }
         with_head = bool(step.levels & {"prediction", "hard_label"})
-        with self._capture.recording() as features:
+        with self._capture.recording() as features, fast_attention(self.student, self.student.device):
             output = (self.student if with_head else self.student.base_model)(**wanted, **PLAIN_OUTPUT)
         if with_head:
             features.logits = output.logits

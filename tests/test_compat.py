@@ -3,6 +3,8 @@ from __future__ import annotations
 from contextlib import suppress
 
 import pytest
+import tiny_models
+import torch
 from transformers import TrainingArguments
 
 from hf_tinybert import DistillationTrainingArguments, compat
@@ -42,3 +44,13 @@ def test_warm_up_is_a_share_of_the_steps(tmp_path, recwarn):
     none = TrainingArguments(output_dir=str(tmp_path), **compat.warmup_argument(0.0))
     assert none.get_warmup_steps(200) == 0
     assert not [w for w in recwarn if "warmup" in str(w.message)]
+
+
+def test_checkpointing_is_seen_in_both_spellings():
+    model = tiny_models.model()
+    assert not compat.checkpoints_layers(model)
+    model.gradient_checkpointing_enable()
+    assert compat.checkpoints_layers(model)
+    model.gradient_checkpointing_disable()
+    assert not compat.checkpoints_layers(model)
+    assert not compat.checkpoints_layers(torch.nn.Linear(2, 2))

@@ -93,6 +93,28 @@ def test_mixed_precision_covers_the_teacher():
     assert features.queries[1].dtype == features.logits.dtype == torch.bfloat16
 
 
+def test_cast_weights_are_made_once_and_change_nothing():
+    model, batch = tiny_models.model(), tiny_models.batch()
+    before = {name: (value.data_ptr(), value.clone()) for name, value in model.state_dict().items()}
+    autocast = lambda: torch.autocast("cpu", torch.bfloat16)  # noqa: E731
+    signal = LiveTeacher(model, [0, 1, 3], [1, 3], autocast)
+    with torch.no_grad(), autocast():
+        expected = model(**batch)
+        layers = model.base_model(**batch, output_hidden_states=True).hidden_states
+    for _ in range(2):
+        features = signal.features(batch, intermediate=True, prediction=True)
+        assert torch.equal(features.logits, expected.logits)
+        assert torch.equal(features.hidden[3], layers[3])
+    with torch.profiler.profile(record_shapes=True) as profile:
+        signal.features(batch, intermediate=True, prediction=False)
+    events = profile.key_averages(group_by_input_shape=True)
+    assert events
+    assert not [event for event in events if event.key == "aten::_to_copy" and [40, 24] in event.input_shapes]
+    for name, value in model.state_dict().items():
+        assert value.data_ptr() == before[name][0]
+        assert torch.equal(value, before[name][1])
+
+
 def test_a_compiled_teacher_gives_the_same():
     model, batch = tiny_models.model(), tiny_models.batch()
     live = LiveTeacher(model, [0, 3], [3]).features(batch, intermediate=True, prediction=True)

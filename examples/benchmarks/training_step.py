@@ -231,7 +231,8 @@ def from_cache(bench: Bench, phase: Phase) -> Callable[[], Features]:
     wanted = {"intermediate": phase == "intermediate", "prediction": phase == "prediction"}
 
     def features() -> Features:
-        batch = send_to_device(collator([numbered[row] for row in range(len(numbered))]), bench.device)
+        with torch.autocast(bench.device.type, enabled=False):  # a trainer's batches are made outside of it
+            batch = send_to_device(collator([numbered[row] for row in range(len(numbered))]), bench.device)
         return signal.features(batch, **wanted)
 
     with bench.autocast():

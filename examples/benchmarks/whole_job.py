@@ -14,6 +14,7 @@ which makes the teacher. The seconds are those of training, building a cache inc
 - none, logits, features: `DistillationTrainer` with this `teacher_cache`, starting from an empty folder. Its collator
   pads to the longest sentence of a batch: the default, a multiple of 8, is for GPUs.
 - features-float32: features kept in float32, which give the live teacher's losses, and not in float16.
+- bf16: as features, with `bf16=True`, the Trainer's own mixed precision.
 - tuned: as features, with what makes a step of short sentences cheaper on a CPU with AMX: matrix products in bf16
   (`torch.set_float32_matmul_precision("medium")`), attention without its fused kernel, whose backward pass is slow
   then, a student without dropout, and no clipping of the gradient.
@@ -54,7 +55,7 @@ from hf_tinybert.families import locate
 from hf_tinybert.layer_mapping import LayerMapping
 
 BASELINES = ("authors", "modernised")
-JOBS = (*BASELINES, "none", "logits", "features", "features-float32", "tuned")
+JOBS = (*BASELINES, "none", "logits", "features", "features-float32", "bf16", "tuned")
 LENGTH, BATCH, SUBSET_SEED = 64, 32, 0
 INTERMEDIATE_RATE, PREDICTION_RATE, WARMUP, WEIGHT_DECAY = 3e-4, 1e-4, 0.06, 0.01
 
@@ -135,7 +136,8 @@ def ours(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: object, 
             per_device_train_batch_size=BATCH,
             per_device_eval_batch_size=BATCH,
             weight_decay=WEIGHT_DECAY,
-            teacher_cache="features" if tuned else options.one.partition("-")[0],
+            teacher_cache="features" if options.one in ("bf16", "tuned") else options.one.partition("-")[0],
+            bf16=options.one == "bf16",
             teacher_cache_dtype="float32" if options.one.endswith("float32") else "float16",
             teacher_cache_dir=folder,
             save_strategy="no",
