@@ -39,8 +39,11 @@ def parse(
     parser = HfArgumentParser(classes, prog=f"hf-tinybert {verb}", description=description, allow_abbrev=False)
     known = {action.dest: action for action in parser._actions if action.dest != "help"}
     parser.add_argument("--config", help="YAML or JSON file with any of these arguments; flags win over it.")
-    parser.set_defaults(**{name: value for name, value in defaults.items() if name in known})
     config = _config_file(argv)
+    named = config.keys() | {word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
+    if "save_steps" in named:  # as in transformers, that is to save every so many steps
+        defaults.pop("save_strategy", None)
+    parser.set_defaults(**{name: value for name, value in defaults.items() if name in known})
     unknown = sorted(config.keys() - known.keys())
     if unknown:
         raise ValueError(f"The configuration file has the unknown argument(s) {', '.join(unknown)}.")

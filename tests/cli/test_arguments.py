@@ -79,6 +79,16 @@ def test_flags_win_over_the_file_and_the_file_over_the_commands_defaults(parse):
     assert training.per_device_train_batch_size == 13
 
 
+@pytest.mark.parametrize("flag", ["--save-steps", "--save_steps"])
+def test_saving_every_so_many_steps_means_steps(parse, flag):
+    assert parse("teacher: x", save_strategy="epoch")[2].save_strategy == "epoch"
+    assert parse("teacher: x", flag, "7", save_strategy="epoch")[2].save_strategy == "steps"
+    assert parse("teacher: x", f"{flag}=7", save_strategy="epoch")[2].save_strategy == "steps"
+    assert parse("teacher: x\nsave-steps: 7", save_strategy="epoch")[2].save_strategy == "steps"
+    said = parse("teacher: x", flag, "7", "--save-strategy", "no", save_strategy="epoch")[2]
+    assert said.save_strategy == "no"
+
+
 def test_a_flag_of_the_default_value_wins_too(parse):
     _, data, _ = parse(YAML, "--max-length", "128")
     assert data.max_length == 128

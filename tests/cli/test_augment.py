@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import workbench
@@ -93,7 +94,8 @@ def test_the_augmented_file_trains(augment, command, files, teacher_path, tmp_pa
 def test_two_launched_processes_share_the_work_and_one_writes(files, glove, tmp_path):
     """As `accelerate launch` does it; the result equals one process's."""
     written = []
-    for name, launch in (("one", []), ("two", ["-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"])):
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]  # --cpu would start one
+    for name, launch in (("one", []), ("two", launcher)):
         output = tmp_path / f"{name}.jsonl"
         environment = os.environ | {"HF_HOME": str(tmp_path / name), "OMP_NUM_THREADS": "1"}
         command = [
@@ -115,6 +117,7 @@ def test_two_launched_processes_share_the_work_and_one_writes(files, glove, tmp_
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("originals: 100") == 1
+        assert done.stderr.count("Finding candidates:   0%") == (2 if launch else 1)
         written.append(output.read_text())
     assert written[0] == written[1]
 
@@ -140,6 +143,25 @@ def test_mistakes_are_said_in_a_sentence(changed, message, command, files, glove
     assert result.code == 2
     assert message in result.error
     assert not list(tmp_path.glob("out*"))
+
+
+def test_broken_lines_of_word_vectors_are_passed_over(augment, glove, tmp_path):
+    lines = Path(glove).read_text(encoding="utf-8").splitlines()
+    broken = tmp_path / "broken.txt"
+    bad = ["good", "film 0.1 oops", "", "movie " + "nan " * 50]
+    broken.write_text("\n".join([*lines[:700], *bad, *lines[700:]]), encoding="utf-8")
+    with broken.open("ab") as file:
+        file.write(b"\nnoise \xff\xfe 1\n")
+    whole, result = augment(tmp_path / "whole.csv"), augment(tmp_path / "out.csv", "--word-vectors", broken)
+    assert (whole.code, result.code) == (0, 0), result
+    assert (tmp_path / "out.csv").read_text() == (tmp_path / "whole.csv").read_text()
+
+
+def test_a_file_without_a_vector_is_refused(augment, files, tmp_path):
+    result = augment(tmp_path / "out.csv", "--word-vectors", files / "train.csv")
+    assert result.code == 2
+    assert "train.csv" in result.error
+    assert not (tmp_path / "out.csv").exists()
 
 
 def test_a_model_without_the_head_is_refused(command, files, body, tmp_path):
