@@ -1,5 +1,6 @@
 # `make demo` runs the main job, `make test` the tests; both set up what they need.
 PYTHON ?= python3
+THREADS ?= 1
 PIP_FLAGS ?= --quiet --disable-pip-version-check
 
 VENV := .venv
@@ -11,16 +12,17 @@ SOURCES := hf_tinybert tests examples
 demo: $(VENV)/.ready
 	$(VENV)/bin/hf-tinybert demo
 
-# Both environments first: each world's tests also load a student in the other.
-test: $(VENV)/.ready $(LATEST)/.ready lint test-optimum test-latest
+# Both environments first: each world's tests also load a student in the other. Then both worlds at once, a core each.
+test: $(VENV)/.ready $(LATEST)/.ready lint
+	$(MAKE) --jobs 2 test-optimum test-latest
 
 # transformers 4.57 with Optimum's ONNX exporter: the world in which every feature works.
 test-optimum: $(VENV)/.ready
-	$(VENV)/bin/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=$(THREADS) $(VENV)/bin/python -m pytest -m "not slow"
 
 # the newest transformers 5.x
 test-latest: $(LATEST)/.ready
-	$(LATEST)/bin/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=$(THREADS) $(LATEST)/bin/python -m pytest -m "not slow"
 
 test-slow: $(VENV)/.ready $(LATEST)/.ready
 	$(VENV)/bin/python -m pytest -m slow

@@ -9,11 +9,14 @@ from typing import Any
 
 from datasets import Dataset, Features, IterableDataset, List, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
+from transformers.utils import logging
 
 from hf_tinybert import data
 from hf_tinybert.packing import COLUMN, Packer
 from hf_tinybert.pieces import Pieces
 from hf_tinybert.sharing import default_folder
+
+logger = logging.get_logger(__name__)
 
 _ROWS_AT_ONCE = 10_000
 _SHUFFLE_BUFFER = 10_000
@@ -92,13 +95,19 @@ def load(
     elif corpus.held_out:
         if len(train) < 2:
             raise ValueError(f"The text makes {len(train)} sequence of {args.max_length} tokens: there is too little.")
-        split = train.train_test_split(min(corpus.held_out, len(train) // 2), seed=seed)
+        few = min(corpus.held_out, len(train) // 2)
+        if few < corpus.held_out:
+            logger.warning("The text makes %d sequences: %d are held out, not %d.", len(train), few, corpus.held_out)
+        split = train.train_test_split(few, seed=seed)
         train, held_out = split["train"], split["test"]
     if isinstance(train, IterableDataset):
         train = train.shuffle(seed=seed, buffer_size=_SHUFFLE_BUFFER)
     if args.max_train_samples is not None:
-        few = args.max_train_samples
-        train = train.take(few) if isinstance(train, IterableDataset) else train.select(range(min(few, len(train))))
+        wanted = args.max_train_samples
+        if isinstance(train, IterableDataset):
+            train = train.take(wanted)
+        else:
+            train = train.select(range(min(wanted, len(train))))
     return train, held_out
 
 

@@ -21,7 +21,6 @@ from hf_tinybert.cli import main, stage
 from hf_tinybert.packing import Packer
 
 torch.set_num_threads(1)
-corpus._ROWS_AT_ONCE = 50
 
 
 class CountedPacker(Packer):
@@ -42,7 +41,7 @@ class CountedPacker(Packer):
 
 def run(options: dict, flags: list[str]) -> int:
     CountedPacker.kill_after = options.get("kill_after_pieces")
-    corpus.Packer = CountedPacker
+    corpus.Packer, corpus._ROWS_AT_ONCE = CountedPacker, 50
     train = stage.train
 
     def trained(trainer):

@@ -85,6 +85,13 @@ def test_few_sequences(text):
     assert len(sequences(load(text, CorpusArguments(streaming=True, held_out=7), max_train_samples=5)[0])) == 5
 
 
+def test_fewer_than_wanted_are_held_out_with_a_warning(text, caplog):
+    with caplog.at_level("WARNING"):
+        train, held_out = load(text, CorpusArguments(held_out=100_000))
+    assert abs(len(train) - len(held_out)) <= 1
+    assert f"{len(held_out)} are held out, not 100000" in caplog.text
+
+
 def test_it_is_tokenised_once(text, monkeypatch):
     first = sequences(load(text)[0])
     monkeypatch.setattr(corpus.Packer, "__call__", lambda *a: pytest.fail("tokenised again"))

@@ -8,8 +8,8 @@ after the other in rounds, in one process; medians of the rounds. Candidates are
 
 - ours: `TextAugmenter.augment`.
 - word: a model call for each word of a sentence, whose candidates all n variants share, as the authors' code does.
-- replacement: a model call whenever a word is replaced, as the paper's algorithm 1 is written, nothing shared. (The
-  call sees the original sentence, as the authors' code does, so that the candidates are the same.)
+- variant: a model call for each word of each variant, replaced or not, as the paper's algorithm 1 is written, nothing
+  shared. (The call sees the original sentence, as the authors' code does, so that the candidates are the same.)
 
 The neighbours of a word of several pieces are looked up among all vectors whenever they are needed in the last two.
 """
@@ -61,7 +61,7 @@ def main() -> None:
     jobs = {
         "ours": lambda: ours.augment(texts),
         "word": lambda: [slow.variants(text, shared=True) for text in texts],
-        "replacement": lambda: [slow.variants(text, shared=False) for text in texts],
+        "variant": lambda: [slow.variants(text, shared=False) for text in texts],
     }
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(options.rounds):
@@ -103,10 +103,9 @@ class OneCallForEachWord:
         for _ in range(N):
             chosen = {}
             for number, word in words:
-                if random.random() < P:
-                    candidates = known[number] if shared else self.candidates(text, word)
-                    if candidates:
-                        chosen[number] = random.choice(candidates)
+                candidates = known[number] if shared else self.candidates(text, word)
+                if candidates and random.random() < P:
+                    chosen[number] = random.choice(candidates)
             found.add(with_replacements(text, words_of(text), chosen))
         return found - {text}
 

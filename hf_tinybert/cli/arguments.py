@@ -33,7 +33,8 @@ def parse(
         **defaults: values that differ from the dataclasses' own.
 
     Raises:
-        ValueError: the configuration file cannot be read or has an unknown key, or a flag is unknown.
+        ValueError: the configuration file cannot be read or has an unknown key, a flag is unknown, or the
+            output folder is a file.
         SystemExit: a value has the wrong type (status 2), or help was asked for.
     """
     parser = HfArgumentParser(classes, prog=f"hf-tinybert {verb}", description=description, allow_abbrev=False)
@@ -53,6 +54,10 @@ def parse(
             raise ValueError(f"The configuration file gives a list for {name!r}, which takes one value.")
         from_file += [f"--{name}", *_as_text(name, value)]
     filled = parser.parse_args_into_dataclasses(args=[*from_file, *argv], look_for_args_file=False)
+    for arguments in filled:
+        folder = getattr(arguments, "output_dir", None)
+        if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
+            raise ValueError(f"--output-dir {folder} is a file: name a folder.")
     return filled[: len(classes)]
 
 

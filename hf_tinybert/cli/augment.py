@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,12 +76,12 @@ def run(argv: Sequence[str]) -> None:
         "augment", "Add variants of texts, with some words replaced by others that fit.", (AugmentArguments,), argv
     )
     output = Path(args.output_file)
-    if output.suffix not in _WRITERS:
-        raise ValueError(f"--output-file must end in {', '.join(_WRITERS)}, got {args.output_file}.")
+    _check_output(output, Path(args.input_file))
     if args.text_pair_column and not args.text_column:
         raise ValueError("--text-pair-column needs --text-column.")
     columns = [name for name in (args.text_column, args.text_pair_column) if name] or None
     rows = data.load_file(Path(args.input_file))
+    output.parent.mkdir(parents=True, exist_ok=True)
     state = PartialState(cpu=args.use_cpu)
     augmenter = _augmenter(args, state.device)
     filtering: tuple[Any, Any] | None = None
@@ -95,13 +96,24 @@ def run(argv: Sequence[str]) -> None:
     written = len(augmented)
     if filtering:
         augmented = keep_labels(augmented, *filtering, columns, args.label_column, args.batch_size)
-    output.parent.mkdir(parents=True, exist_ok=True)
     with file_beside(output) as file:
         getattr(augmented, _WRITERS[output.suffix])(str(file))
     for name, value in report(augmented).items():
         print(f"{name}: {value:.3f}" if isinstance(value, float) else f"{name}: {value}")
     if filtering:
         print(f"dropped: {written - len(augmented)}")
+
+
+def _check_output(output: Path, source: Path) -> None:
+    if output.suffix not in _WRITERS:
+        raise ValueError(f"--output-file must end in {', '.join(_WRITERS)}, got {output}.")
+    if output.is_dir():
+        raise ValueError(f"--output-file {output} is a folder: name a file.")
+    if output.exists() and source.exists() and output.samefile(source):
+        raise ValueError(f"--output-file {output} is the input file: name another, or your own rows would be lost.")
+    existing = next(folder for folder in output.absolute().parents if folder.exists())
+    if not os.access(existing, os.W_OK):
+        raise ValueError(f"--output-file {output} cannot be written: {existing} is not open to you.")
 
 
 def _augmenter(args: AugmentArguments, device: torch.device) -> TextAugmenter:

@@ -145,6 +145,20 @@ def test_mistakes_are_said_in_a_sentence(changed, message, command, files, glove
     assert not list(tmp_path.glob("out*"))
 
 
+def test_the_input_is_never_written_over(command, files, glove, tmp_path):
+    rows = tmp_path / "rows.csv"
+    rows.write_bytes((files / "train.csv").read_bytes())
+    for name, message in (("rows.csv", "is the input file"), ("folder.csv", "is a folder")):
+        (tmp_path / "folder.csv").mkdir(exist_ok=True)
+        output = tmp_path / "folder.csv" / ".." / name
+        result = command(
+            "augment", "--input-file", rows, "--output-file", output, "--word-vectors", glove, "--use-cpu"
+        )
+        assert result.code == 2
+        assert message in result.error
+    assert rows.read_bytes() == (files / "train.csv").read_bytes()
+
+
 def test_broken_lines_of_word_vectors_are_passed_over(augment, glove, tmp_path):
     lines = Path(glove).read_text(encoding="utf-8").splitlines()
     broken = tmp_path / "broken.txt"

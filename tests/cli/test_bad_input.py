@@ -250,7 +250,7 @@ DISTILL = {
     ),
     "missing configuration": (lambda b: ["--config", b.folder / "gone.yaml"], r"gone\.yaml cannot be read"),
     "null in the configuration": (lambda b: ["--config", b.text("run.yaml", "temperature:\n")], "temperature"),
-    "output folder is a file": (lambda b: ["--output-dir", b.text("taken", "")], "taken"),
+    "output folder is a file": (lambda b: ["--output-dir", b.text("taken", "")], r"taken is a file: name a folder"),
 }
 
 
