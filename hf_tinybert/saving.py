@@ -25,6 +25,9 @@ class SafeSavingTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         target = output_dir if output_dir is not None else self.args.output_dir
+        if not self.args.should_save:  # transformers 5 calls every process, to gather a sharded model; one writes
+            super()._save(target, state_dict)
+            return
         with self._without_secrets(), written_beside(target) as staging:
             super()._save(staging, state_dict)
             self._save_more(target, staging)

@@ -85,7 +85,7 @@ def scores(model, layer, states):
     return q @ k.mT / q.shape[-1] ** 0.5
 
 
-@pytest.mark.parametrize("preset", ["tinybert-4l-312d", "tinybert-3l-192d"])
+@pytest.mark.parametrize("preset", ["tinybert-4l-312d", pytest.param("tinybert-3l-192d", marks=pytest.mark.slow)])
 def test_a_narrower_student_starts_close_to_the_teacher(preset, teacher):
     train, test = tiny_models.sentences(256, "train"), tiny_models.sentences(128)
     random = create_student(teacher, preset, init="random")

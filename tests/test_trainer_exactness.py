@@ -103,7 +103,9 @@ def resume_and_compare(teacher_folder, tmp_path, options, undisturbed):
         assert torch.equal(result[name], value), name
 
 
-@pytest.mark.parametrize("step", [6, 15], ids=["intermediate phase", "prediction phase"])
+@pytest.mark.parametrize(
+    "step", [pytest.param(6, id="intermediate phase", marks=pytest.mark.slow), pytest.param(15, id="prediction phase")]
+)
 def test_killed_between_checkpoints(step, undisturbed, teacher_folder, tmp_path):
     options = killed_options(tmp_path / "out")
     process = start(teacher_folder, tmp_path / "result.safetensors", options | {"kill_after": step})
@@ -115,7 +117,9 @@ def test_killed_between_checkpoints(step, undisturbed, teacher_folder, tmp_path)
     resume_and_compare(teacher_folder, tmp_path, options, undisturbed)
 
 
-@pytest.mark.parametrize("step", [8, 16], ids=["intermediate phase", "prediction phase"])
+@pytest.mark.parametrize(
+    "step", [pytest.param(8, id="intermediate phase"), pytest.param(16, id="prediction phase", marks=pytest.mark.slow)]
+)
 def test_killed_while_a_checkpoint_is_written(step, undisturbed, teacher_folder, tmp_path):
     options = killed_options(tmp_path / "out")
     folder = tmp_path / "out" / f"checkpoint-{step}"
