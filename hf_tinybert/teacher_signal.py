@@ -47,7 +47,7 @@ class LiveTeacher:
         model: the teacher.
         hidden: teacher layers whose output is matched (0 is the embedding block).
         attention: teacher layers whose queries and keys are matched.
-        autocast: makes the context in which the teacher runs, for mixed precision. The encoder's linear weights are
+        autocast: makes the context in which the teacher runs, for mixed precision. The layers' linear weights are
             cast once and kept beside the model: autocast would cast frozen ones in every batch.
         compile_kwargs: arguments of `torch.compile` for the teacher, or None to run it as it is.
     """
@@ -70,7 +70,8 @@ class LiveTeacher:
         self._stops = compile_kwargs is None and (last < encoder.num_layers or last not in hidden)
         self._capture = FeatureCapture(encoder, hidden, attention)
         self._autocast = autocast
-        self._cast: dict[str, Tensor] | None = None
+        self._encoder = encoder
+        self._cast: dict[bool, dict[str, Tensor]] = {}
         # Compiled training code may want to keep the features for its backward pass, which inference tensors forbid.
         self._no_gradient: Callable[[], Any] = torch.inference_mode if compile_kwargs is None else torch.no_grad
         self._layers: Callable[..., Features] = self._run_layers
@@ -92,8 +93,8 @@ class LiveTeacher:
         """Run the teacher: up to the last matched layer where no logits are wanted."""
         wanted = {name: value for name, value in inputs.items() if name in self.inputs}
         with self._no_gradient(), self._autocast():
-            if self._cast is None:
-                self._cast = _cast_weights(self.model.base_model)
+            if not self._cast:
+                self._cast_weights()
             return self._layers(wanted, prediction) if intermediate else self._logits(wanted)
 
     def flush(self, wait: Callable[[], None] | None = None) -> None:
@@ -102,7 +103,7 @@ class LiveTeacher:
     def close(self) -> None:
         """Take the hooks off the teacher."""
         self._capture.remove()
-        self._cast = None
+        self._cast.clear()
 
     def _run_layers(self, inputs: Mapping[str, Any], prediction: bool) -> Features:
         with self._capture.recording(stop=self._stops and not prediction) as features:
@@ -115,19 +116,18 @@ class LiveTeacher:
         return Features(logits=self._run(inputs, whole=True).logits)
 
     def _run(self, inputs: Mapping[str, Any], whole: bool) -> Any:
-        assert self._cast is not None
-        model = self.model if whole else self.model.base_model
-        prefix = "" if model is model.base_model else f"{model.base_model_prefix}."
-        weights = {prefix + name: weight for name, weight in self._cast.items()}
-        return functional_call(model, weights, kwargs={**inputs, **PLAIN_OUTPUT})
+        return functional_call(self._module(whole), self._cast[whole], kwargs={**inputs, **PLAIN_OUTPUT})
 
+    def _module(self, whole: bool) -> nn.Module:
+        return self.model if whole else self.model.base_model
 
-def _cast_weights(encoder: nn.Module) -> dict[str, Tensor]:
-    """The weights of linear layers in the type to which autocast, if it is on, would cast them."""
-    found: dict[str, Tensor] = {}
-    for name, module in encoder.named_modules():
-        if type(module) is nn.Linear and torch.is_autocast_enabled(module.weight.device.type):
-            dtype = torch.get_autocast_dtype(module.weight.device.type)
-            if module.weight.dtype == torch.float32:
-                found[f"{name}.weight"] = module.weight.to(dtype)
-    return found
+    def _cast_weights(self) -> None:
+        """The weights in the type to which autocast, if it is on, would cast them, by their names in both modules."""
+        cast: dict[int, Tensor] = {}
+        modules = (module for layer in self._encoder.layers for module in layer.modules())
+        for weight in (module.weight for module in modules if type(module) is nn.Linear):
+            if torch.is_autocast_enabled(weight.device.type) and weight.dtype == torch.float32:
+                cast[id(weight)] = weight.to(torch.get_autocast_dtype(weight.device.type))
+        for whole in (True, False):
+            named = self._module(whole).named_parameters()
+            self._cast[whole] = {name: cast[id(weight)] for name, weight in named if id(weight) in cast}

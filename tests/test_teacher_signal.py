@@ -115,6 +115,20 @@ def test_cast_weights_are_made_once_and_change_nothing():
         assert torch.equal(value, before[name][1])
 
 
+def test_mixed_precision_covers_a_teacher_with_an_adapter():
+    peft = pytest.importorskip("peft")
+    adapter = peft.LoraConfig(target_modules=["query", "value"], task_type="SEQ_CLS", init_lora_weights=False)
+    model, batch = peft.get_peft_model(tiny_models.model(), adapter).eval(), tiny_models.batch()
+    autocast = lambda: torch.autocast("cpu", torch.bfloat16)  # noqa: E731
+    signal = LiveTeacher(model, [0, 3], [3], autocast)
+    with torch.no_grad(), autocast():
+        expected = model(**batch, output_hidden_states=True)
+    for prediction in (False, True):
+        features = signal.features(batch, intermediate=True, prediction=prediction)
+        assert torch.equal(features.hidden[3], expected.hidden_states[3])
+    assert torch.equal(features.logits, expected.logits)
+
+
 def test_a_compiled_teacher_gives_the_same():
     model, batch = tiny_models.model(), tiny_models.batch()
     live = LiveTeacher(model, [0, 3], [3]).features(batch, intermediate=True, prediction=True)
