@@ -23,10 +23,8 @@ ROWS = 100
 
 def data(count=ROWS) -> Dataset:
     """The household requests with their labels."""
-    source = workbench.household()["train"].select(range(count))
-    tokenizer = workbench.tokenizer()
-    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in source["input_ids"]]
-    return Dataset.from_dict({"text": texts, "label": source["labels"], "id": [f"row {n}" for n in range(count)]})
+    columns = {"text": workbench.requests(count), "label": workbench.household()["train"]["labels"][:count]}
+    return Dataset.from_dict(columns | {"id": [f"row {n}" for n in range(count)]})
 
 
 def vectors() -> WordVectors:

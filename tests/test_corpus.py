@@ -18,8 +18,7 @@ def own_home(tmp_path, monkeypatch):
 @pytest.fixture
 def text(tmp_path):
     """The demo's requests, one a line, an empty line after every tenth."""
-    source = workbench.household()["train"].select(range(100))
-    lines = [workbench.tokenizer().decode(ids, skip_special_tokens=True) for ids in source["input_ids"]]
+    lines = workbench.requests(100)
     (tmp_path / "corpus" / "deep").mkdir(parents=True)
     paths = [tmp_path / "corpus" / "a.txt", tmp_path / "corpus" / "deep" / "b.txt"]
     for number, path in enumerate(paths):

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 import saving_worker
+import workbench
 
 from hf_tinybert.saving import file_beside, remove_partial, written_beside
 
@@ -41,15 +40,8 @@ def test_old_files_are_replaced_others_stay_and_what_a_killed_run_left_goes(tmp_
 
 def test_of_two_processes_one_writes_and_the_other_leaves_it_alone(tmp_path):
     """Transformers 5 asks every process to save."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*launcher, saving_worker.__file__, str(tmp_path)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(saving_worker.__file__).parent)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    command = workbench.worker(saving_worker.__file__, tmp_path, processes=2)
+    done = subprocess.run(**command, capture_output=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors", "training_args.bin"}
 

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -181,14 +180,8 @@ def test_two_processes_train_as_one(teacher_folder, tmp_path):
     folder = tmp_path / "two"
     folder.mkdir()
     options = {"per_device_train_batch_size": 4, "ddp_backend": "gloo"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*launcher, cache_worker.__file__, teacher_folder, str(folder), json.dumps(options)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(cache_worker.__file__).parent)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    command = workbench.worker(cache_worker.__file__, teacher_folder, folder, json.dumps(options), processes=2)
+    done = subprocess.run(**command, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     for choice in ("features", "logits"):
         result = load_file(folder / f"{choice}.safetensors")

@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
+import workbench
 import worker
 from safetensors.torch import load_file
 
 from hf_tinybert import checkpoints, compat
 
-WORKER = Path(worker.__file__)
 GRADIENT_TOLERANCE, WEIGHT_TOLERANCE = 1e-5, 1e-4
 
 
 def start(teacher_folder, result, options, processes=1):
     """Start a worker and return the process."""
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKER.parent)}
-    return subprocess.Popen(
-        [*launcher, str(WORKER), str(teacher_folder), str(result), json.dumps(options)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    command = workbench.worker(worker.__file__, teacher_folder, result, json.dumps(options), processes=processes)
+    return subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def finish(process):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import os
+import sys
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -44,6 +47,21 @@ def household() -> dict[str, Dataset]:
         encoded["labels"] = [names.index(row["intent"]) for row in rows]
         splits[split] = Dataset.from_dict(encoded)
     return splits
+
+
+def requests(count: int) -> list[str]:
+    """The first household requests of the training split, as the tokenizer spells them."""
+    rows = household()["train"].select(range(count))
+    return [tokenizer().decode(ids, skip_special_tokens=True) for ids in rows["input_ids"]]
+
+
+def worker(script: str, *arguments: object, processes: int = 1) -> dict[str, Any]:
+    """What `subprocess` needs to run a script in one process, or in several by `torchrun`, with a thread each."""
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    return {"args": [*launcher, script, *map(str, arguments)], "env": environment, "text": True}
 
 
 @cache

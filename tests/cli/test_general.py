@@ -17,10 +17,8 @@ def own_home(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    source = workbench.household()["train"].select(range(300))
-    lines = [workbench.tokenizer().decode(ids, skip_special_tokens=True) for ids in source["input_ids"]]
     path = tmp_path_factory.mktemp("text") / "corpus.txt"
-    path.write_text("\n".join(lines), encoding="utf-8")
+    path.write_text("\n".join(workbench.requests(300)), encoding="utf-8")
     return path
 
 

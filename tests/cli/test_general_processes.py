@@ -23,11 +23,9 @@ STEPS, SAVED = 8, 3
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    """Two hundred requests, a document each: four pieces of text."""
-    source = workbench.household()["train"].select(range(100))
-    lines = [workbench.tokenizer().decode(ids, skip_special_tokens=True) for ids in source["input_ids"]]
+    """A hundred requests, a document each: four pieces of text."""
     path = tmp_path_factory.mktemp("text") / "corpus.txt"
-    path.write_text("\n\n".join(lines), encoding="utf-8")
+    path.write_text("\n\n".join(workbench.requests(100)), encoding="utf-8")
     return path
 
 
