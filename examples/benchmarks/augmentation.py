@@ -17,7 +17,6 @@ The neighbours of a word of several pieces are looked up among all vectors whene
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import random
@@ -25,6 +24,7 @@ import statistics
 import time
 from pathlib import Path
 
+import glue
 import numpy as np
 import torch
 from training_step import machine, write
@@ -50,8 +50,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/augmentation.json"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    with (options.data / "glue" / "SST-2" / "train.tsv").open(encoding="utf-8", newline="") as file:
-        texts = [row["sentence"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
+    texts = [row["sentence"] for row in glue.rows(options.data, "SST-2")]
     texts = random.Random(SAMPLE_SEED).sample(texts, options.sentences)
     model = AutoModelForMaskedLM.from_pretrained(options.masked_lm, dtype=torch.float32).to(options.device).eval()
     tokenizer = AutoTokenizer.from_pretrained(options.masked_lm)

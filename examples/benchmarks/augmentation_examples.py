@@ -7,11 +7,11 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import random
 from pathlib import Path
 
+import glue
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -42,10 +42,7 @@ def main() -> None:
 
 def read(folder: Path) -> dict[str, list[str]]:
     def column(task: str, *names: str) -> list[str]:
-        with (folder / "glue" / task / "train.tsv").open(encoding="utf-8-sig", newline="") as file:
-            return [
-                row[name] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE) for name in names
-            ]
+        return [row[name] for row in glue.rows(folder, task) for name in names]
 
     clinc = json.loads((folder / "clinc150" / "data_full.json").read_text(encoding="utf-8"))
     return {

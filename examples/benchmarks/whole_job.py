@@ -23,7 +23,6 @@ which makes the teacher. The seconds are those of training, building a cache inc
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import random
@@ -35,6 +34,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
+import glue
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
@@ -91,8 +91,7 @@ def run_job(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     tokenizer = AutoTokenizer.from_pretrained(options.teacher)
     teacher = AutoModelForSequenceClassification.from_pretrained(options.teacher)
-    source = options.data / "glue" / "SST-2"
-    train, dev = (read(source / name, tokenizer) for name in ("train.tsv", "dev.tsv"))
+    train, dev = (read(glue.rows(options.data, "SST-2", split), tokenizer) for split in ("train", "dev"))
     train = train.select(random.Random(SUBSET_SEED).sample(range(len(train)), options.sentences))
     set_seed(options.seed)
     baseline = options.one in BASELINES
@@ -114,9 +113,7 @@ def run_job(options: argparse.Namespace) -> None:
     write(options.output / f"{options.one}.json", (json.dumps(result, indent=2) + "\n").encode())
 
 
-def read(path: Path, tokenizer: object) -> Dataset:
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+def read(rows: list[dict[str, str]], tokenizer: object) -> Dataset:
     encoded = tokenizer([row["sentence"] for row in rows], truncation=True, max_length=LENGTH)
     return Dataset.from_dict({**encoded, "labels": [int(row["label"]) for row in rows]})
 
