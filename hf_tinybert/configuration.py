@@ -63,7 +63,7 @@ class TinyBertConfig(BertConfig):
 
         Vocabulary, padding id, token types, longest input, labels (`id2label`, `problem_type`) and the number
         of attention heads come from the teacher. Where the preset's width is no multiple of the teacher's
-        heads, the preset's heads stay, and attention scores cannot be matched head by head.
+        heads, the preset's heads stay, and attention is compared otherwise (`head_matching`).
 
         Args:
             teacher_config: the teacher's configuration.
@@ -77,7 +77,8 @@ class TinyBertConfig(BertConfig):
         taken: dict[str, Any] = {
             "vocab_size": teacher_config.vocab_size,
             "pad_token_id": teacher_config.pad_token_id,
-            "type_vocab_size": max(1, getattr(teacher_config, "type_vocab_size", 1) or 1),
+            # Families without token types (DeBERTa, DistilBERT) may still have tokenizers that give them.
+            "type_vocab_size": getattr(teacher_config, "type_vocab_size", 0) or 2,
             "max_position_embeddings": teacher_config.max_position_embeddings,
             "hidden_act": getattr(teacher_config, "hidden_act", "gelu"),
             "layer_norm_eps": getattr(teacher_config, "layer_norm_eps", 1e-12),
@@ -95,7 +96,7 @@ class TinyBertConfig(BertConfig):
         elif "num_attention_heads" not in overrides:
             logger.warning(
                 f"The teacher has {heads} attention heads, which do not divide the student's width {width}; the "
-                f"student keeps {sizes['num_attention_heads']}, and its attention cannot be matched head by head."
+                f"student keeps {sizes['num_attention_heads']}, and head_matching says how they are compared."
             )
         if overrides.keys() & {"num_labels", "id2label", "label2id"}:
             del taken["id2label"], taken["label2id"]

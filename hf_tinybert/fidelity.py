@@ -12,8 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_tinybert import losses
+from hf_tinybert.counts import BatchCounts
 from hf_tinybert.families import locate
-from hf_tinybert.features import PLAIN_OUTPUT, FeatureCapture
+from hf_tinybert.features import PLAIN_OUTPUT, FeatureCapture, Features
 from hf_tinybert.objective import Settings
 from hf_tinybert.projections import Projections
 from hf_tinybert.teacher_signal import LiveTeacher
@@ -48,13 +49,13 @@ class Fidelity:
     ) -> None:
         """Put hooks on both models."""
         self._student, self._projections, self._settings, self._autocast = student, projections, settings, autocast
-        encoder, mapping = locate(student), settings.mapping
-        self._num_heads = encoder.num_heads
-        self._capture = FeatureCapture(encoder, settings.hidden_layers, settings.attention_layers)
+        mapping, kinds = settings.mapping, settings.attention_kinds
+        self._capture = FeatureCapture(locate(student), settings.hidden_layers, settings.attention_layers, kinds)
         self._signal = LiveTeacher(
             teacher,
             [mapping[m] for m in settings.hidden_layers],
             [mapping[m] for m in settings.attention_layers],
+            kinds,
             autocast=teacher_autocast,
         )
         weights = settings.weights
@@ -76,20 +77,27 @@ class Fidelity:
         if mask is None:
             mask = torch.ones_like(inputs["input_ids"])
         real, mapping = mask.bool(), self._settings.mapping
-        lengths = real.sum(-1).float()
-        sums = {"tokens": lengths.sum(), "pairs": lengths.square().sum()}
+        heads = self._settings.heads
+        counts = BatchCounts.of_batches([inputs], mask.device, windows=self._settings.windows)
+        sums = {"tokens": counts.tokens}
         for m in self._settings.hidden_layers:
             projected = self._projections(student.hidden[m].float(), m)
             theirs = teacher.hidden[mapping[m]].float()
             sums[f"loss_{_level(m)}"] = losses.hidden_loss(projected, theirs, mask, "sum")
             sums[f"cosine_{_level(m)}"] = F.cosine_similarity(projected, theirs, dim=-1)[real].sum()
         for m in self._settings.attention_layers:
-            ours = student.queries[m], student.keys[m]
-            theirs_too = teacher.queries[mapping[m]], teacher.keys[mapping[m]]
-            sums[f"loss_attention_{m}"] = losses.attention_loss(*ours, *theirs_too, self._num_heads, mask, "sum")
-            maps = [_attention(query, key, self._num_heads, real) for query, key in (ours, theirs_too)]
-            overlap = torch.minimum(*maps).sum(-1).mean(1)
-            sums[f"attention_overlap_{m}"] = overlap[real].sum()
+            assert heads is not None
+            above = mapping[m]
+            mixing = self._projections.mixing_of(m)
+            sums[f"count_attention_{m}"] = heads.count(m, counts)
+            sums[f"loss_attention_{m}"] = heads.loss(m, above, student, teacher, mixing, mask, "sum")
+            if heads.kind == "heads":
+                maps = [
+                    _attention(features, layer, heads.teacher_heads, real, heads.windows.get(m))
+                    for features, layer in ((student, m), (teacher, above))
+                ]
+                overlap = torch.minimum(*maps).sum(-1).mean(1)
+                sums[f"attention_overlap_{m}"] = overlap[real].sum()
         for name, value in sums.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         return self._loss(sums)
@@ -101,7 +109,7 @@ class Fidelity:
         names = sorted(self._sums)
         total = accelerator.reduce(torch.stack([self._sums[name].float() for name in names]), reduction="sum")
         sums = dict(zip(names, total.unbind(), strict=True))
-        means = {name: _mean(name, sums) for name in names if name not in ("tokens", "pairs")}
+        means = {name: _mean(name, sums) for name in names if not name.startswith(("tokens", "count"))}
         return {f"{prefix}_{name}": float(value) for name, value in ({"loss": self._loss(sums)} | means).items()}
 
     def close(self) -> None:
@@ -118,11 +126,17 @@ def _level(layer: int) -> str:
 
 
 def _mean(name: str, sums: Mapping[str, Tensor]) -> Tensor:
-    return sums[name] / sums["pairs" if name.startswith("loss_attention") else "tokens"].clamp(min=1)
+    count = name.replace("loss", "count") if name.startswith("loss_attention") else "tokens"
+    return sums[name] / sums[count].clamp(min=1)
 
 
-def _attention(query: Tensor, key: Tensor, num_heads: int, real: Tensor) -> Tensor:
-    """Attention distributions `[B, h, S, S]` from queries and keys `[B, S, h * d]`."""
-    q, k = (x.float().unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key))
-    scores = q @ k.mT / q.shape[-1] ** 0.5
-    return scores.masked_fill(~real[:, None, None, :], float("-inf")).softmax(-1)
+def _attention(features: Features, layer: int, num_heads: int, real: Tensor, window: int | None) -> Tensor:
+    """Attention distributions `[B, h, S, S]` of a layer, over the positions that both models look at."""
+    query, key = (x[layer].float().unflatten(-1, (num_heads, -1)) for x in (features.queries, features.keys))
+    scores = query.transpose(1, 2) @ key.transpose(1, 2).mT / query.shape[-1] ** 0.5
+    if layer in features.bias:
+        scores = scores + features.bias[layer]
+    seen = real[:, None, None, :]
+    if window is not None:
+        seen = seen & losses.band(real.shape[-1], window, real.device)
+    return scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(-1)

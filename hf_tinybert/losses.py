@@ -76,6 +76,9 @@ def attention_loss(
     mask: Tensor | None = None,
     reduction: Reduction = "mean",
     form: Literal["auto", "linear", "map"] = "auto",
+    student_bias: Tensor | None = None,
+    teacher_bias: Tensor | None = None,
+    window: int | None = None,
 ) -> Tensor:
     """Mean over heads of MSE(A_S, A_T) with A = Q K^T / sqrt(d_head), before the softmax: equation 7.
 
@@ -94,13 +97,18 @@ def attention_loss(
             `"map"` builds that S x S map, in O(S^2 (d_s + d_t)) time. `"linear"` uses
             sum((X^T X) * (Y^T Y)) instead, in O(S (d_s + d_t)^2). The two are equal up to float32 rounding,
             which is relative to the size of the scores: 2e-8 of a loss of order 1, 5e-3 of a loss of 2e-6.
-            `"auto"` takes the one with fewer operations, gradient included: the map in short sequences.
+            `"auto"` takes the one with fewer operations, gradient included: the map in short sequences, or where
+            there is a bias or a window.
+        student_bias: `[B, h, S, S]`, added to the student's scores (terms of relative positions), or None.
+        teacher_bias: the same for the teacher.
+        window: only pairs at most so many positions apart count; None: all do.
 
     Returns:
         A float32 scalar.
 
     Raises:
-        ValueError: the shapes do not fit each other, or a width is no multiple of `num_heads`.
+        ValueError: the shapes do not fit each other, a width is no multiple of `num_heads`, or the linear form is
+            asked for with a bias or a window, where it does not hold.
     """
     _check_same_shape("attention_loss (student's query and key)", student_query, student_key)
     _check_same_shape("attention_loss (teacher's query and key)", teacher_query, teacher_key)
@@ -112,17 +120,80 @@ def attention_loss(
     with _full_precision(student_query):
         queries_s, keys_s = (_split_heads(x.float(), num_heads) for x in (student_query, student_key))
         queries_t, keys_t = (_split_heads(x, num_heads) for x in (teacher_query, teacher_key))
-        if reduction == "paper":
-            return _paper_attention(queries_s, keys_s, queries_t, keys_t, mask)
         if form not in ("auto", "linear", "map"):
             raise ValueError(f"attention_loss: form is 'auto', 'linear' or 'map', got {form!r}.")
-        linear = form == "linear" or (form == "auto" and _linear_is_cheaper(queries_s, queries_t))
-        frozen = not (queries_t.requires_grad or keys_t.requires_grad)
-        distance = _ScoreDistance.apply if frozen else _score_distance
+        if window is not None and student_query.shape[1] <= window + 1:
+            window = None
+        bias = _bias_difference(student_bias, teacher_bias)
+        if reduction == "paper":
+            return _paper_attention((queries_s, keys_s, student_bias), (queries_t, keys_t, teacher_bias), mask, window)
         padding = _padding(mask, student_query.shape[:-1])
-        total = distance(queries_s, keys_s, queries_t, keys_t, padding, linear)
-        per_sequence = _lengths(mask, student_query)
-        return _reduce(total / num_heads, per_sequence.square().sum(), reduction)
+        if bias is not None or window is not None:
+            if form == "linear":
+                raise ValueError("attention_loss: the linear form does not hold with a bias or a window.")
+            total = _map_distance(queries_s, keys_s, queries_t, keys_t, bias, padding, window)
+        else:
+            linear = form == "linear" or (form == "auto" and _linear_is_cheaper(queries_s, queries_t))
+            frozen = not (queries_t.requires_grad or keys_t.requires_grad)
+            distance = _ScoreDistance.apply if frozen else _score_distance
+            total = distance(queries_s, keys_s, queries_t, keys_t, padding, linear)
+        if reduction == "sum":
+            return total / num_heads
+        real = student_query.new_ones(student_query.shape[:-1]) if mask is None else mask
+        return _reduce(total / num_heads, real_pairs(real, window), reduction)
+
+
+def relation_loss(
+    student: Tensor, teacher: Tensor, num_heads: int, mask: Tensor | None = None, reduction: Reduction = "mean"
+) -> Tensor:
+    """KL divergence of self-attention relations: softmax(X X^T / sqrt(d)) of each head, teacher's against student's.
+
+    X is a layer's queries, keys or values, split anew into `num_heads` relation heads, whatever the number of
+    attention heads (Wang et al. 2021, "MiniLMv2", arXiv 2012.15828, equations 4 to 6).
+
+    Args:
+        student: `[B, S, h * d_s]`.
+        teacher: `[B, S, h * d_t]`.
+        num_heads: h, the number of relation heads.
+        mask: `[B, S]` or None. Padding takes no part, neither as a row nor as what rows attend to.
+        reduction: `"mean"` averages over heads and real rows; `"sum"` averages over heads and sums over real rows;
+            `"paper"` averages over all rows.
+
+    Returns:
+        A float32 scalar.
+
+    Raises:
+        ValueError: the shapes do not fit each other, or a width is no multiple of `num_heads`.
+    """
+    if student.shape[:-1] != teacher.shape[:-1]:
+        raise ValueError(
+            f"relation_loss: student and teacher see different positions, {tuple(student.shape[:-1])} and "
+            f"{tuple(teacher.shape[:-1])}."
+        )
+    with _full_precision(student):
+        padding = _padding(mask, student.shape[:-1])
+        maps = []
+        for side in (student, teacher):
+            heads = _split_heads(side.float(), num_heads)
+            relation = heads @ heads.mT / math.sqrt(heads.shape[-1])
+            if padding is not None:
+                relation = relation.masked_fill(padding[:, None, None, :], torch.finfo(relation.dtype).min)
+            maps.append(F.log_softmax(relation, dim=-1))
+        per_row = F.kl_div(maps[0], maps[1], reduction="none", log_target=True).sum(-1).mean(1)
+        return _reduce_rows(per_row, None if reduction == "paper" else mask, reduction)
+
+
+def real_pairs(mask: Tensor, window: int | None = None) -> Tensor:
+    """How many pairs (query, key) of real positions a batch has, at most `window` positions apart; a scalar.
+
+    Args:
+        mask: `[B, S]`, 1 for a real position.
+        window: None counts all pairs.
+    """
+    real = mask.bool().float()
+    if window is None:
+        return real.sum(-1).square().sum()
+    return ((real @ band(mask.shape[-1], window, mask.device).float()) * real).sum()
 
 
 def soft_cross_entropy(
@@ -225,6 +296,12 @@ def hard_label_loss(
     )
 
 
+def band(positions: int, window: int, device: torch.device) -> Tensor:
+    """`[S, S]`, True for pairs at most `window` positions apart."""
+    places = torch.arange(positions, device=device)
+    return (places[:, None] - places[None, :]).abs() <= window
+
+
 class _SquaredDistance(torch.autograd.Function):
     """||student - teacher||^2 over real positions: one difference, kept for the backward pass, and nothing else."""
 
@@ -290,6 +367,32 @@ class _ScoreDistance(torch.autograd.Function):
         return gradient * of_query, gradient * of_key, None, None, None, None
 
 
+def _map_distance(
+    q_s: Tensor,
+    k_s: Tensor,
+    q_t: Tensor,
+    k_t: Tensor,
+    bias: Tensor | None,
+    padding: Tensor | None,
+    window: int | None,
+) -> Tensor:
+    """||A_S - A_T||_F^2 over the pairs that count, from the maps: for scores that are more than Q K^T."""
+    difference = q_s / math.sqrt(q_s.shape[-1]) @ k_s.mT - q_t.float() / math.sqrt(q_t.shape[-1]) @ k_t.float().mT
+    if bias is not None:
+        difference = difference + bias
+    if padding is not None:
+        difference = difference.masked_fill(padding[:, None, :, None] | padding[:, None, None, :], 0.0)
+    if window is not None:
+        difference = difference.masked_fill(~band(difference.shape[-1], window, difference.device), 0.0)
+    return difference.square().sum()
+
+
+def _bias_difference(student: Tensor | None, teacher: Tensor | None) -> Tensor | None:
+    if student is None:
+        return None if teacher is None else -teacher.float()
+    return student.float() if teacher is None else student.float() - teacher.float()
+
+
 def _side_by_side(student: Tensor, teacher: Tensor, padding: Tensor | None) -> Tensor:
     """`[B, h, S, d_s + d_t]`, float32, contiguous, padded rows zeroed: one pass over what the models gave."""
     width = student.shape[-1]
@@ -313,12 +416,21 @@ def _scale(student: Tensor, teacher: Tensor) -> Tensor:
     return torch.cat([student.new_full((width,), factor) for width, factor in zip(widths, factors, strict=True)])
 
 
-def _paper_attention(q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, mask: Tensor | None) -> Tensor:
+def _paper_attention(
+    student: tuple[Tensor, Tensor, Tensor | None],
+    teacher: tuple[Tensor, Tensor, Tensor | None],
+    mask: Tensor | None,
+    window: int | None,
+) -> Tensor:
     maps = []
-    for queries, keys in ((q_s, k_s), (q_t, k_t)):
+    for queries, keys, bias in (student, teacher):
         scores = queries.float() / math.sqrt(queries.shape[-1]) @ keys.float().mT
+        if bias is not None:
+            scores = scores + bias
         if mask is not None:
             scores = scores + (1.0 - mask[:, None, None, :].float()) * _PAPER_MASK_VALUE
+        if window is not None:
+            scores = scores.masked_fill(~band(scores.shape[-1], window, scores.device), _PAPER_MASK_VALUE)
         maps.append(torch.where(scores <= _PAPER_MASKED_BELOW, torch.zeros_like(scores), scores))
     return F.mse_loss(maps[0], maps[1])
 
@@ -345,13 +457,6 @@ def _padding(mask: Tensor | None, shape: tuple[int, ...] | torch.Size) -> Tensor
         raise ValueError(f"The mask's shape {tuple(mask.shape)} does not fit the positions {tuple(shape)}.")
     real = mask.bool()
     return None if real.device.type == "cpu" and not torch.compiler.is_compiling() and real.all() else ~real
-
-
-def _lengths(mask: Tensor | None, like: Tensor) -> Tensor:
-    """Real positions of each sequence, `[B]`, float32."""
-    if mask is None:
-        return torch.full(like.shape[:1], float(like.shape[1]), device=like.device)
-    return mask.bool().sum(dim=-1).float()
 
 
 def _count(mask: Tensor | None, per_position: Tensor) -> Tensor:

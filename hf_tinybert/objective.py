@@ -7,21 +7,25 @@ pass, and the projections are parameters like any other. In eval mode it is the 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
 from hf_tinybert import losses
 from hf_tinybert.attention_precision import fast_attention
+from hf_tinybert.counts import BatchCounts
 from hf_tinybert.families import Encoder
 from hf_tinybert.features import PLAIN_OUTPUT, FeatureCapture, Features
+from hf_tinybert.head_matching import HeadMatching
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.projections import Projections
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,75 +51,6 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class BatchCounts:
-    """How many things a global batch holds, over all its micro-batches and processes.
-
-    Means are taken over these counts, so that accumulating micro-batches, or splitting them over processes,
-    gives the gradient of the whole batch whatever their lengths.
-
-    Attributes:
-        sequences: rows.
-        tokens: real positions.
-        pairs: real (query, key) pairs, the sum of squared lengths.
-        labels: labelled rows, or labelled positions in token-level tasks.
-        shares: micro-batches times processes; the Trainer and DDP average over them, so each share's sum is
-            multiplied by it first.
-    """
-
-    sequences: Tensor
-    tokens: Tensor
-    pairs: Tensor
-    labels: Tensor
-    shares: int
-
-    @classmethod
-    def of_batches(
-        cls,
-        batches: Sequence[Mapping[str, Any]],
-        device: torch.device,
-        longest: int | None = None,
-        reduce: Callable[..., Tensor] | None = None,
-        processes: int = 1,
-        count_rows: bool = False,
-    ) -> BatchCounts:
-        """Count a step's micro-batches, over all processes, without waiting for the device.
-
-        Args:
-            batches: this process's micro-batches, with `input_ids` `[B, S]` and, where they have them,
-                `attention_mask` and `labels`.
-            device: where the counts live.
-            longest: the longest input that the models take.
-            reduce: `accelerator.reduce`, where there are several processes.
-            processes: how many there are.
-            count_rows: every row counts as one label, as in multi-label tasks, whose labels are `[B, C]`.
-
-        Raises:
-            ValueError: an input is longer than `longest`.
-        """
-        rows: list[Tensor] = []
-        for batch in batches:
-            ids, mask, labels = batch["input_ids"], batch.get("attention_mask"), batch.get("labels")
-            sequences, positions = ids.shape
-            if longest is not None and positions > longest:
-                raise ValueError(
-                    f"An input of {positions} tokens is longer than the {longest} positions of the student or the "
-                    "teacher: truncate when tokenising (`truncation=True, max_length=...`)."
-                )
-            full = torch.full((sequences,), positions, device=device)
-            lengths = full if mask is None else mask.to(device).sum(-1)
-            labelled = torch.full((), sequences, device=device)
-            if labels is not None and not labels.is_floating_point() and not count_rows:
-                labelled = (labels.to(device) != -100).sum()
-            count = torch.full((), sequences, device=device)
-            rows.append(torch.stack([count, lengths.sum(), lengths.square().sum(), labelled]).float())
-        total = torch.stack(rows).sum(dim=0)
-        if reduce is not None:
-            total = reduce(total, reduction="sum")
-        sequences, tokens, pairs, labelled = total.unbind()
-        return cls(sequences, tokens, pairs, labelled, len(batches) * processes)
-
-
-@dataclass(frozen=True)
 class Step:
     """What a training forward pass needs beside the student's inputs.
 
@@ -137,6 +72,7 @@ class Settings:
     Attributes:
         mapping: which layers are matched.
         weights: of levels and layers.
+        heads: how attention is compared; None where it is not.
         temperature: of the soft cross-entropy.
         reduction: `"mean"` or `"paper"` (see `hf_tinybert.losses`).
         regression: the prediction level is a mean squared error.
@@ -147,6 +83,7 @@ class Settings:
 
     mapping: LayerMapping
     weights: Weights
+    heads: HeadMatching | None = None
     temperature: float = 1.0
     reduction: str = "mean"
     regression: bool = False
@@ -162,8 +99,31 @@ class Settings:
 
     @property
     def attention_layers(self) -> list[int]:
-        """Student layers whose attention scores are matched."""
+        """Student layers whose attention is matched."""
+        if self.heads is None:
+            return []
         return [m for m in self.mapping.layers if self.weights.of_layer("attention", m)]
+
+    @property
+    def attention_kinds(self) -> tuple[str, ...]:
+        """What is wanted of the layers whose attention is matched (see `FeatureCapture`)."""
+        return () if self.heads is None else self.heads.kinds
+
+    @property
+    def windows(self) -> set[int]:
+        """The windows that pairs must be counted for."""
+        return set() if self.heads is None else self.heads.distinct_windows
+
+    def mixing(self) -> dict[int, Tensor]:
+        """Student layer -> starting weights of its mixture of heads, where heads are mixed."""
+        if self.heads is None or self.heads.kind != "mixing":
+            return {}
+        return {layer: self.heads.start_of_mixing() for layer in self.attention_layers}
+
+    def say_heads(self) -> None:
+        """Say how attention is compared where heads do not simply meet their like."""
+        if self.heads is not None and self.heads.kind != "heads":
+            logger.warning_once(f"Attention is compared by head_matching={self.heads.kind!r}: {self.heads.why}.")
 
 
 class DistillationObjective(nn.Module):
@@ -184,8 +144,9 @@ class DistillationObjective(nn.Module):
         self.student = student
         self.projections = projections
         self.settings = settings
-        self._num_heads = encoder.num_heads
-        self._capture = FeatureCapture(encoder, settings.hidden_layers, settings.attention_layers)
+        self._capture = FeatureCapture(
+            encoder, settings.hidden_layers, settings.attention_layers, settings.attention_kinds
+        )
         self._accepted = set(inspect.signature(student.forward).parameters)
 
     def forward(self, step: Step | None = None, **inputs: Any) -> Any:
@@ -235,16 +196,11 @@ class DistillationObjective(nn.Module):
             layer = layers.pop()
             above = settings.mapping[layer]
             if layer in settings.attention_layers and "attention" in step.levels:
+                assert settings.heads is not None
+                mixing = self.projections.mixing_of(layer)
+                count = settings.heads.count(layer, step.counts)
                 value = self._share(
-                    step.counts.pairs,
-                    step,
-                    losses.attention_loss,
-                    student.queries[layer],
-                    student.keys[layer],
-                    teacher.queries[above],
-                    teacher.keys[above],
-                    self._num_heads,
-                    mask=mask,
+                    count, step, settings.heads.loss, layer, above, student, teacher, mixing=mixing, mask=mask
                 )
                 yield f"attention_{layer}", weights.of_layer("attention", layer), value
             if layer in settings.hidden_layers and ("hidden" if layer else "embedding") in step.levels:

@@ -1,4 +1,4 @@
-"""The learnt maps from the student's width to the teacher's: W_e and W_h of equations 8 and 9.
+"""The learnt maps from the student to the teacher: W_e and W_h of equations 8 and 9, and how heads are mixed.
 
 They are trained with the student and thrown away afterwards.
 """
@@ -26,10 +26,18 @@ class Projections(nn.Module):
         levels: student layers to be projected (0 is the embedding block).
         shared: one layer for all levels, as in the authors' code, or one for each.
         seed: seed of the starting weights, normal with standard deviation 0.02 (BERT's own).
+        mixing: student layer -> starting weights `[teacher_heads, student_heads]` of the mixture of the student's
+            heads that each of the teacher's is compared with (see `hf_tinybert.head_matching`); none if empty.
     """
 
     def __init__(
-        self, student_size: int, teacher_size: int, levels: Iterable[int], shared: bool, seed: int = 0
+        self,
+        student_size: int,
+        teacher_size: int,
+        levels: Iterable[int],
+        shared: bool,
+        seed: int = 0,
+        mixing: Mapping[int, Tensor] | None = None,
     ) -> None:
         """Make the layers: the identity where the widths are equal, random otherwise."""
         super().__init__()
@@ -46,6 +54,12 @@ class Projections(nn.Module):
                 else:
                     linear.weight.normal_(0.0, 0.02, generator=generator)
             self.linear[name] = linear
+        self.mixing = nn.ParameterDict({str(layer): nn.Parameter(start) for layer, start in (mixing or {}).items()})
+
+    def mixing_of(self, layer: int) -> Tensor | None:
+        """The mixture of a student layer's heads, `[teacher_heads, student_heads]`, or None."""
+        weights: Tensor | None = dict(self.mixing.items()).get(str(layer))
+        return weights
 
     def forward(self, hidden: Tensor, level: int) -> Tensor:
         """Project `[B, S, d']` of a level to `[B, S, d]`."""

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from hf_tinybert import sampling
 from hf_tinybert.families import locate
+from hf_tinybert.head_matching import HeadMatching
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.objective import Settings, Weights
 from hf_tinybert.teacher import check_labels, check_vocabularies
@@ -39,9 +40,12 @@ def build_settings(
     if beyond:
         raise ValueError(f"layer_weights names layer {beyond[0]}; the student has layers 1..{ours.num_layers}.")
     problem_type = _problem_type(student)
+    mapping = LayerMapping.build(args.layer_mapping, ours.num_layers, theirs.num_layers)
+    matches_attention = args.phases != "prediction" and any(weights.of_layer("attention", m) for m in mapping.layers)
     settings = Settings(
-        mapping=LayerMapping.build(args.layer_mapping, ours.num_layers, theirs.num_layers),
+        mapping=mapping,
         weights=weights,
+        heads=HeadMatching.build(args.head_matching, ours, theirs, mapping) if matches_attention else None,
         temperature=args.temperature,
         reduction=args.loss_reduction,
         regression=problem_type == "regression",
@@ -51,17 +55,6 @@ def build_settings(
     )
     if args.phases != "intermediate":
         _check_prediction(settings, student, teacher)
-    if args.phases != "prediction" and settings.attention_layers:
-        if ours.num_heads != theirs.num_heads:
-            raise ValueError(
-                f"The attention loss compares head with head: the teacher has {theirs.num_heads} and the student "
-                f"{ours.num_heads}. Make the student with `create_student`, or set attention_weight=0."
-            )
-        if not (ours.plain_scores and theirs.plain_scores):
-            raise ValueError(
-                "The attention loss needs absolute positions: relative ones are added to the scores. "
-                "Set attention_weight=0."
-            )
     return settings
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -46,7 +46,8 @@ class LiveTeacher:
     Args:
         model: the teacher.
         hidden: teacher layers whose output is matched (0 is the embedding block).
-        attention: teacher layers whose queries and keys are matched.
+        attention: teacher layers whose attention is matched.
+        kinds: what is wanted of these (see `FeatureCapture`).
         autocast: makes the context in which the teacher runs, for mixed precision. The layers' linear weights are
             cast once and kept beside the model: autocast would cast frozen ones in every batch.
         compile_kwargs: arguments of `torch.compile` for the teacher, or None to run it as it is.
@@ -57,6 +58,7 @@ class LiveTeacher:
         model: PreTrainedModel,
         hidden: Iterable[int],
         attention: Iterable[int],
+        kinds: Collection[str] = ("queries", "keys", "bias"),
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         compile_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
@@ -68,7 +70,7 @@ class LiveTeacher:
         last = max([*hidden, *attention], default=0)
         # Compiled code cannot be left halfway.
         self._stops = compile_kwargs is None and (last < encoder.num_layers or last not in hidden)
-        self._capture = FeatureCapture(encoder, hidden, attention)
+        self._capture = FeatureCapture(encoder, hidden, attention, kinds)
         self._autocast = autocast
         self._encoder = encoder
         self._cast: dict[bool, dict[str, Tensor]] = {}

@@ -23,9 +23,10 @@ from transformers.utils import logging
 
 from hf_tinybert import checkpoints, compat, provenance, sampling
 from hf_tinybert.agreement import Agreement
+from hf_tinybert.counts import BatchCounts
 from hf_tinybert.families import locate
 from hf_tinybert.fidelity import Fidelity
-from hf_tinybert.objective import BatchCounts, DistillationObjective, Settings, Step
+from hf_tinybert.objective import DistillationObjective, Settings, Step
 from hf_tinybert.phases import INTERMEDIATE_LEVELS, LEVELS, Phase, PhasePlan, learning_rate_function
 from hf_tinybert.projections import Projections, offered
 from hf_tinybert.saving import SafeSavingTrainer
@@ -203,6 +204,7 @@ class DistillationTrainer(SafeSavingTrainer):
         self._join_user_optimizer(projections)
         provenance.record(student, self.teacher, settings.mapping, self.args.phases)
         logger.info(f"Layer mapping:\n{settings.mapping}")
+        settings.say_heads()
         return self._objective
 
     def _projections_of(self, student: PreTrainedModel, settings: Settings) -> Projections:
@@ -212,6 +214,7 @@ class DistillationTrainer(SafeSavingTrainer):
             before is not None
             and before.student is student
             and before.settings.hidden_layers == settings.hidden_layers
+            and before.settings.mixing().keys() == settings.mixing().keys()
         ):
             return before.projections
         projections = Projections(
@@ -220,6 +223,7 @@ class DistillationTrainer(SafeSavingTrainer):
             set(settings.hidden_layers),
             shared=self.args.projection == "shared",
             seed=self.args.seed,
+            mixing=settings.mixing(),
         )
         projections.start_from(offered(student))
         return projections
@@ -231,6 +235,7 @@ class DistillationTrainer(SafeSavingTrainer):
             self.teacher,
             [settings.mapping[m] for m in settings.hidden_layers],
             [settings.mapping[m] for m in settings.attention_layers],
+            settings.attention_kinds,
             autocast=self._teacher_autocast(),
             compile_kwargs=compat.compile_arguments(args),
         )
@@ -323,6 +328,7 @@ class DistillationTrainer(SafeSavingTrainer):
             reduce=self.accelerator.reduce if self.args.world_size > 1 else None,
             processes=max(self.args.world_size, 1),
             count_rows=self._objective.settings.problem_type == "multi_label_classification",
+            windows=self._objective.settings.windows,
         )
         return batches, counts
 

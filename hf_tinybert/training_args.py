@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
 from hf_tinybert import compat
+from hf_tinybert.head_matching import HEAD_MATCHINGS
 
 PHASES = ("two", "intermediate", "prediction", "joint")
 TEACHER_CACHES = ("none", "logits", "features", "auto")
@@ -64,6 +65,15 @@ class DistillationTrainingArguments(TrainingArguments):
         metadata={
             "help": "'per_layer': a learnt projection for each matched level; 'shared': one for all.",
             "choices": ["per_layer", "shared"],
+        },
+    )
+    head_matching: str = field(
+        default="auto",
+        metadata={
+            "help": "How attention is compared. 'heads': head by head. Where the numbers of heads differ: 'mixing', "
+            "with learnt mixtures of the student's heads; 'mean', the means over heads; 'relations', MiniLMv2's "
+            "relations of queries, keys and values. 'auto': 'heads' if they are as many, else 'mixing'.",
+            "choices": list(HEAD_MATCHINGS),
         },
     )
     embedding_weight: float = field(default=1.0, metadata={"help": "Weight of the embedding loss; 0: left out."})
@@ -156,6 +166,7 @@ class DistillationTrainingArguments(TrainingArguments):
         """
         self._check_choice("phases", PHASES)
         self._check_choice("projection", ("per_layer", "shared"))
+        self._check_choice("head_matching", HEAD_MATCHINGS)
         self._check_choice("loss_reduction", ("mean", "paper"))
         self._check_choice("teacher_cache", TEACHER_CACHES)
         if self.teacher_mixed_precision is not None:

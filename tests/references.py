@@ -19,16 +19,64 @@ def hidden(student, teacher, mask):
     return total / count
 
 
-def attention(q_s, k_s, q_t, k_t, heads, mask):
-    """Equation 7: mean over heads and real pairs of squared differences of pre-softmax scores."""
+def attention(q_s, k_s, q_t, k_t, heads, mask, bias_s=None, bias_t=None, window=None):
+    """Equation 7: mean over heads and real pairs of squared differences of pre-softmax scores.
+
+    With a bias `[B, h, S, S]` added to the scores, and over pairs at most `window` apart.
+    """
+    total = count = 0.0
+    for b in range(q_s.shape[0]):
+        for i in range(q_s.shape[1]):
+            for j in range(q_s.shape[1]):
+                if not (mask[b, i] and mask[b, j]) or (window is not None and abs(i - j) > window):
+                    continue
+                count += 1
+                for h in range(heads):
+                    a_s = _scores(q_s[b, [i]], k_s[b, [j]], h, heads).item()
+                    a_t = _scores(q_t[b, [i]], k_t[b, [j]], h, heads).item()
+                    a_s += 0.0 if bias_s is None else bias_s[b, h, i, j]
+                    a_t += 0.0 if bias_t is None else bias_t[b, h, i, j]
+                    total += (a_s - a_t) ** 2 / heads
+    return total / count
+
+
+def mixed_attention(q_s, k_s, q_t, k_t, weights, mask):
+    """Mean over the teacher's heads and real pairs of (A_T - sum over j of w_ij A_S_j)^2; weights `[h_T, h_S]`."""
+    total = count = 0.0
+    into, heads = weights.shape
+    for b in range(q_s.shape[0]):
+        real = mask[b].astype(bool)
+        maps = np.stack([_scores(q_s[b][real], k_s[b][real], h, heads) for h in range(heads)])
+        for h in range(into):
+            goal = _scores(q_t[b][real], k_t[b][real], h, into)
+            total += np.sum((np.tensordot(weights[h], maps, 1) - goal) ** 2) / into
+        count += real.sum() ** 2
+    return total / count
+
+
+def mean_attention(q_s, k_s, q_t, k_t, heads_s, heads_t, mask):
+    """Mean over real pairs of the squared difference of the two mean maps."""
     total = count = 0.0
     for b in range(q_s.shape[0]):
         real = mask[b].astype(bool)
-        for h in range(heads):
-            a_s = _scores(q_s[b][real], k_s[b][real], h, heads)
-            a_t = _scores(q_t[b][real], k_t[b][real], h, heads)
-            total += np.sum((a_s - a_t) ** 2) / heads
+        maps = [
+            np.mean([_scores(q[b][real], k[b][real], h, heads) for h in range(heads)], axis=0)
+            for q, k, heads in ((q_s, k_s, heads_s), (q_t, k_t, heads_t))
+        ]
+        total += np.sum((maps[0] - maps[1]) ** 2)
         count += real.sum() ** 2
+    return total / count
+
+
+def relation(student, teacher, heads, mask):
+    """MiniLMv2: KL(teacher || student) of softmax(X X^T / sqrt(d)), mean over relation heads and real rows."""
+    total = count = 0.0
+    for b in range(student.shape[0]):
+        real = mask[b].astype(bool)
+        for h in range(heads):
+            p, q = (_softmax(_scores(x[b][real], x[b][real], h, heads)) for x in (teacher, student))
+            total += np.sum(p * (np.log(p) - np.log(q))) / heads
+        count += real.sum()
     return total / count
 
 

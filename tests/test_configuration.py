@@ -100,7 +100,7 @@ def test_of_a_teacher_of_another_family(family):
     teacher = tiny_models.config(family, pad_token_id=1)
     config = TinyBertConfig.from_teacher(teacher)
     assert (config.vocab_size, config.pad_token_id, config.num_attention_heads) == (90, 1, 4)
-    assert config.type_vocab_size == getattr(teacher, "type_vocab_size", 1)
+    assert config.type_vocab_size == getattr(teacher, "type_vocab_size", 2)
 
 
 @pytest.mark.parametrize(

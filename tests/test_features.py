@@ -13,11 +13,16 @@ from hf_tinybert.features import FeatureCapture
 LAYERS = st.sets(st.integers(0, 3))
 
 
-def probabilities(queries, keys, heads, mask):
-    """Attention as the model forms it: softmax of Q K^T / sqrt(head size), without the padding keys."""
-    q, k = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (queries, keys))
-    scores = q @ k.mT / q.shape[-1] ** 0.5
-    return scores.masked_fill(mask[:, None, None, :] == 0, float("-inf")).softmax(-1)
+def probabilities(features, layer, encoder, mask):
+    """Attention as the model forms it: softmax of Q K^T / sqrt(head size) + bias, over real keys in the window."""
+    q, k = (x[layer].unflatten(-1, (encoder.num_heads, -1)).transpose(1, 2) for x in (features.queries, features.keys))
+    scores = q @ k.mT / q.shape[-1] ** 0.5 + features.bias.get(layer, 0.0)
+    seen = mask[:, None, None, :].bool()
+    window = encoder.attention[layer - 1].window
+    if window is not None:
+        places = torch.arange(mask.shape[1])
+        seen = seen & ((places[:, None] - places[None, :]).abs() <= window)
+    return scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(-1)
 
 
 def check_against_the_models_own_outputs(model, batch):
@@ -29,22 +34,26 @@ def check_against_the_models_own_outputs(model, batch):
     with torch.no_grad():
         output = model(**batch, output_hidden_states=True, output_attentions=True)
     assert len(output.hidden_states) == encoder.num_layers + 1
+    real = batch["attention_mask"].bool()
     for layer, expected in enumerate(output.hidden_states):
+        if layer == encoder.num_layers and model.config.model_type == "modernbert":
+            # transformers 4.57 gives the last one before the final LayerNorm, transformers 5 after it.
+            expected = model.base_model(**batch).last_hidden_state
         assert torch.equal(features.hidden[layer], expected), layer
-    mask = batch["attention_mask"]
     for layer, expected in enumerate(output.attentions, start=1):
-        found = probabilities(features.queries[layer], features.keys[layer], encoder.num_heads, mask)
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        found = probabilities(features, layer, encoder, batch["attention_mask"])
+        for row, kept in enumerate(real):
+            torch.testing.assert_close(found[row][:, kept], expected[row][:, kept], rtol=1e-4, atol=1e-5)
         assert not torch.allclose(found, found.transpose(-1, -2), atol=1e-3), "would not tell q from k"
     assert features.logits is None
 
 
-@pytest.mark.parametrize("family", tiny_models.CONFIGS)
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_catches_hidden_states_and_what_attention_is_made_of(family):
     check_against_the_models_own_outputs(tiny_models.model(family, attention="eager"), tiny_models.batch())
 
 
-@pytest.mark.parametrize("family", tiny_models.CONFIGS)
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_a_model_that_was_loaded_with_all_its_outputs_on_is_caught_alike(family):
     caught = []
     for outputs in ({}, {"output_attentions": True, "output_hidden_states": True}):
@@ -132,7 +141,7 @@ def test_removing_leaves_no_hooks():
     assert not features.hidden | features.queries | features.keys
 
 
-@pytest.mark.parametrize("family", tiny_models.CONFIGS)
+@pytest.mark.parametrize("family", sorted(tiny_models.FAMILIES.keys() - {"albert", "mpnet", "xlm-roberta"}))
 def test_gradient_checkpointing_changes_neither_features_nor_gradients(family):
     gradients, caught, calls = [], [], []
     for checkpointing in (False, True):
@@ -140,11 +149,11 @@ def test_gradient_checkpointing_changes_neither_features_nor_gradients(family):
         if checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         passes = []
-        locate(model).queries[0].register_forward_hook(lambda *_, passes=passes: passes.append(1))
+        locate(model).attention[1].module.register_forward_hook(lambda *_, passes=passes: passes.append(1))
         capture = FeatureCapture(locate(model), range(4), [1, 2, 3])
         with capture.recording() as features:
             model.base_model(**tiny_models.batch())
-        levels = (features.hidden, features.queries, features.keys)
+        levels = features.by_layer
         tensors = {(kind, layer): value for kind, level in enumerate(levels) for layer, value in level.items()}
         assert all(value.requires_grad for value in tensors.values())
         sum(value.square().mean() * (1 + layer) for (_, layer), value in tensors.items()).backward()
@@ -153,10 +162,10 @@ def test_gradient_checkpointing_changes_neither_features_nor_gradients(family):
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
         caught.append(tensors)
         calls.append(len(passes))
-    assert calls == [1, 2], "the second run must have recomputed its layers"
+    assert calls[1] == 2 * calls[0] > 0, "the second run must have recomputed its layers"
     for name, value in caught[0].items():
         assert torch.equal(value, caught[1][name])
     assert gradients[0].keys() == gradients[1].keys()
-    assert any("query" in name or "q_lin" in name for name in gradients[0])
+    assert any(part in name for part in ("query", "q_lin", "attn.q", "Wqkv") for name in gradients[0])
     for name, value in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], value, rtol=1e-5, atol=1e-6, msg=name)

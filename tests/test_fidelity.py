@@ -14,6 +14,7 @@ from transformers import AutoModel
 from hf_tinybert import create_student
 from hf_tinybert.families import locate
 from hf_tinybert.fidelity import Fidelity
+from hf_tinybert.head_matching import HeadMatching
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.objective import Settings, Weights
 from hf_tinybert.projections import Projections
@@ -38,8 +39,10 @@ def pair(init="random"):
 
 
 def settings_of(student, teacher, **weights):
-    mapping = LayerMapping.build("1:1,2:3,0:0", locate(student).num_layers, locate(teacher).num_layers)
-    return Settings(mapping, Weights(LEVELS | weights, {2: 0.5}))
+    ours, theirs = locate(student), locate(teacher)
+    mapping = LayerMapping.build("1:1,2:3,0:0", ours.num_layers, theirs.num_layers)
+    heads = HeadMatching.build("auto", ours, theirs, mapping)
+    return Settings(mapping, Weights(LEVELS | weights, {2: 0.5}), heads)
 
 
 def measure(student, teacher, projections, settings, batches):
@@ -109,7 +112,9 @@ def test_a_copy_of_the_teacher_is_perfect():
     student = copy.deepcopy(teacher)
     mapping = LayerMapping.build("uniform", 3, 3)
     projections = Projections(24, 24, {0, 1, 2, 3}, shared=False)
-    measured, _ = measure(student, teacher, projections, Settings(mapping, Weights(LEVELS)), [batch(3, 7)])
+    measured, _ = measure(
+        student, teacher, projections, Settings(mapping, Weights(LEVELS), HeadMatching("heads", 4, 4)), [batch(3, 7)]
+    )
     for name, value in measured.items():
         assert value == pytest.approx(0.0 if "loss" in name else 1.0, abs=1e-4), name
 

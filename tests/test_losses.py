@@ -71,6 +71,79 @@ def test_attention_loss_and_gradient_in_query_and_key(shape, seed, form, by_key)
     check(loss, reference, arrays, tolerance=1e-4, gradient_tolerance=1e-3)
 
 
+@settings(max_examples=25, deadline=None)
+@given(SHAPES, st.integers(0, 10_000), st.sampled_from([None, 0, 1, 2, 10]), st.booleans(), st.booleans())
+def test_attention_loss_with_biases_and_windows(shape, seed, window, student_biased, teacher_biased):
+    heads = shape[2]
+    (q_s, k_s, q_t, k_t), mask = batch(seed, shape[0], shape[1], [heads * 2, heads * 2, heads * 3, heads * 3])
+    random = np.random.default_rng(seed)
+    bias_s, bias_t = random.normal(size=(2, shape[0], heads, shape[1], shape[1]))
+
+    def loss(q_s, bias):
+        return losses.attention_loss(
+            q_s,
+            tensor(k_s),
+            tensor(q_t),
+            tensor(k_t),
+            heads,
+            tensor(mask),
+            student_bias=bias if student_biased else None,
+            teacher_bias=tensor(bias_t) if teacher_biased else None,
+            window=window,
+        )
+
+    def reference(q_s, bias):
+        biases = (bias if student_biased else None, bias_t if teacher_biased else None)
+        return ref.attention(q_s, k_s, q_t, k_t, heads, mask, *biases, window)
+
+    check(loss, reference, [q_s, bias_s])
+    if student_biased:
+        check(lambda bias, q: loss(q, bias), lambda bias, q: reference(q, bias), [bias_s, q_s])
+
+
+def test_the_linear_form_is_refused_where_it_does_not_hold():
+    tensors = [torch.randn(2, 9, 4) for _ in range(4)]
+    with pytest.raises(ValueError, match="linear form does not hold"):
+        losses.attention_loss(*tensors, 2, form="linear", window=3)
+    wide = losses.attention_loss(*tensors, 2, form="linear", window=8)
+    torch.testing.assert_close(wide, losses.attention_loss(*tensors, 2))
+
+
+@settings(max_examples=25, deadline=None)
+@given(SHAPES, st.integers(0, 10_000))
+def test_relation_loss_and_gradient(shape, seed):
+    heads = shape[2]
+    arrays, mask = batch(seed, shape[0], shape[1], [heads * 2, heads * 5])
+    check(
+        lambda s, t: losses.relation_loss(s, t, heads, tensor(mask)),
+        lambda s, t: ref.relation(s, t, heads, mask),
+        arrays,
+    )
+
+
+def test_padding_may_hold_nan_in_relations_and_biases_too():
+    (q_s, k_s, q_t, k_t), mask = batch(0, 2, 5, [4, 4, 6, 6])
+    bias = np.random.default_rng(0).normal(size=(2, 2, 5, 5))
+    expected = losses.attention_loss(*map(tensor, (q_s, k_s, q_t, k_t)), 2, tensor(mask), student_bias=tensor(bias))
+    outside = (mask[:, None, :, None] * mask[:, None, None, :]) == 0
+    bias = np.where(outside, np.nan, bias)
+    found = losses.attention_loss(*map(tensor, (q_s, k_s, q_t, k_t)), 2, tensor(mask), student_bias=tensor(bias))
+    assert torch.equal(found, expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 9), st.sampled_from([None, 0, 1, 3, 20]), st.integers(0, 10_000))
+def test_real_pairs_are_counted_one_by_one(rows, positions, window, seed):
+    mask = np.random.default_rng(seed).integers(0, 2, (rows, positions))
+    expected = sum(
+        bool(row[i] and row[j]) and (window is None or abs(i - j) <= window)
+        for row in mask
+        for i in range(positions)
+        for j in range(positions)
+    )
+    assert losses.real_pairs(torch.tensor(mask), window).item() == expected
+
+
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_soft_cross_entropy_and_gradient(temperature):
     random = np.random.default_rng(0)

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from transformers import AutoModel, AutoModelForTokenClassification
 
 from hf_tinybert import LayerMapping, TinyBertConfig, create_student
+from hf_tinybert.counts import BatchCounts
 from hf_tinybert.families import locate
-from hf_tinybert.objective import BatchCounts, DistillationObjective, Settings, Step, Weights
+from hf_tinybert.head_matching import HeadMatching
+from hf_tinybert.objective import DistillationObjective, Settings, Step, Weights
 from hf_tinybert.phases import LEVELS
 from hf_tinybert.projections import Projections
 from hf_tinybert.teacher_signal import LiveTeacher
@@ -36,7 +38,8 @@ class Pair:
     def __init__(self, student, teacher, levels=ONES, layers=None, mapping="uniform", **changes):
         ours, theirs = locate(student), locate(teacher)
         mapping = LayerMapping.build(mapping, ours.num_layers, theirs.num_layers)
-        self.settings = Settings(mapping, Weights(levels, layers or {}), **changes)
+        heads = HeadMatching.build("auto", ours, theirs, mapping)
+        self.settings = Settings(mapping, Weights(levels, layers or {}), heads, **changes)
         wanted = range(ours.num_layers + 1)
         projections = Projections(ours.hidden_size, theirs.hidden_size, wanted, shared=False)
         with torch.no_grad():

@@ -521,12 +521,12 @@ def test_data_parallel_is_refused_with_the_launcher_to_use(teacher, tmp_path):
 
 def test_heads_labels_vocabularies_and_lengths_must_fit(teacher, household, tmp_path):
     def refused(message, student=None, **changes):
+        args = changes.pop("args", workbench.arguments(tmp_path))
         with pytest.raises(ValueError, match=message):
-            workbench.trainer(
-                student or workbench.small_student(teacher), teacher, workbench.arguments(tmp_path), **changes
-            )
+            workbench.trainer(student or workbench.small_student(teacher), teacher, args, **changes)
 
-    refused("12 and the student 4", workbench.small_student(teacher, num_attention_heads=4))
+    four = workbench.small_student(teacher, num_attention_heads=4)
+    refused("teacher has 12 heads and the student 4", four, args=workbench.arguments(tmp_path, head_matching="heads"))
     other = workbench.small_student(teacher)
     other.config.id2label = {**other.config.id2label, 0: "weather", 11: other.config.id2label[0]}
     refused("different order of labels", other)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import torch
 import workbench
 from transformers import (
+    AlbertConfig,
     AutoModelForSequenceClassification,
     BertConfig,
     DataCollatorWithPadding,
+    DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    ModernBertConfig,
+    MPNetConfig,
     RobertaConfig,
+    XLMRobertaConfig,
     set_seed,
 )
 
@@ -22,6 +27,37 @@ CONFIGS = {
     "roberta": RobertaConfig,
     "electra": ElectraConfig,
     "distilbert": DistilBertConfig,
+}
+#: Every family with an adapter, with what makes its peculiarities show in three layers and a few tokens.
+FAMILIES = CONFIGS | {
+    "xlm-roberta": XLMRobertaConfig,
+    "albert": AlbertConfig,
+    "mpnet": MPNetConfig,
+    "deberta-v2": DebertaV2Config,
+    "modernbert": ModernBertConfig,
+}
+_PECULIAR = {
+    "albert": {"embedding_size": 10, "num_hidden_groups": 2, "num_hidden_layers": 3},
+    "deberta-v2": {
+        "relative_attention": True,
+        "pos_att_type": ["c2p", "p2c"],
+        "share_att_key": True,
+        "position_biased_input": False,
+        "position_buckets": 6,
+        "norm_rel_ebd": "layer_norm",
+        "conv_kernel_size": 3,
+        "type_vocab_size": 0,
+    },
+    "modernbert": {
+        "pad_token_id": 1,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "cls_token_id": 2,
+        "sep_token_id": 3,
+        "global_attn_every_n_layers": 2,
+        "local_attention": 4,
+        "initializer_cutoff_factor": 3.0,
+    },
 }
 AUTO_CLASSES = [
     "AutoModel",
@@ -51,9 +87,10 @@ def config(family="bert", config_class=None, **overrides):
     } | overrides
     if family == "electra":
         values.setdefault("embedding_size", values["hidden_size"])
+    values = _PECULIAR.get(family, {}) | values
     if family == "distilbert":
         values = {_DISTILBERT_NAMES.get(name, name): value for name, value in values.items()}
-    return (config_class or CONFIGS[family])(**values)
+    return (config_class or FAMILIES[family])(**values)
 
 
 def model(family="bert", auto=AutoModelForSequenceClassification, seed=0, attention=None, **overrides):

@@ -63,10 +63,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel, default_data_collator
 
 from hf_tinybert import TinyBertConfig, create_student
+from hf_tinybert.counts import BatchCounts
 from hf_tinybert.families import locate
 from hf_tinybert.features import Features
+from hf_tinybert.head_matching import HeadMatching
 from hf_tinybert.layer_mapping import LayerMapping
-from hf_tinybert.objective import BatchCounts, DistillationObjective, Settings, Step, Weights
+from hf_tinybert.objective import DistillationObjective, Settings, Step, Weights
 from hf_tinybert.phases import LEVELS, Phase
 from hf_tinybert.projections import Projections
 from hf_tinybert.saving import file_beside
@@ -181,8 +183,9 @@ def distilling(bench: Bench, phase: Phase, features: Callable[[], Features]) -> 
     """A step of `DistillationTrainer.compute_loss`, with the teacher's features from anywhere."""
     student = bench.student()
     weights = Weights(dict.fromkeys(("embedding", "hidden", "attention", "prediction"), 1.0))
-    settings = Settings(bench.mapping, weights)
     encoder = locate(student)
+    heads = HeadMatching("heads", encoder.num_heads, encoder.num_heads)
+    settings = Settings(bench.mapping, weights, heads)
     projections = Projections(
         encoder.hidden_size, bench.config.hidden_size, settings.hidden_layers, shared=False, seed=3
     ).to(bench.device)

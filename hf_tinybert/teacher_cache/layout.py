@@ -19,7 +19,7 @@ class Layout:
 
     Attributes:
         columns: (kind, layer, width) of each matched tensor, in the order in which they lie side by side; kind is
-            `hidden`, `queries` or `keys`.
+            `hidden`, `queries`, `keys` or `values`.
         dtype: of these numbers: `float16`, `bfloat16` or `float32`. Logits are float32.
         classes: logits of a row (or token), 0 where none are kept.
         per_token: logits are of tokens, not of rows.
@@ -35,7 +35,7 @@ class Layout:
         """The layout of what a signal gave for some batch."""
         columns = tuple(
             (kind, layer, tensor.shape[-1])
-            for kind in ("hidden", "queries", "keys")
+            for kind in ("hidden", "queries", "keys", "values")
             for layer, tensor in sorted(getattr(features, kind).items())
         )
         logits = features.logits

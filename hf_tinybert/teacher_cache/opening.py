@@ -34,6 +34,12 @@ _LEAVE_FREE = 0.5
 _SAME = 0.1
 
 
+_BIASED = (
+    "this teacher adds terms to its attention scores that belong to pairs of tokens, which a cache by token does not "
+    "hold"
+)
+
+
 @dataclass(frozen=True)
 class Request:
     """What a run wants of a cache.
@@ -104,6 +110,7 @@ class _Opening:
         self.probe = np.linspace(0, len(self.lengths) - 1, size).astype(int).tolist()
         features, _ = self._ask(self.probe)
         self.layout = Layout.of_features(features, request.dtype)
+        self.biased = bool(features.bias)
         self._contents: dict[Layout, dict[str, Any]] = {}
 
     def why_not(self) -> str | None:
@@ -128,6 +135,11 @@ class _Opening:
             choice, why = request.agree(self._choose())
             _say(request, f"teacher_cache='auto' takes {choice!r}: {why}.")
         if choice == "features" and self.layout.columns:
+            if self.biased:
+                raise ValueError(
+                    f"teacher_cache='features' cannot be: {_BIASED}. Use teacher_cache='logits', or "
+                    "head_matching='relations', which compares queries, keys and values alone."
+                )
             return self._features()
         if choice != "none" and request.prediction_passes > 0:
             return self._logits()
@@ -233,6 +245,8 @@ class _Opening:
         otherwise = "logits" if reuse else "none"
         if layer_passes <= 1:
             return otherwise, "no layer is asked for twice"
+        if self.biased:
+            return otherwise, _BIASED
         store = self._store()
         missing, free = store.missing_bytes, free_bytes(store.folder)
         if not missing:

@@ -1,0 +1,124 @@
+"""Every family as teacher and student, randomly initialised (no weights of theirs are to be had), on real requests."""
+
+from __future__ import annotations
+
+import pytest
+import tiny_models
+import torch
+import workbench
+from transformers import AutoModelForSequenceClassification, set_seed
+
+from hf_tinybert import create_student
+from hf_tinybert.families import locate
+
+STEPS = {"max_steps": 96, "logging_steps": 24, "learning_rate": 1e-2, "seed": 1}
+
+
+def labels():
+    names = dict(enumerate(workbench.intents()))
+    return {"id2label": names, "label2id": {name: index for index, name in names.items()}, "num_labels": len(names)}
+
+
+def teacher_of(family):
+    return tiny_models.model(family, vocab_size=30522, pad_token_id=0, **labels())
+
+
+def student_of(teacher, family):
+    """Two layers, half as wide; `bert`, or the teacher's own family."""
+    set_seed(0)
+    if family == "bert":
+        return create_student(teacher, tiny_models.small_config(teacher, hidden_dropout_prob=0.0), init="random")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 20, "vocab_size": 30522}
+    config = tiny_models.config(family, pad_token_id=0, **sizes, **labels())
+    return create_student(teacher, config, init="random")
+
+
+def run(teacher, student, folder, **changes):
+    trainer = workbench.trainer(student, teacher, workbench.arguments(folder, **(STEPS | changes)))
+    trainer.train()
+    return trainer, {
+        name: [entry[name] for entry in trainer.state.log_history if name in entry]
+        for entry in trainer.state.log_history
+        for name in entry
+        if name.startswith("loss_")
+    }
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["bert student", "own student"])
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_every_level_of_every_family_is_learnt(family, own, tmp_path):
+    if own and family == "bert":
+        pytest.skip("BERT's own student is a BERT")
+    teacher = teacher_of(family)
+    student = student_of(teacher, family if own else "bert")
+    trainer, series = run(teacher, student, tmp_path, phases="joint", prediction_weight=1.0)
+    layers = locate(student).num_layers
+    levels = {"embedding", "prediction", *(f"{kind}_{m}" for kind in ("hidden", "attention") for m in (1, layers))}
+    assert {name.removeprefix("loss_") for name in series} == levels
+    for name, values in series.items():
+        assert torch.tensor(values).isfinite().all(), name
+    attention = sum(torch.tensor(values) for name, values in series.items() if "attention" in name)
+    hidden = sum(torch.tensor(values) for name, values in series.items() if "hidden" in name)
+    assert attention[-1] < attention[0]
+    assert hidden[-1] < hidden[0]
+    assert not tiny_models.hooks(teacher) + tiny_models.hooks(trainer.model)
+    trainer.save_model(str(tmp_path / "student"))
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student").eval()
+    batch = tiny_models.sentences(4)
+    inputs = {name: value for name, value in batch.items() if name != "token_type_ids"}
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**inputs).logits, trainer.model.eval()(**inputs).logits)
+
+
+@pytest.mark.parametrize("family", ["mpnet", "deberta-v2"])
+def test_scores_with_a_bias_cannot_be_cached_and_auto_knows(family, tmp_path):
+    teacher = teacher_of(family)
+    cache = {"teacher_cache_dir": str(tmp_path / "cache"), "max_steps": 160}
+    with pytest.raises(ValueError, match=r"teacher_cache='features' cannot be.*head_matching='relations'"):
+        run(teacher, student_of(teacher, "bert"), tmp_path, teacher_cache="features", **cache)
+    assert not tiny_models.hooks(teacher)
+    relations = {"teacher_cache": "features", "head_matching": "relations"} | cache
+    series = run(teacher, student_of(teacher, "bert"), tmp_path, **relations)[1]
+    assert series["loss_attention_1"]
+
+
+@pytest.mark.parametrize("family", ["albert", "modernbert"])
+def test_a_cache_gives_what_the_live_teacher_gives(family, tmp_path):
+    teacher, logs = teacher_of(family), []
+    for cache in ("none", "features"):
+        options = {"teacher_cache": cache, "teacher_cache_dir": str(tmp_path / "cache"), "learning_rate": 1e-3}
+        options |= {"teacher_cache_dtype": "float32", "max_steps": 16, "logging_steps": 4}
+        logs.append(run(teacher, student_of(teacher, "bert"), tmp_path, **options)[1])
+    assert logs[0].keys() == logs[1].keys()
+    for name, values in logs[0].items():
+        assert logs[1][name] == pytest.approx(values, rel=1e-4), name
+
+
+@pytest.mark.parametrize("kind", ["mean", "mixing", "relations"])
+def test_sixteen_heads_teach_twelve(kind, tmp_path):
+    teacher = tiny_models.model(vocab_size=30522, pad_token_id=0, hidden_size=32, num_attention_heads=16, **labels())
+    config = tiny_models.small_config(teacher, hidden_size=24, num_attention_heads=12)
+    student = create_student(teacher, config, init="random")
+    trainer, series = run(teacher, student, tmp_path, head_matching=kind)
+    assert series["loss_attention_1"][-1] < series["loss_attention_1"][0]
+    mixing = dict(trainer._objective.projections.mixing)
+    expected = {"1": (16, 12), "2": (16, 12)} if kind == "mixing" else {}
+    assert {name: weight.shape for name, weight in mixing.items()} == expected
+    if kind == "mixing":
+        assert not torch.equal(mixing["1"], trainer._objective.settings.heads.start_of_mixing()), "never learnt"
+
+
+def test_a_mixture_of_heads_comes_back_from_a_checkpoint(tmp_path):
+    teacher = tiny_models.model(vocab_size=30522, pad_token_id=0, **labels())
+    options = {"save_strategy": "steps", "save_steps": 48}
+    trained = []
+    for resume in (False, True):
+        set_seed(0)
+        config = tiny_models.small_config(teacher, hidden_size=15, num_attention_heads=3, hidden_dropout_prob=0.0)
+        student = create_student(teacher, config, init="random")
+        trainer = workbench.trainer(student, teacher, workbench.arguments(tmp_path, **(STEPS | options)))
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-48") if resume else None)
+        trained.append(workbench.weights(trainer))
+    assert any(name.startswith("projections.mixing") for name in trained[0])
+    for name, value in trained[0].items():
+        torch.testing.assert_close(trained[1][name], value, msg=name)
