@@ -1,20 +1,19 @@
-"""From files or a Hub data set to tokenised examples: what the command line trains on.
+"""Reading files and Hub data sets for the command line; `hf_tinybert.tasks` makes examples of them.
 
-Library users bring their own tokenised data sets, as to any `Trainer`; nothing else imports this module.
+Library users bring their own tokenised data sets, as to any `Trainer`.
 """
 
 from __future__ import annotations
 
 import csv
 import glob
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, load_dataset
 from datasets.exceptions import DatasetGenerationError
-from transformers import DataCollatorWithPadding, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from hf_tinybert import column_names
@@ -24,6 +23,7 @@ logger = logging.get_logger(__name__)
 _BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 #: Texts, not sentences that were cut into words.
 TEXT_COLUMNS = tuple(name for name in column_names.TEXT if name != "tokens")
+_CONLL = ".conll"
 _EVAL_SPLITS = ("validation", "validation_matched", "eval", "dev")
 
 
@@ -32,7 +32,8 @@ class DataArguments:
     """Where the examples come from and which columns hold what."""
 
     train_file: str | None = field(
-        default=None, metadata={"help": "Training examples: a .csv, .tsv, .json(l) or .parquet file."}
+        default=None,
+        metadata={"help": "Training examples: a .csv, .tsv, .json(l), .parquet or (words and tags) .conll file."},
     )
     eval_file: str | None = field(default=None, metadata={"help": "Examples to evaluate on while training."})
     test_file: str | None = field(default=None, metadata={"help": "Held-out examples for the final table."})
@@ -56,58 +57,13 @@ class DataArguments:
     max_length: int = field(
         default=128, metadata={"help": "Longest input in tokens; longer texts are cut at the end."}
     )
+    doc_stride: int = field(
+        default=64,
+        metadata={"help": "Question answering: tokens by which the windows of a long text overlap."},
+    )
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Train on the first N examples only (for a quick try)."}
     )
-
-
-@dataclass(frozen=True)
-class Labels:
-    """The classes of a task, or none for a regression."""
-
-    names: tuple[str, ...] | None
-
-    @property
-    def is_regression(self) -> bool:
-        """Whether the labels are numbers to be predicted."""
-        return self.names is None
-
-    def config_kwargs(self) -> dict[str, Any]:
-        """What a model's configuration says of the labels."""
-        if self.names is None:
-            return {"num_labels": 1, "problem_type": "regression"}
-        return {
-            "num_labels": len(self.names),
-            "id2label": dict(enumerate(self.names)),
-            "label2id": {name: index for index, name in enumerate(self.names)},
-            "problem_type": "single_label_classification",
-        }
-
-    @classmethod
-    def of_dataset(cls, dataset: Dataset, column: str) -> Labels:
-        """The label names of a data set: a ClassLabel's own, floats as regression, else sorted values.
-
-        Raises:
-            ValueError: there are fewer than two classes, or a row has several labels.
-        """
-        feature = dataset.features[column]
-        if hasattr(feature, "names"):
-            return cls(tuple(feature.names))
-        if not hasattr(feature, "dtype") or str(feature.dtype).startswith("list"):
-            raise ValueError(f"The column {column!r} holds several labels for a text; one is supported so far.")
-        if "float" in str(feature.dtype):
-            return cls(None)
-        values = dataset.unique(column)
-        if len(values) < 2:
-            raise ValueError(f"The column {column!r} holds one label only, {values[0]!r}: there is nothing to learn.")
-        return cls(tuple(str(value) for value in sorted(values, key=lambda v: (str(type(v)), v))))
-
-    @classmethod
-    def of_config(cls, config: PretrainedConfig) -> Labels:
-        """The label names that a fine-tuned model carries."""
-        if config.problem_type == "regression" or config.num_labels == 1:
-            return cls(None)
-        return cls(tuple(config.id2label[index] for index in range(config.num_labels)))
 
 
 def load_raw(args: DataArguments) -> DatasetDict:
@@ -145,10 +101,13 @@ def load_file(path: Path) -> Dataset:
     if not path.is_file():
         raise FileNotFoundError(f"The data file {path} does not exist.")
     builder = _BUILDERS.get(path.suffix.lower())
-    if builder is None:
-        raise ValueError(f"The data file {path} ends in {path.suffix!r}; expected one of {', '.join(_BUILDERS)}.")
+    if builder is None and path.suffix.lower() != _CONLL:
+        expected = ", ".join((*_BUILDERS, _CONLL))
+        raise ValueError(f"The data file {path} ends in {path.suffix!r}; expected one of {expected}.")
     if not path.stat().st_size:
         raise ValueError(f"The data file {path} is empty.")
+    if builder is None:
+        return _load_conll(path)
     options: dict[str, Any] = {}
     if builder == "csv":
         options = {"encoding": "utf-8-sig", "keep_default_na": False}
@@ -164,6 +123,28 @@ def load_file(path: Path) -> Dataset:
     if not len(dataset):
         raise ValueError(f"The data file {path} has no rows.")
     return dataset
+
+
+def _load_conll(path: Path) -> Dataset:
+    """A word and its tag in each line, first and last of the columns; an empty line ends a text."""
+    texts: list[dict[str, list[str]]] = []
+    words: list[str] = []
+    tags: list[str] = []
+    for number, line in enumerate([*path.read_text(encoding="utf-8-sig").splitlines(), ""], start=1):
+        columns = line.split("\t") if "\t" in line else line.split(" ")
+        columns = [column for column in columns if column.strip()]
+        if not columns or columns[0] == "-DOCSTART-":
+            if words:
+                texts.append({"tokens": words, "tags": tags})
+            words, tags = [], []
+        elif len(columns) == 1:
+            raise ValueError(f"The data file {path} has no tag in line {number}: {line!r}.")
+        else:
+            words.append(columns[0].strip())
+            tags.append(columns[-1].strip())
+    if not texts:
+        raise ValueError(f"The data file {path} has no rows.")
+    return Dataset.from_list(texts)
 
 
 def _load_named_dataset(name: str, config: str | None) -> DatasetDict:
@@ -190,31 +171,6 @@ def _load_folder(folder: Path) -> dict[str, Dataset]:
     return {split: load_file(path) for split, path in paths.items()}
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The names of the columns that are used."""
-
-    text: str
-    pair: str | None
-    label: str
-
-    @classmethod
-    def find(cls, dataset: Dataset, args: DataArguments) -> Columns:
-        """Take the named columns, or the usual names.
-
-        Raises:
-            ValueError: a column is not there; the message lists those that are.
-        """
-        text = pick_column(dataset, args.text_column, TEXT_COLUMNS, "text", "--text-column")
-        pair = args.text_pair_column
-        if pair is None and args.text_column is None:
-            pair = column_names.PAIR.get(text)
-            pair = pair if pair in dataset.column_names else None
-        elif pair is not None:
-            pair = pick_column(dataset, pair, (), "second text", "--text-pair-column")
-        return cls(text, pair, pick_column(dataset, args.label_column, column_names.LABEL, "label", "--label-column"))
-
-
 def pick_column(dataset: Any, given: str | None, usual: tuple[str, ...], what: str, flag: str) -> str:
     """The named column of a data set or stream, or the first of the usual ones.
 
@@ -230,119 +186,12 @@ def pick_column(dataset: Any, given: str | None, usual: tuple[str, ...], what: s
     )
 
 
-def checked(splits: DatasetDict, columns: Columns) -> DatasetDict:
-    """Refuse splits with missing columns, texts or labels; leave out, with a warning, splits without any label.
-
-    Raises:
-        ValueError: names the split, the column and the row.
-    """
-    kept = DatasetDict()
-    for name, dataset in splits.items():
-        wanted = [column for column in (columns.text, columns.pair, columns.label) if column]
-        missing = [column for column in wanted if column not in dataset.column_names]
-        if missing:
-            raise ValueError(
-                f"The {name} data has no column {missing[0]!r}; its columns are {', '.join(dataset.column_names)}."
-            )
-        for column in wanted[:-1]:
-            empty = next((row for row, text in enumerate(dataset[column]) if not isinstance(text, str)), None)
-            if empty is not None:
-                raise ValueError(f"The {name} data has no text in row {empty + 1}, column {column!r}.")
-        hidden = hasattr(dataset.features[columns.label], "names")
-        without = [row for row, label in enumerate(dataset[columns.label]) if _is_missing(label, hidden)]
-        if len(without) == len(dataset):
-            logger.warning(f"The {name} data has no labels and is left out.")
-        elif without:
-            raise ValueError(f"The {name} data has no label in row {without[0] + 1}, column {columns.label!r}.")
-        else:
-            kept[name] = dataset
-    return kept
-
-
-def _is_missing(label: Any, hidden: bool) -> bool:
-    """Whether a row has no label; -1 stands for a hidden one where labels are a ClassLabel."""
-    return label is None or label == "" or label != label or (hidden and label == -1)
-
-
-def load_for_training(args: DataArguments) -> tuple[DatasetDict, Columns]:
-    """The splits named in the arguments, checked, with training data among them, and their columns.
-
-    Raises:
-        ValueError: as `load_raw`, `Columns.find` and `checked`, or there is no labelled training data.
-    """
-    splits = load_raw(args)
-    if "train" not in splits:
-        raise ValueError("No training data: give --train-file or a --dataset with a train split.")
-    columns = Columns.find(splits["train"], args)
-    splits = checked(splits, columns)
-    if "train" not in splits:
-        raise ValueError(f"The training data has no labels in column {columns.label!r}.")
-    return splits, columns
-
-
 def shortened(splits: DatasetDict, args: DataArguments) -> DatasetDict:
     """The splits with no more training examples than `--max-train-samples`."""
     if args.max_train_samples is None or "train" not in splits:
         return splits
     count = min(args.max_train_samples, len(splits["train"]))
     return DatasetDict(splits | {"train": splits["train"].select(range(count))})
-
-
-def encode(
-    splits: DatasetDict,
-    columns: Columns,
-    labels: Labels,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-) -> DatasetDict:
-    """Tokenise every split and turn its labels into ids (or floats), unpadded, for a dynamic collator.
-
-    Raises:
-        ValueError: a split has a label that the model does not know.
-    """
-
-    def tokenize(batch: dict[str, list[Any]]) -> dict[str, Any]:
-        pair = batch[columns.pair] if columns.pair else None
-        return dict(tokenizer(batch[columns.text], pair, truncation=True, max_length=max_length))
-
-    encoded = DatasetDict()
-    for name, dataset in splits.items():
-        ids = _label_ids(dataset, name, columns.label, labels)
-        tokens = dataset.map(tokenize, batched=True, remove_columns=dataset.column_names, desc=f"Tokenising {name}")
-        encoded[name] = tokens.add_column("labels", ids)
-    return encoded
-
-
-def _label_ids(dataset: Dataset, name: str, column: str, labels: Labels) -> list[int] | list[float]:
-    values = list(dataset[column])
-    if labels.names is None:
-        return [_number(value, name, column) for value in values]
-    feature = dataset.features[column]
-    if hasattr(feature, "names"):
-        values = [feature.names[value] for value in values]
-    ids = {label: index for index, label in enumerate(labels.names)}
-    numbered = all(label.lstrip("-").isdigit() for label in labels.names)
-    if not numbered and all(type(value) is int for value in values):
-        ids = {str(index): index for index in range(len(labels.names))}
-    unknown = sorted({str(value) for value in values} - ids.keys())
-    if unknown:
-        shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-        known = ", ".join(labels.names[:10]) + (", ..." if len(labels.names) > 10 else "")
-        raise ValueError(
-            f"The {name} data has {len(unknown)} label(s) that the model was not trained for: {shown}. "
-            f"It knows: {known}."
-        )
-    return [ids[str(value)] for value in values]
-
-
-def _number(value: Any, name: str, column: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"The {name} data's column {column!r} holds a value that is no number: {value!r}.")
-    return number
 
 
 def collator(tokenizer: PreTrainedTokenizerBase) -> DataCollatorWithPadding:

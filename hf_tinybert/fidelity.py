@@ -55,7 +55,7 @@ class Fidelity:
             teacher,
             [mapping[m] for m in settings.hidden_layers],
             [mapping[m] for m in settings.attention_layers],
-            kinds,
+            kinds=kinds,
             autocast=teacher_autocast,
         )
         weights = settings.weights

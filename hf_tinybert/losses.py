@@ -221,8 +221,7 @@ def soft_cross_entropy(
         ValueError: the shapes differ, or the temperature is not positive.
     """
     _check_same_shape("soft_cross_entropy", student_logits, teacher_logits)
-    if not temperature > 0:
-        raise ValueError(f"soft_cross_entropy: the temperature must be positive, got {temperature}.")
+    _check_temperature("soft_cross_entropy", temperature)
     with _full_precision(student_logits):
         target = F.softmax(teacher_logits.float() / temperature, dim=-1)
         log_probability = F.log_softmax(student_logits.float() / temperature, dim=-1)
@@ -230,6 +229,91 @@ def soft_cross_entropy(
             return -(target * log_probability).mean()
         per_row = -(target * log_probability).sum(dim=-1) * temperature**2
         return _reduce_rows(per_row, mask, reduction)
+
+
+def soft_binary_cross_entropy(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, reduction: Reduction = "mean"
+) -> Tensor:
+    """Binary cross-entropy of sigmoid(z_S / t) against sigmoid(z_T / t): equation 10 for each class by itself.
+
+    Args:
+        student_logits: `[B, C]` of a multi-label task.
+        teacher_logits: the same shape.
+        temperature: t > 0.
+        reduction: `"mean"` averages over classes and rows, times t^2 as in `soft_cross_entropy`; `"sum"` averages over
+            classes and sums over rows; `"paper"` is the mean without t^2.
+
+    Raises:
+        ValueError: the shapes differ, or the temperature is not positive.
+    """
+    _check_same_shape("soft_binary_cross_entropy", student_logits, teacher_logits)
+    _check_temperature("soft_binary_cross_entropy", temperature)
+    with _full_precision(student_logits):
+        target = torch.sigmoid(teacher_logits.float() / temperature)
+        per_row = F.binary_cross_entropy_with_logits(student_logits.float() / temperature, target, reduction="none")
+        scale = 1.0 if reduction == "paper" else temperature**2
+        return _reduce_rows(per_row.mean(-1) * scale, None, reduction)
+
+
+def span_cross_entropy(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Equation 10 for the start and the end of a span, where the classes are the real positions of the sequence.
+
+    Args:
+        student_logits: `[B, S, 2]`, start and end.
+        teacher_logits: the same shape.
+        temperature: t > 0.
+        mask: `[B, S]` or None; padding is no class.
+        reduction: `"mean"` averages over start and end and over rows, times t^2; `"sum"` sums over rows instead;
+            `"paper"` is the mean without t^2.
+
+    Raises:
+        ValueError: the shapes differ, or the temperature is not positive.
+    """
+    _check_same_shape("span_cross_entropy", student_logits, teacher_logits)
+    _check_temperature("span_cross_entropy", temperature)
+    with _full_precision(student_logits):
+        target = F.softmax(_positions(teacher_logits.float() / temperature, mask), dim=-1)
+        log_probability = F.log_softmax(_positions(student_logits.float() / temperature, mask), dim=-1)
+        scale = 1.0 if reduction == "paper" else temperature**2
+        per_row = -(target * log_probability).sum(dim=-1).mean(-1) * scale
+        return _reduce_rows(per_row, None, reduction)
+
+
+def span_label_loss(
+    logits: Tensor,
+    start: Tensor,
+    end: Tensor,
+    mask: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    reduction: Literal["mean", "sum"] = "mean",
+) -> Tensor:
+    """Cross-entropy of gold start and end positions, averaged over the two.
+
+    Args:
+        logits: `[B, S, 2]`.
+        start: `[B]`; a position outside the sequence does not count.
+        end: `[B]`.
+        mask: `[B, S]` or None; padding is no class.
+        label_smoothing: share of the target spread over all real positions.
+        reduction: `"mean"` over rows, or `"sum"`.
+    """
+    with _full_precision(logits):
+        log_probability = F.log_softmax(_positions(logits, mask), dim=-1)
+        gold = torch.stack((start, end), dim=1)
+        inside = (gold >= 0) & (gold < logits.shape[1])
+        chosen = log_probability.gather(-1, gold.clamp(0, logits.shape[1] - 1).unsqueeze(-1)).squeeze(-1)
+        loss = -(1.0 - label_smoothing) * chosen
+        if label_smoothing:
+            real = torch.ones_like(logits[..., 0]) if mask is None else mask.float()
+            spread = (log_probability * real.unsqueeze(1)).sum(-1) / real.sum(-1, keepdim=True)
+            loss = loss - label_smoothing * spread
+        return _reduce_rows(loss.masked_fill(~inside, 0.0).mean(-1), None, reduction)
 
 
 def regression_loss(
@@ -478,6 +562,19 @@ def _reduce(total: Tensor, count: Tensor, reduction: str) -> Tensor:
     if reduction in ("mean", "paper"):
         return total / count.clamp(min=1.0)
     raise ValueError(f"reduction is 'mean', 'sum' or 'paper', got {reduction!r}.")
+
+
+def _positions(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """`[B, S, 2]` to `[B, 2, S]` in float32, padding as improbable as can be."""
+    scores = logits.float().mT
+    if mask is None:
+        return scores
+    return scores.masked_fill(~mask.bool().unsqueeze(1), torch.finfo(scores.dtype).min)
+
+
+def _check_temperature(name: str, temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"{name}: the temperature must be positive, got {temperature}.")
 
 
 def _check_same_shape(name: str, a: Tensor, b: Tensor) -> None:

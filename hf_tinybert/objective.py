@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput, logging
+from transformers.utils import logging
 
 from hf_tinybert import losses
 from hf_tinybert.attention_precision import fast_attention
@@ -23,6 +23,7 @@ from hf_tinybert.families import Encoder
 from hf_tinybert.features import PLAIN_OUTPUT, FeatureCapture, Features
 from hf_tinybert.head_matching import HeadMatching
 from hf_tinybert.layer_mapping import LayerMapping
+from hf_tinybert.prediction import LABELS, Prediction, logits_of
 from hf_tinybert.projections import Projections
 
 logger = logging.get_logger(__name__)
@@ -73,23 +74,13 @@ class Settings:
         mapping: which layers are matched.
         weights: of levels and layers.
         heads: how attention is compared; None where it is not.
-        temperature: of the soft cross-entropy.
-        reduction: `"mean"` or `"paper"` (see `hf_tinybert.losses`).
-        regression: the prediction level is a mean squared error.
-        problem_type: of the hard-label loss.
-        label_smoothing: of the hard-label loss.
-        hard_label_function: replaces the hard-label loss; called as the Trainer's `compute_loss_func`.
+        prediction: how the prediction level is computed.
     """
 
     mapping: LayerMapping
     weights: Weights
     heads: HeadMatching | None = None
-    temperature: float = 1.0
-    reduction: str = "mean"
-    regression: bool = False
-    problem_type: str = "single_label_classification"
-    label_smoothing: float = 0.0
-    hard_label_function: Any = None
+    prediction: Prediction = field(default_factory=Prediction)
 
     @property
     def hidden_layers(self) -> list[int]:
@@ -161,13 +152,13 @@ class DistillationObjective(nn.Module):
         wanted = {
             name: value
             for name, value in inputs.items()
-            if name in self._accepted and name not in ("labels", *PLAIN_OUTPUT)
+            if name in self._accepted and name not in (*LABELS, *PLAIN_OUTPUT)
         }
         with_head = bool(step.levels & {"prediction", "hard_label"})
         with self._capture.recording() as features, fast_attention(self.student, self.student.device):
             output = (self.student if with_head else self.student.base_model)(**wanted, **PLAIN_OUTPUT)
         if with_head:
-            features.logits = output.logits
+            features.logits = logits_of(output)
         weighted: list[Tensor] = []
         parts: dict[str, Tensor] = {}
         for name, weight, value in self._losses(features, step, inputs):
@@ -215,59 +206,25 @@ class DistillationObjective(nn.Module):
                     yield f"hidden_{layer}", weights.of_layer("hidden", layer), value
             if all(settings.mapping[other] != above for other in layers):
                 teacher.forget(above)
-        labels = inputs.get("labels")
         if "prediction" in step.levels and weights["prediction"]:
-            yield "prediction", weights["prediction"], self._prediction(student, step, mask, labels)
+            assert student.logits is not None
+            assert teacher.logits is not None
+            total, count = settings.prediction.soft(student.logits, teacher.logits, inputs, step.counts)
+            yield "prediction", weights["prediction"], self._part(total, count, step)
         if "hard_label" in step.levels and weights["hard_label"]:
-            yield "hard_label", weights["hard_label"], self._hard_label(student, step, labels)
-
-    def _prediction(self, student: Features, step: Step, mask: Tensor | None, labels: Tensor | None) -> Tensor:
-        settings = self.settings
-        logits, target = student.logits, step.teacher.logits
-        assert logits is not None
-        assert target is not None
-        if settings.regression:
-            if settings.reduction == "paper" and labels is not None:
-                target = labels.float()
-            return self._share(step.counts.sequences, step, losses.regression_loss, logits, target)
-        if logits.dim() == 2:
-            mask, count = None, step.counts.sequences
-        elif labels is not None:
-            mask, count = labels != -100, step.counts.labels
-        else:
-            count = step.counts.tokens
-        return self._share(
-            count,
-            step,
-            losses.soft_cross_entropy,
-            logits,
-            target,
-            temperature=settings.temperature,
-            mask=mask,
-        )
-
-    def _hard_label(self, student: Features, step: Step, labels: Tensor | None) -> Tensor:
-        settings, logits = self.settings, student.logits
-        assert logits is not None
-        if labels is None:
-            raise ValueError("hard_label_weight is above 0, but the batch has no labels.")
-        if settings.hard_label_function is not None:
-            value: Tensor = settings.hard_label_function(
-                ModelOutput(logits=logits), labels, num_items_in_batch=step.counts.labels
-            )
-            return value
-        total = losses.hard_label_loss(
-            logits, labels, settings.problem_type, settings.label_smoothing, reduction="sum"
-        )
-        return total / step.counts.labels.clamp(min=1)
+            assert student.logits is not None
+            yield "hard_label", weights["hard_label"], settings.prediction.hard(student.logits, inputs, step.counts)
 
     def _share(self, count: Tensor, step: Step, loss: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """A loss over this share, divided by the global count (or, as in the paper's code, a plain mean)."""
-        if self.settings.reduction == "paper":
-            value: Tensor = loss(*args, reduction="paper", **kwargs)
+        """An intermediate loss over this share as its part of the mean over the global batch."""
+        reduction = "paper" if self.settings.prediction.reduction == "paper" else "sum"
+        return self._part(loss(*args, reduction=reduction, **kwargs), count, step)
+
+    def _part(self, value: Tensor, count: Tensor, step: Step) -> Tensor:
+        """A sum over this share, divided by the global count (or, as in the paper's code, a plain mean)."""
+        if self.settings.prediction.reduction == "paper":
             return value / step.counts.shares
-        total: Tensor = loss(*args, reduction="sum", **kwargs)
-        return total / count.clamp(min=1)
+        return value / count.clamp(min=1)
 
     # What the Trainer and its callbacks ask a model for.
 

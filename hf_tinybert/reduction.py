@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from hf_tinybert.labels import LabelOrder
 from hf_tinybert.layer_mapping import LayerMapping
 
 _LAYER_PARTS = (
@@ -338,6 +339,7 @@ def _reduce_head(
     """Carry over what is neither embeddings nor layers: pooler and task head."""
     prefix = student.base_model_prefix + "."
     ours = dict(student.named_parameters())
+    order = LabelOrder.between(student.config, teacher.config)
     wide = teacher.config.hidden_size
     for name, value in teacher.named_parameters():
         inside = name.removeprefix(teacher.base_model_prefix + ".")
@@ -350,7 +352,8 @@ def _reduce_head(
             if value.shape[0] == wide and own.shape[0] == basis.shape[1]:
                 value = basis.T @ value
         if value.shape == own.shape:
-            own.copy_(value)
+            rows = len(value) == student.config.num_labels
+            own.copy_(order.logits(value.movedim(0, -1)).movedim(-1, 0) if rows else value)
 
 
 def _least_squares(inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,9 +10,11 @@ from transformers import PreTrainedModel
 from hf_tinybert import sampling
 from hf_tinybert.families import locate
 from hf_tinybert.head_matching import HeadMatching
+from hf_tinybert.labels import LabelOrder
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.objective import Settings, Weights
-from hf_tinybert.teacher import check_labels, check_vocabularies
+from hf_tinybert.prediction import Prediction, kind_of
+from hf_tinybert.teacher import check_vocabularies
 from hf_tinybert.training_args import DistillationTrainingArguments
 
 
@@ -39,19 +41,19 @@ def build_settings(
     beyond = [layer for layer in weights.layers if layer > ours.num_layers]
     if beyond:
         raise ValueError(f"layer_weights names layer {beyond[0]}; the student has layers 1..{ours.num_layers}.")
-    problem_type = _problem_type(student)
     mapping = LayerMapping.build(args.layer_mapping, ours.num_layers, theirs.num_layers)
     matches_attention = args.phases != "prediction" and any(weights.of_layer("attention", m) for m in mapping.layers)
     settings = Settings(
         mapping=mapping,
         weights=weights,
         heads=HeadMatching.build(args.head_matching, ours, theirs, mapping) if matches_attention else None,
-        temperature=args.temperature,
-        reduction=args.loss_reduction,
-        regression=problem_type == "regression",
-        problem_type=problem_type,
-        label_smoothing=args.label_smoothing_factor,
-        hard_label_function=hard_label_function,
+        prediction=Prediction(
+            kind=kind_of(student),
+            temperature=args.temperature,
+            reduction=args.loss_reduction,
+            label_smoothing=args.label_smoothing_factor,
+            hard_label_function=hard_label_function,
+        ),
     )
     if args.phases != "intermediate":
         _check_prediction(settings, student, teacher)
@@ -80,14 +82,7 @@ def check_data(dataset: Any, longest: int | None) -> None:
         )
 
 
-def _problem_type(student: PreTrainedModel) -> str:
-    config = student.config
-    return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
-
-
 def _check_prediction(settings: Settings, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    check_labels(student.config, teacher.config)
-    if settings.problem_type == "multi_label_classification" and settings.weights["prediction"]:
-        raise ValueError("Multi-label tasks have no soft loss yet: use hard_label_weight with prediction_weight=0.")
-    if settings.hard_label_function is not None and not settings.weights["hard_label"]:
+    LabelOrder.between(student.config, teacher.config)
+    if settings.prediction.hard_label_function is not None and not settings.weights["hard_label"]:
         raise ValueError("compute_loss_func takes the place of the hard-label loss, and hard_label_weight is 0.")

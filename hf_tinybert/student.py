@@ -17,8 +17,9 @@ from transformers.utils import cached_file
 from hf_tinybert import projections, provenance, reduction
 from hf_tinybert.configuration import PRESETS, TinyBertConfig, preset_sizes
 from hf_tinybert.families import locate
+from hf_tinybert.labels import LabelOrder
 from hf_tinybert.layer_mapping import LayerMapping
-from hf_tinybert.teacher import auto_class, check_labels, check_vocabularies
+from hf_tinybert.teacher import auto_class, check_vocabularies
 
 Init = Literal["teacher", "random"]
 
@@ -60,7 +61,7 @@ def create_student(
         preset_sizes(str(config))  # raises, listing the presets
         raise AssertionError
     check_vocabularies(bert_config, teacher.config)
-    check_labels(bert_config, teacher.config)
+    LabelOrder.between(bert_config, teacher.config)
     student: PreTrainedModel = _student_class(teacher, bert_config)(bert_config).eval()
     if init == "teacher":
         mapping = LayerMapping.build(layer_mapping, locate(student).num_layers, locate(teacher).num_layers)
@@ -93,7 +94,7 @@ def _from_checkpoint(teacher: PreTrainedModel, name: str) -> PreTrainedModel:
         raise ValueError(f"The student {name} is a {config.model_type} model, which {auto.__name__} does not know.")
     check_vocabularies(config, teacher.config)
     if model_class.__name__ in (config.architectures or []):
-        check_labels(config, teacher.config)
+        LabelOrder.between(config, teacher.config)
     else:
         config.id2label, config.label2id = dict(teacher.config.id2label), dict(teacher.config.label2id)
         config.problem_type = teacher.config.problem_type

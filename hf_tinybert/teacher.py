@@ -18,6 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 _AUTO_CLASSES = (
     "AutoModelForSequenceClassification",
     "AutoModelForTokenClassification",
+    "AutoModelForQuestionAnswering",
     "AutoModelForMaskedLM",
     "AutoModel",
 )
@@ -49,6 +50,25 @@ def auto_class(model: PreTrainedModel) -> Any:
     raise ValueError(f"{type(model).__name__} belongs to none of {', '.join(_AUTO_CLASSES)}.")
 
 
+def teacher_config(name: str | os.PathLike[str], role: str = "teacher") -> PretrainedConfig:
+    """The configuration of a model in a folder or on the Hub.
+
+    Raises:
+        ValueError: the folder holds no model.
+    """
+    _check_folder(name, role)
+    config: PretrainedConfig = transformers.AutoConfig.from_pretrained(str(name))
+    return config
+
+
+def _check_folder(name: str | os.PathLike[str], role: str) -> None:
+    path = Path(name)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ValueError(f"The {role} folder {path} holds no model: there is no config.json in it.")
+    if not path.is_dir() and (path.is_absolute() or str(name).startswith(".")):
+        raise ValueError(f"The {role} folder {path} does not exist.")
+
+
 def load_teacher(
     name: str | os.PathLike[str], auto: Any, init_kwargs: Mapping[str, Any] | None = None, role: str = "teacher"
 ) -> Any:
@@ -63,11 +83,7 @@ def load_teacher(
     Raises:
         ValueError: the folder holds no model, or its weights lack the task head.
     """
-    path = Path(name)
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise ValueError(f"The {role} folder {path} holds no model: there is no config.json in it.")
-    if not path.is_dir() and (path.is_absolute() or str(name).startswith(".")):
-        raise ValueError(f"The {role} folder {path} does not exist.")
+    _check_folder(name, role)
     kwargs = dict(init_kwargs or {})
     try:
         model, info = auto.from_pretrained(str(name), output_loading_info=True, **kwargs)
@@ -109,30 +125,6 @@ def weights_digest(model: PreTrainedModel) -> str:
         raw: Tensor = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
         digest.update(raw.numpy().tobytes())
     return digest.hexdigest()
-
-
-def check_labels(student: PretrainedConfig, teacher: PretrainedConfig) -> None:
-    """Check that class i means the same to both models.
-
-    Names that transformers made up (`LABEL_0`, ...) say nothing and are not compared.
-
-    Raises:
-        ValueError: the numbers of labels differ, or the same index has another name.
-    """
-    if student.num_labels != teacher.num_labels:
-        raise ValueError(
-            f"The teacher has {teacher.num_labels} labels and the student {student.num_labels}. Make the student "
-            "with `create_student(teacher, ...)`, which takes the labels from the teacher."
-        )
-    names = [{int(index): label for index, label in config.id2label.items()} for config in (student, teacher)]
-    if any(all(label == f"LABEL_{index}" for index, label in table.items()) for table in names):
-        return
-    if names[0] != names[1]:
-        kind = "order of labels" if sorted(names[0].values()) == sorted(names[1].values()) else "labels"
-        raise ValueError(
-            f"Teacher and student have different {kind}, so their logits cannot be compared.\n"
-            f"  teacher: {names[1]}\n  student: {names[0]}"
-        )
 
 
 def check_vocabularies(student: PretrainedConfig, teacher: PretrainedConfig) -> None:

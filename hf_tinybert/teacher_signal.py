@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from hf_tinybert import families
 from hf_tinybert.features import PLAIN_OUTPUT, FeatureCapture, Features
+from hf_tinybert.prediction import LABELS, logits_of
 from hf_tinybert.teacher import freeze
 
 
@@ -47,10 +48,10 @@ class LiveTeacher:
         model: the teacher.
         hidden: teacher layers whose output is matched (0 is the embedding block).
         attention: teacher layers whose attention is matched.
-        kinds: what is wanted of these (see `FeatureCapture`).
         autocast: makes the context in which the teacher runs, for mixed precision. The layers' linear weights are
             cast once and kept beside the model: autocast would cast frozen ones in every batch.
         compile_kwargs: arguments of `torch.compile` for the teacher, or None to run it as it is.
+        kinds: what is wanted of the layers whose attention is matched (see `FeatureCapture`).
     """
 
     def __init__(
@@ -58,13 +59,13 @@ class LiveTeacher:
         model: PreTrainedModel,
         hidden: Iterable[int],
         attention: Iterable[int],
-        kinds: Collection[str] = ("queries", "keys", "bias"),
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         compile_kwargs: Mapping[str, Any] | None = None,
+        kinds: Collection[str] = ("queries", "keys", "bias"),
     ) -> None:
         """Freeze the model and put hooks on its layers."""
         self.model = freeze(model)
-        self.inputs = set(inspect.signature(model.forward).parameters) - {"labels", *PLAIN_OUTPUT}
+        self.inputs = set(inspect.signature(model.forward).parameters) - {*LABELS, *PLAIN_OUTPUT}
         hidden, attention = list(hidden), list(attention)
         encoder = families.locate(model)
         last = max([*hidden, *attention], default=0)
@@ -111,11 +112,11 @@ class LiveTeacher:
         with self._capture.recording(stop=self._stops and not prediction) as features:
             output = self._run(inputs, whole=prediction)
             if prediction:
-                features.logits = output.logits
+                features.logits = logits_of(output)
         return features
 
     def _run_logits(self, inputs: Mapping[str, Any]) -> Features:
-        return Features(logits=self._run(inputs, whole=True).logits)
+        return Features(logits=logits_of(self._run(inputs, whole=True)))
 
     def _run(self, inputs: Mapping[str, Any], whole: bool) -> Any:
         return functional_call(self._module(whole), self._cast[whole], kwargs={**inputs, **PLAIN_OUTPUT})

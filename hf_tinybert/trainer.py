@@ -26,8 +26,10 @@ from hf_tinybert.agreement import Agreement
 from hf_tinybert.counts import BatchCounts
 from hf_tinybert.families import locate
 from hf_tinybert.fidelity import Fidelity
+from hf_tinybert.labels import LabelOrder
 from hf_tinybert.objective import DistillationObjective, Settings, Step
 from hf_tinybert.phases import INTERMEDIATE_LEVELS, LEVELS, Phase, PhasePlan, learning_rate_function
+from hf_tinybert.prediction import kind_of, logits_of
 from hf_tinybert.projections import Projections, offered
 from hf_tinybert.saving import SafeSavingTrainer
 from hf_tinybert.settings import build_settings, check_data, longest_input
@@ -133,6 +135,7 @@ class DistillationTrainer(SafeSavingTrainer):
         self._hard_label_function, self.compute_loss_func = self.compute_loss_func, None
         self.teacher = self._take_teacher(teacher, teacher_init_kwargs)
         self.add_callback(_KeepTeacher(self))
+        self._label_order = LabelOrder()
         self._settings()
         ours = collator is None and isinstance(self.data_collator, DataCollatorWithPadding)
         if ours and (self._max_length or 0) % 8 == 0:
@@ -169,9 +172,15 @@ class DistillationTrainer(SafeSavingTrainer):
         """Derive the settings from arguments and models, checking that they fit; done whenever training starts."""
         self.args.check()
         settings = build_settings(self.args, self.student, self.teacher, self._hard_label_function)
+        self._label_order = self._find_label_order()
         self._max_length = longest_input(self.student, self.teacher)
         check_data(self.train_dataset, self._max_length)
         return settings
+
+    def _find_label_order(self) -> LabelOrder:
+        if self.args.phases == "intermediate":
+            return LabelOrder()
+        return LabelOrder.between(self.student.config, self.teacher.config)
 
     # Attaching the objective for the time of training
 
@@ -235,7 +244,7 @@ class DistillationTrainer(SafeSavingTrainer):
             self.teacher,
             [settings.mapping[m] for m in settings.hidden_layers],
             [settings.mapping[m] for m in settings.attention_layers],
-            settings.attention_kinds,
+            kinds=settings.attention_kinds,
             autocast=self._teacher_autocast(),
             compile_kwargs=compat.compile_arguments(args),
         )
@@ -327,7 +336,7 @@ class DistillationTrainer(SafeSavingTrainer):
             longest=self._max_length,
             reduce=self.accelerator.reduce if self.args.world_size > 1 else None,
             processes=max(self.args.world_size, 1),
-            count_rows=self._objective.settings.problem_type == "multi_label_classification",
+            count_rows=self._objective.settings.prediction.counts_rows,
             windows=self._objective.settings.windows,
         )
         return batches, counts
@@ -356,9 +365,9 @@ class DistillationTrainer(SafeSavingTrainer):
     ) -> Any:
         """The distillation loss in training; the student's ordinary loss in evaluation."""
         if not model.training or not self._attached:
-            loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
-            if self._agreement is not None and outputs.get("logits") is not None:
-                self._compare(inputs, outputs["logits"])
+            loss, outputs = self._ordinary_loss(model, inputs)
+            if self._agreement is not None and isinstance(outputs, Mapping):
+                self._compare(inputs, logits_of(outputs))
             return (loss, outputs) if return_outputs else loss
         assert self._phase is not None
         assert self._signal is not None
@@ -370,20 +379,31 @@ class DistillationTrainer(SafeSavingTrainer):
                 "teacher cache is of no use, and the teacher runs in every step."
             )
         teacher = self._signal.features(inputs, intermediate="hidden" in levels, prediction="prediction" in levels)
+        if teacher.logits is not None:
+            teacher.logits = self._label_order.logits(teacher.logits)
         loss, parts = model(**inputs, step=Step(teacher, levels, num_items_in_batch))
         for name, value in parts.items():
             self._parts[name] = self._parts[name] + value if name in self._parts else value
             self._phase_of_part[name] = self._phase
         return loss
 
-    def _compare(self, inputs: Mapping[str, Any], logits: Tensor) -> None:
+    def _ordinary_loss(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
+        """A model's own loss and outputs; the teacher's in the student's order of labels."""
+        places, labels = self._label_order.places, inputs.get("labels")
+        other_order = places is not None and self.accelerator.unwrap_model(model) is self.teacher
+        if other_order and labels is not None:
+            inputs = inputs | {"labels": self._label_order.labels(labels)}
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        if other_order:
+            outputs["logits"] = self._label_order.logits(outputs["logits"])
+        return loss, outputs
+
+    def _compare(self, inputs: Mapping[str, Any], logits: Tensor | None) -> None:
         assert self._agreement is not None
         signal = self._signal or LiveTeacher(self.teacher, (), (), autocast=self._teacher_autocast())
         teacher_logits = signal.features(inputs, intermediate=False, prediction=True).logits
-        labels = inputs.get("labels")
-        mask = labels != -100 if logits.dim() == 3 and labels is not None else None
-        if teacher_logits is not None:
-            self._agreement.update(logits, teacher_logits, mask)
+        if logits is not None and teacher_logits is not None:
+            self._agreement.update(logits, self._label_order.logits(teacher_logits), inputs)
 
     # Logging
 
@@ -437,8 +457,8 @@ class DistillationTrainer(SafeSavingTrainer):
         prefix = kwargs.get("metric_key_prefix", args[4] if len(args) > 4 else "eval")
         if wanted and headless and loss_only:
             self._fidelity = self._open_fidelity(student)
-        elif wanted and not headless and student.config.problem_type != "multi_label_classification":
-            self._agreement = Agreement(regression=student.config.num_labels == 1)
+        elif wanted and not headless:
+            self._agreement = Agreement(kind_of(student))
         try:
             output = super().evaluation_loop(*args, **kwargs)
             measure = self._fidelity or self._agreement

@@ -87,6 +87,33 @@ def soft_cross_entropy(student, teacher, temperature=1.0):
     return float(rows.mean() * temperature**2)
 
 
+def soft_binary_cross_entropy(student, teacher, temperature=1.0):
+    """Equation 10 for each class by itself, averaged over rows and classes, times t^2."""
+    p, q = (1 / (1 + np.exp(-x / temperature)) for x in (teacher, student))
+    return float(np.mean(-(p * np.log(q) + (1 - p) * np.log(1 - q))) * temperature**2)
+
+
+def span_cross_entropy(student, teacher, mask, temperature=1.0):
+    """Equation 10 over real positions, for start and end; `[B, S, 2]`."""
+    total = []
+    for b in range(student.shape[0]):
+        real = mask[b].astype(bool)
+        for end in (0, 1):
+            total.append(soft_cross_entropy(student[b, real, end][None], teacher[b, real, end][None], temperature))
+    return float(np.mean(total))
+
+
+def span_label(logits, start, end, mask, smoothing=0.0):
+    """Cross-entropy of start and end over real positions; positions outside the sequence count as 0."""
+    total = []
+    for b in range(logits.shape[0]):
+        real = mask[b].astype(bool)
+        for side, gold in enumerate((start[b], end[b])):
+            inside = 0 <= gold < logits.shape[1]
+            total.append(cross_entropy(logits[b, real, side][None], [gold], smoothing) if inside else 0.0)
+    return float(np.mean(total))
+
+
 def paper_hidden(student, teacher):
     """`MSELoss()` of the authors' code: every position, padding included."""
     return float(np.mean((student - teacher) ** 2))

@@ -12,7 +12,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from transformers import BertConfig
 
 from hf_tinybert import data
-from hf_tinybert.data import Columns, DataArguments, Labels, check_max_length, checked, encode, load_raw, shortened
+from hf_tinybert.data import DataArguments, check_max_length, load_raw, shortened
+from hf_tinybert.tasks.text_classification import Columns, Labels, checked, encode
 
 DEMO = resources.files("hf_tinybert") / "demo_data"
 TRAPS = ["null", "NA", "nan", "None", "N/A", "", "-inf", "true"]
@@ -309,10 +310,20 @@ def test_a_missing_regression_value_is_refused(tokenizer):
         encoded_labels([1.5, None], Labels(None), tokenizer)
 
 
-def test_several_labels_for_a_text_are_refused(tmp_path, tokenizer):
-    path = write(tmp_path / "multi.jsonl", [{"text": "a", "labels": [0, 1]}, {"text": "b", "labels": [1]}])
-    with pytest.raises(ValueError, match="labels"):
-        prepared(DataArguments(train_file=str(path)), tokenizer)
+def test_lists_of_labels_make_a_multi_label_task(tmp_path, tokenizer):
+    rows = [{"text": "a", "labels": ["x", "z"]}, {"text": "b", "labels": []}, {"text": "c", "labels": ["y"]}]
+    path = write(tmp_path / "multi.jsonl", rows)
+    encoded, labels = prepared(DataArguments(train_file=str(path)), tokenizer)
+    assert labels == Labels(("x", "y", "z"), several=True)
+    assert labels.config_kwargs()["problem_type"] == "multi_label_classification"
+    assert encoded["train"]["labels"] == [[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+    assert Labels.of_config(BertConfig(**labels.config_kwargs())) == labels
+    with pytest.raises(ValueError, match="not trained for: w"):
+        encoded_labels([["x", "w"]], labels, tokenizer)
+    with pytest.raises(ValueError, match=r"one label a text.*trained for any number of labels"):
+        encoded_labels(["x"], labels, tokenizer)
+    with pytest.raises(ValueError, match=r"lists of labels.*trained for one label a text"):
+        encoded_labels([["x"]], Labels(("x", "y")), tokenizer)
 
 
 # Columns and texts

@@ -155,6 +155,44 @@ def test_soft_cross_entropy_and_gradient(temperature):
     )
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_soft_binary_cross_entropy_and_gradient(temperature):
+    student, teacher = np.random.default_rng(0).normal(size=(2, 5, 4)) * 2
+    check(
+        lambda s, t: losses.soft_binary_cross_entropy(s, t, temperature),
+        lambda s, t: ref.soft_binary_cross_entropy(s, t, temperature),
+        [student, teacher],
+    )
+    plain = losses.soft_binary_cross_entropy(tensor(student), tensor(teacher), temperature, "paper")
+    assert plain.item() * temperature**2 == pytest.approx(
+        ref.soft_binary_cross_entropy(student, teacher, temperature), rel=1e-5
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(SHAPES, st.integers(0, 10_000), st.sampled_from([0.5, 1.0, 2.0]))
+def test_span_cross_entropy_and_gradient(shape, seed, temperature):
+    arrays, mask = batch(seed, shape[0], shape[1], [2, 2])
+    check(
+        lambda s, t: losses.span_cross_entropy(s, t, temperature, tensor(mask)),
+        lambda s, t: ref.span_cross_entropy(s, t, mask, temperature),
+        arrays,
+    )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_span_label_loss_and_gradient(smoothing):
+    (logits,), mask = batch(4, 3, 6, [2])
+    lengths = mask.sum(1).astype(int)
+    start, end = np.zeros(3, dtype=int), lengths - 1
+    start[1] = 6  # transformers' mark of an answer outside this part of the text
+    check(
+        lambda x: losses.span_label_loss(x, torch.tensor(start), torch.tensor(end), tensor(mask), smoothing),
+        lambda x: ref.span_label(x, start, end, mask, smoothing),
+        [logits],
+    )
+
+
 def test_regression_loss_and_gradient():
     random = np.random.default_rng(0)
     arrays = [random.normal(size=(6, 1)), random.normal(size=(6, 1))]

@@ -30,6 +30,33 @@ def test_pearson_and_squared_error(column):
     assert same["pearson"] == pytest.approx(-1.0)
 
 
-def test_the_leading_metric_of_a_task():
-    assert metrics.for_task(True) == ("pearson", metrics.pearson)
-    assert metrics.for_task(False) == ("accuracy", metrics.accuracy)
+def test_several_labels():
+    logits = np.array([[1.0, -1.0, 2.0, -3.0], [-1.0, 1.0, -1.0, -3.0], [-1.0, -1.0, 1.0, -3.0]])
+    gold = np.array([[1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 1.0, 0.0]])
+    found = metrics.several_labels(EvalPrediction(predictions=logits, label_ids=gold))
+    # chosen: 0 and 2; 1; 2. Right 3, too many 1, missed 1. By class: 1, 0 and 1; the fourth never occurs.
+    assert found == pytest.approx({"f1": 6 / 8, "f1_macro": 2 / 3, "accuracy": 1 / 3})
+
+
+def test_tags_count_whole_entities():
+    names = ["O", "B-person", "I-person", "B-group"]
+    gold = np.array([[1, 2, 0, -100], [0, 3, 0, 0]])
+    chosen = np.array([[1, 2, 0, 3], [0, 3, 1, 0]])
+    assert metrics.tags(chosen, gold, names) == pytest.approx(
+        {"accuracy": 6 / 7, "precision": 2 / 3, "recall": 1.0, "f1": 0.8}
+    )
+    half = np.array([[1, 0, 0, 0], [0, 3, 0, 0]])
+    assert metrics.tags(half, gold, names)["recall"] == pytest.approx(0.5)
+    assert metrics.tags(chosen, gold, ["DET", "NOUN", "VERB", "ADJ"]) == pytest.approx({"accuracy": 6 / 7})
+
+
+def test_answers_as_squad_counts_them():
+    found = metrics.answers(["the year 1976", "", "Denver"], [["1976", "in 1976"], [], ["Denver."]])
+    # the words "year 1976" against "1976": precision a half, recall one
+    assert found == pytest.approx({"exact_match": 200 / 3, "f1": 100 * (2 / 3 + 1 + 1) / 3})
+
+
+def test_the_leading_metric_of_labels():
+    assert metrics.for_labels(True, False) == ("pearson", metrics.pearson)
+    assert metrics.for_labels(False, False) == ("accuracy", metrics.accuracy)
+    assert metrics.for_labels(False, True) == ("f1", metrics.several_labels)

@@ -17,6 +17,7 @@ from hf_tinybert.families import locate
 from hf_tinybert.head_matching import HeadMatching
 from hf_tinybert.objective import DistillationObjective, Settings, Step, Weights
 from hf_tinybert.phases import LEVELS
+from hf_tinybert.prediction import Prediction
 from hf_tinybert.projections import Projections
 from hf_tinybert.teacher_signal import LiveTeacher
 
@@ -39,7 +40,7 @@ class Pair:
         ours, theirs = locate(student), locate(teacher)
         mapping = LayerMapping.build(mapping, ours.num_layers, theirs.num_layers)
         heads = HeadMatching.build("auto", ours, theirs, mapping)
-        self.settings = Settings(mapping, Weights(levels, layers or {}), heads, **changes)
+        self.settings = Settings(mapping, Weights(levels, layers or {}), heads, Prediction(**changes))
         wanted = range(ours.num_layers + 1)
         projections = Projections(ours.hidden_size, theirs.hidden_size, wanted, shared=False)
         with torch.no_grad():
@@ -52,7 +53,7 @@ class Pair:
         levels = LEVELS[phase]
         features = self.teacher.features(batch, "hidden" in levels, "prediction" in levels)
         if counts is None:
-            by_row = self.objective.settings.problem_type == "multi_label_classification"
+            by_row = self.settings.prediction.counts_rows
             counts = BatchCounts.of_batches([batch], torch.device("cpu"), count_rows=by_row)
         return self.objective(**batch, step=Step(features, levels, counts))
 
@@ -328,7 +329,7 @@ def test_regression_fits_the_teacher_or_as_in_the_authors_code_the_gold_value(re
     student, teacher = tiny_pair(num_labels=1)
     batch = tiny_models.batch() | {"labels": torch.tensor([0.5, -1.0, 2.0])}
     inputs = tiny_models.batch()
-    pair = Pair(student, teacher, {"prediction": 1.0}, regression=True, problem_type="regression", reduction=reduction)
+    pair = Pair(student, teacher, {"prediction": 1.0}, kind="regression", reduction=reduction)
     loss, _ = pair(batch, "prediction")
     target = batch["labels"] if gold else teacher(**inputs).logits[:, 0]
     assert loss.item() == pytest.approx(F.mse_loss(student(**inputs).logits[:, 0], target).item(), rel=1e-5)
@@ -337,7 +338,7 @@ def test_regression_fits_the_teacher_or_as_in_the_authors_code_the_gold_value(re
 def test_regressions_hard_label_is_the_squared_error():
     student, teacher = tiny_pair(num_labels=1)
     batch = tiny_models.batch() | {"labels": torch.tensor([0.5, -1.0, 2.0])}
-    pair = Pair(student, teacher, {"hard_label": 1.0}, regression=True, problem_type="regression")
+    pair = Pair(student, teacher, {"hard_label": 1.0}, kind="regression")
     loss, _ = pair(batch, "prediction")
     expected = F.mse_loss(student(**tiny_models.batch()).logits[:, 0], batch["labels"])
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -377,7 +378,7 @@ def test_multi_label_hard_labels(kind):
     student, teacher = tiny_pair()
     labels = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1]])
     batch = tiny_models.batch() | {"labels": getattr(labels, kind)()}
-    pair = Pair(student, teacher, {"hard_label": 1.0}, problem_type="multi_label_classification")
+    pair = Pair(student, teacher, {"hard_label": 1.0}, kind="multi_label_classification")
     loss, _ = pair(batch, "prediction")
     expected = F.binary_cross_entropy_with_logits(student(**tiny_models.batch()).logits, labels.float())
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)

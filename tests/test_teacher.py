@@ -11,7 +11,6 @@ from transformers import AutoModel, AutoModelForSequenceClassification, BertConf
 
 from hf_tinybert.teacher import (
     auto_class,
-    check_labels,
     check_vocabularies,
     describe,
     fingerprint,
@@ -94,33 +93,6 @@ def test_a_folder_never_passes_for_a_hub_id(tmp_path, monkeypatch):
 
 
 # What must agree
-
-
-def labels(*names):
-    return BertConfig(id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)})
-
-
-def test_labels_that_agree_or_that_say_nothing():
-    check_labels(labels("a", "b"), labels("a", "b"))
-    check_labels(labels("a", "b"), BertConfig(num_labels=2))
-    check_labels(BertConfig(num_labels=2), labels("a", "b"))
-    text = labels("a", "b")
-    text.id2label = {"0": "a", "1": "b"}
-    check_labels(text, labels("a", "b"))
-
-
-@pytest.mark.parametrize(
-    ("student", "teacher", "message"),
-    [
-        (labels("a"), labels("a", "b"), "teacher has 2 labels and the student 1"),
-        (labels("b", "a"), labels("a", "b"), "different order of labels"),
-        (labels("a", "c"), labels("a", "b"), "different labels"),
-        (labels("LABEL_1", "LABEL_0"), labels("a", "b"), "different labels"),
-    ],
-)
-def test_labels_that_do_not_agree(student, teacher, message):
-    with pytest.raises(ValueError, match=message):
-        check_labels(student, teacher)
 
 
 def test_vocabularies_must_have_one_size():

@@ -235,6 +235,7 @@ def test_what_is_added_to_the_trainers_arguments():
                 "intermediate_warmup_ratio",
                 "layer_mapping",
                 "projection",
+                "head_matching",
                 "embedding_weight",
                 "hidden_weight",
                 "attention_weight",

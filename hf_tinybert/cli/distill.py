@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from transformers import AutoModelForSequenceClassification
-
-from hf_tinybert import comparison, corpus, data, metrics
+from hf_tinybert import comparison, corpus, data, tasks
 from hf_tinybert.cli import arguments, general, stage
 from hf_tinybert.configuration import DEFAULT_PRESET, PRESETS
 from hf_tinybert.families import locate
 from hf_tinybert.layer_mapping import LayerMapping
-from hf_tinybert.teacher import load_teacher, load_tokenizer
+from hf_tinybert.teacher import load_teacher, load_tokenizer, teacher_config
 from hf_tinybert.trainer import DistillationTrainer
 from hf_tinybert.training_args import DistillationTrainingArguments
 
@@ -40,6 +37,10 @@ class DistillArguments:
             "help": "Start of a preset: the teacher's own weights, or random.",
             "choices": ["teacher", "random"],
         },
+    )
+    task: str | None = field(
+        default=None,
+        metadata={"help": "Default: the task that the teacher was saved for.", "choices": list(tasks.TASKS)},
     )
     stage: str = field(
         default="task",
@@ -67,43 +68,43 @@ def run(argv: Sequence[str]) -> None:
         return
     if corpus_args != corpus.CorpusArguments():
         raise ValueError("--documents, --streaming and --held-out go with --stage general.")
-    splits, columns = data.load_for_training(data_args)
-    splits = data.shortened(splits, data_args)
-    teacher = load_teacher(model_args.teacher, AutoModelForSequenceClassification)
+    task = tasks.start(model_args.task, teacher_config(model_args.teacher), data_args)
+    task.read(training=True)
+    teacher = load_teacher(model_args.teacher, task.auto)
     tokenizer = load_tokenizer(model_args.teacher, "teacher")
-    labels = data.Labels.of_config(teacher.config)
     data.check_max_length(data_args.max_length, locate(teacher).max_length, "the teacher")
-    encoded = data.encode(splits, columns, labels, tokenizer, data_args.max_length)
-    collator = data.collator(tokenizer)
-    some = collator(list(encoded["train"].select(range(min(_CALIBRATION, len(encoded["train"]))))))
+    task.shorten()
+    encoded = task.encode(tokenizer, teacher.config)
+    train = encoded.splits["train"]
+    some = encoded.collator(list(train.select(range(min(_CALIBRATION, len(train))))))
     student = stage.start_student(model_args, training_args, teacher, tokenizer, data_args.max_length, some)
-    leading, compute_metrics = metrics.for_task(labels.is_regression)
+    if student.config.id2label != teacher.config.id2label:  # the same labels in another order
+        encoded = task.encode(tokenizer, student.config)
     trainer = DistillationTrainer(
         model=student,
         teacher=teacher,
         args=training_args,
-        train_dataset=encoded["train"],
-        eval_dataset=encoded.get("eval"),
         processing_class=tokenizer,
-        data_collator=collator,
-        compute_metrics=compute_metrics,
+        **encoded.trainer_arguments(),
     )
     stage.train(trainer)
     if trainer.is_world_process_zero():
         mapping = trainer.student.config.tinybert["layer_mapping"]
         print(f"\nLayer mapping\n{LayerMapping.parse(mapping)}\n")
-    _summarise(trainer, model_args, encoded, leading)
+    _summarise(trainer, model_args, encoded)
 
 
-def _summarise(trainer: DistillationTrainer, model_args: DistillArguments, encoded: Any, leading: str) -> None:
+def _summarise(trainer: DistillationTrainer, model_args: DistillArguments, encoded: tasks.Encoded) -> None:
     """Evaluate both models on the held-out data and print them side by side."""
-    split = "test" if "test" in encoded else "eval" if "eval" in encoded else None
+    splits, leading = encoded.splits, encoded.leading
+    split = "test" if "test" in splits else "eval" if "eval" in splits else None
     scores: dict[str, float | None] = {"teacher": None, "student": None}
     if split is not None:
-        measured = trainer.evaluate(encoded[split], metric_key_prefix=split)
+        trainer.compute_metrics = encoded.metrics[split]
+        measured = trainer.evaluate(splits[split], metric_key_prefix=split)
         trainer.save_metrics(split, measured)
         scores["student"] = measured[f"{split}_{leading}"]
-        scores["teacher"] = trainer.evaluate_teacher(encoded[split])[f"teacher_{leading}"]
+        scores["teacher"] = trainer.evaluate_teacher(splits[split])[f"teacher_{leading}"]
     if not trainer.is_world_process_zero():
         return
     table = comparison.compare(

@@ -6,12 +6,12 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
-from hf_tinybert import comparison, data, metrics
+from hf_tinybert import comparison, data, tasks
 from hf_tinybert.cli import arguments
 from hf_tinybert.families import locate
-from hf_tinybert.teacher import load_teacher, load_tokenizer
+from hf_tinybert.teacher import load_teacher, load_tokenizer, teacher_config
 
 
 @dataclass
@@ -19,6 +19,10 @@ class EvaluateArguments:
     """What to evaluate."""
 
     model: str = field(metadata={"help": "Folder or Hub id of a fine-tuned model."})
+    task: str | None = field(
+        default=None,
+        metadata={"help": "Default: the task that the model was saved for.", "choices": list(tasks.TASKS)},
+    )
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Examples at a time."})
     use_cpu: bool = field(default=False, metadata={"help": "Leave a GPU alone."})
 
@@ -31,18 +35,12 @@ def run(argv: Sequence[str]) -> None:
         (EvaluateArguments, data.DataArguments),
         argv,
     )
-    splits = data.load_raw(data_args)
-    splits.pop("train", None)
-    if not splits:
-        raise ValueError("Nothing to evaluate on: give --eval-file or --test-file, or a --dataset with such a split.")
-    columns = data.Columns.find(next(iter(splits.values())), data_args)
-    splits = data.checked(splits, columns)
-    model = load_teacher(model_args.model, AutoModelForSequenceClassification, role="model")
+    task = tasks.start(model_args.task, teacher_config(model_args.model, "model"), data_args)
+    task.read(training=False)
+    model = load_teacher(model_args.model, task.auto, role="model")
     tokenizer = load_tokenizer(model_args.model, "model")
     data.check_max_length(data_args.max_length, locate(model).max_length, "the model")
-    labels = data.Labels.of_config(model.config)
-    encoded = data.encode(splits, columns, labels, tokenizer, data_args.max_length)
-    leading, compute_metrics = metrics.for_task(labels.is_regression)
+    encoded = task.encode(tokenizer, model.config)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Trainer(
             model=model,
@@ -53,17 +51,17 @@ def run(argv: Sequence[str]) -> None:
                 use_cpu=model_args.use_cpu,
             ),
             processing_class=tokenizer,
-            data_collator=data.collator(tokenizer),
-            compute_metrics=compute_metrics,
+            **encoded.trainer_arguments(),
         )
-        for split, dataset in encoded.items():
+        for split, dataset in encoded.splits.items():
+            trainer.compute_metrics = encoded.metrics[split]
             measured = trainer.evaluate(dataset, metric_key_prefix=split)
             print(
                 comparison.compare(
                     {"model": model},
-                    {"model": measured[f"{split}_{leading}"]},
+                    {"model": measured[f"{split}_{encoded.leading}"]},
                     {"model": model_args.model},
-                    leading,
+                    encoded.leading,
                     split,
                 )
             )

@@ -124,7 +124,6 @@ DISTILL = {
         lambda b: ["--student", b.student([*LABELS[:-1], "poetry"])],
         "different labels.*teacher: .*student: .*poetry",
     ),
-    "other order of labels": (lambda b: ["--student", b.student(LABELS[::-1])], "different order of labels"),
     "other number of labels": (
         lambda b: ["--student", b.student(LABELS[:5])],
         "teacher has 12 labels and the student 5",
@@ -134,7 +133,10 @@ DISTILL = {
         "vocabulary of 30522 tokens and the student of 1000",
     ),
     "other vocabulary": (lambda b: ["--student", b.other_tokens()], "tokenizer.*same vocabulary"),
-    "other heads": (lambda b: ["--student", b.student(num_attention_heads=6)], "the teacher has 12 and the student 6"),
+    "other heads": (
+        lambda b: ["--student", b.student(num_attention_heads=6), "--head-matching", "heads"],
+        "the teacher has 12 heads and the student 6",
+    ),
     "short student": (
         lambda b: ["--student", b.student(max_position_embeddings=16)],
         "--max-length is 48; the student takes 1 to 16 tokens",
@@ -283,13 +285,43 @@ FINETUNE = {
         lambda b: ["--train-file", b.text("f.csv", "text,label\na,yes\nb,yes\nc,yes\n")],
         "(?i)label|class",
     ),
-    "several labels for a text": (
+    "tags of one text too few": (
         lambda b: [
+            "--task",
+            "token-classification",
             "--train-file",
-            b.text("f.jsonl", '{"text": "a", "labels": [0, 1]}\n{"text": "b", "labels": []}\n'),
+            b.text("f.jsonl", '{"tokens": ["a", "b"], "tags": ["O", "B-x"]}\n{"tokens": ["a", "b"], "tags": ["O"]}\n'),
         ],
-        "(?i)label",
+        "2 words and 1 tags in row 2",
     ),
+    "a tag without a word": (
+        lambda b: ["--task", "token-classification", "--train-file", b.text("f.conll", "a\tO\nb\n")],
+        "no tag in line 2",
+    ),
+    "an answer that is not there": (
+        lambda b: [
+            "--task",
+            "question-answering",
+            "--train-file",
+            b.text(
+                "f.jsonl",
+                '{"question": "q", "context": "some text", "answers": {"text": ["text"], "answer_start": [4]}}\n',
+            ),
+        ],
+        "answer 'text', which does not stand at character 4",
+    ),
+    "no room beside the question": (
+        lambda b: [
+            "--task",
+            "question-answering",
+            "--max-length",
+            "32",
+            "--train-file",
+            b.text("f.jsonl", '{"question": "q", "context": "t", "answers": {"text": [], "answer_start": []}}\n'),
+        ],
+        "leaves no room for the text",
+    ),
+    "an unknown task": (lambda b: ["--task", "translation"], "argument --task.*invalid choice"),
     "label of the evaluation that training never saw": (
         lambda b: ["--eval-file", b.text("f.csv", "text,intent\na,weather\nb,poetry\n")],
         r"The eval data has 1 label\(s\) that the model was not trained for: poetry",

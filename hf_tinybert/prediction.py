@@ -1,0 +1,135 @@
+"""The prediction level: what a model's head says, and how student and teacher are compared there (equation 10).
+
+| kind | logits | soft loss | hard-label loss |
+| --- | --- | --- | --- |
+| `single_label_classification` | `[B, C]` | soft cross-entropy | cross-entropy |
+| `multi_label_classification` | `[B, C]` | binary, of each class | binary cross-entropy |
+| `regression` | `[B, C]` | squared error | squared error |
+| `tokens` | `[B, S, C]` | soft cross-entropy at labelled positions | cross-entropy |
+| `spans` | `[B, S, 2]`, start and end | soft cross-entropy over real positions | cross-entropy |
+
+`tokens` are token classification and masked language modelling, `spans` extractive question answering.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from hf_tinybert import losses
+from hf_tinybert.counts import BatchCounts
+from hf_tinybert.teacher import auto_class
+
+SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
+TOKENS, SPANS = "tokens", "spans"
+#: Columns of a batch that hold gold labels, in every task.
+LABELS = ("labels", "start_positions", "end_positions")
+
+
+def kind_of(model: PreTrainedModel) -> str:
+    """What a model's head says; a model without a head, or of an unknown class, counts as a classifier."""
+    try:
+        name = auto_class(model).__name__
+    except ValueError:
+        name = ""
+    if name == "AutoModelForQuestionAnswering":
+        return SPANS
+    if name in ("AutoModelForTokenClassification", "AutoModelForMaskedLM"):
+        return TOKENS
+    config = model.config
+    known: str | None = config.problem_type
+    return known or (REGRESSION if config.num_labels == 1 else SINGLE_LABEL)
+
+
+def logits_of(output: Mapping[str, Any]) -> Tensor | None:
+    """The logits among a model's outputs, `[B, C]` or `[B, S, C]`; start and end of a span lie side by side."""
+    if output.get("start_logits") is not None:
+        return torch.stack((output["start_logits"], output["end_logits"]), dim=-1)
+    logits: Tensor | None = output.get("logits")
+    return logits
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """How the prediction level is computed.
+
+    Attributes:
+        kind: see above.
+        temperature: of the soft loss.
+        reduction: `"mean"` or `"paper"` (see `hf_tinybert.losses`).
+        label_smoothing: of the hard-label loss.
+        hard_label_function: replaces the hard-label loss; called as the Trainer's `compute_loss_func`.
+    """
+
+    kind: str = SINGLE_LABEL
+    temperature: float = 1.0
+    reduction: str = "mean"
+    label_smoothing: float = 0.0
+    hard_label_function: Any = None
+
+    @property
+    def counts_rows(self) -> bool:
+        """Whether every row counts as one label, whatever its labels look like."""
+        return self.kind in (MULTI_LABEL, SPANS)
+
+    def soft(
+        self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Any], counts: BatchCounts
+    ) -> tuple[Tensor, Tensor]:
+        """The loss against the teacher's logits, and what it is a mean over.
+
+        Args:
+            student: logits.
+            teacher: logits of the same shape.
+            inputs: of the batch: `attention_mask` and the labels, where there are any.
+            counts: of the global batch.
+        """
+        mask, labels = inputs.get("attention_mask"), inputs.get("labels")
+        reduction: Any = "paper" if self.reduction == "paper" else "sum"
+        if self.kind == REGRESSION:
+            if reduction == "paper" and labels is not None:
+                teacher = labels.float()
+            return losses.regression_loss(student, teacher, reduction=reduction), counts.sequences
+        if self.kind == SPANS:
+            value = losses.span_cross_entropy(student, teacher, self.temperature, mask, reduction)
+            return value, counts.sequences
+        if self.kind == MULTI_LABEL:
+            value = losses.soft_binary_cross_entropy(student, teacher, self.temperature, reduction)
+            return value, counts.sequences
+        if student.dim() == 2:
+            mask, count = None, counts.sequences
+        elif labels is not None:
+            mask, count = labels != -100, counts.labels
+        else:
+            count = counts.tokens
+        return losses.soft_cross_entropy(student, teacher, self.temperature, mask, reduction), count
+
+    def hard(self, logits: Tensor, inputs: Mapping[str, Any], counts: BatchCounts) -> Tensor:
+        """This share's part of the mean loss on gold labels.
+
+        Raises:
+            ValueError: the batch has no labels.
+        """
+        wanted = LABELS[1:] if self.kind == SPANS else LABELS[:1]
+        gold = [inputs[name] for name in wanted if inputs.get(name) is not None]
+        if len(gold) < len(wanted):
+            raise ValueError(f"hard_label_weight is above 0, but the batch has no {' and '.join(wanted)}.")
+        if self.hard_label_function is not None:
+            output = ModelOutput(logits=logits)
+            if self.kind == SPANS:
+                output = ModelOutput(start_logits=logits[..., 0], end_logits=logits[..., 1])
+            labels = gold[0] if len(gold) == 1 else tuple(gold)
+            value: Tensor = self.hard_label_function(output, labels, num_items_in_batch=counts.labels)
+            return value
+        if self.kind == SPANS:
+            mask = inputs.get("attention_mask")
+            total = losses.span_label_loss(logits, gold[0], gold[1], mask, self.label_smoothing, "sum")
+        else:
+            problem = SINGLE_LABEL if self.kind == TOKENS else self.kind
+            total = losses.hard_label_loss(logits, gold[0], problem, self.label_smoothing, reduction="sum")
+        return total / counts.labels.clamp(min=1)

@@ -1,0 +1,42 @@
+"""The tasks of the command line, named as `pipeline()` names them; one file each."""
+
+from __future__ import annotations
+
+from transformers import PretrainedConfig
+
+from hf_tinybert.data import DataArguments
+from hf_tinybert.tasks.fill_mask import FillMask
+from hf_tinybert.tasks.question_answering import QuestionAnswering
+from hf_tinybert.tasks.task import Encoded, Task
+from hf_tinybert.tasks.text_classification import TextClassification
+from hf_tinybert.tasks.token_classification import TokenClassification
+
+__all__ = ["TASKS", "Encoded", "Task", "of_model", "start"]
+
+TASKS: dict[str, type[Task]] = {
+    "text-classification": TextClassification,
+    "token-classification": TokenClassification,
+    "question-answering": QuestionAnswering,
+    "fill-mask": FillMask,
+}
+
+
+def start(name: str | None, config: PretrainedConfig | None, args: DataArguments) -> Task:
+    """The named task, or that of a model, or text classification.
+
+    Args:
+        name: one of `TASKS`, or None.
+        config: of a fine-tuned model, whose class says its task.
+        args: where the data come from.
+    """
+    return TASKS[name or of_model(config) or "text-classification"](args)
+
+
+def of_model(config: PretrainedConfig | None) -> str | None:
+    """The task of a fine-tuned model, by the class that it was saved from; None if that has no task head."""
+    for architecture in getattr(config, "architectures", None) or ():
+        for name, task in TASKS.items():
+            classes = task.auto._model_mapping.get(type(config), ())
+            if architecture in [cls.__name__ for cls in (classes if isinstance(classes, tuple) else (classes,))]:
+                return name
+    return None

@@ -1,0 +1,68 @@
+"""Masked language modelling on plain text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from datasets import DatasetDict
+from transformers import (
+    AutoModelForMaskedLM,
+    DataCollatorForLanguageModeling,
+    EvalPrediction,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
+
+from hf_tinybert import column_names
+from hf_tinybert.data import pick_column
+from hf_tinybert.tasks.task import Encoded, Task
+
+
+class FillMask(Task):
+    """Texts whose tokens are hidden at random, in every batch anew, and to be guessed."""
+
+    auto = AutoModelForMaskedLM
+
+    def _check(self, splits: DatasetDict) -> DatasetDict:
+        first = next(iter(splits.values()))
+        self.text = pick_column(first, self.args.text_column, column_names.TEXT[:-1], "text", "--text-column")
+        for name, dataset in splits.items():
+            if self.text not in dataset.column_names:
+                raise ValueError(
+                    f"The {name} data has no column {self.text!r}; its columns are {', '.join(dataset.column_names)}."
+                )
+        return splits
+
+    def config_kwargs(self) -> dict[str, Any]:
+        """Nothing: the classes are the vocabulary."""
+        return {}
+
+    def encode(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Encoded:
+        """Token ids; the collator hides 15% of them, as BERT's authors did."""
+        if tokenizer.mask_token is None:
+            raise ValueError("Masked language modelling needs a tokenizer with a mask token.")
+
+        def tokenize(batch: dict[str, list[Any]]) -> dict[str, Any]:
+            return dict(tokenizer(batch[self.text], truncation=True, max_length=self.args.max_length))
+
+        encoded = DatasetDict(
+            {
+                name: dataset.map(
+                    tokenize, batched=True, remove_columns=dataset.column_names, desc=f"Tokenising {name}"
+                )
+                for name, dataset in self.splits.items()
+            }
+        )
+        collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15, pad_to_multiple_of=8)
+        return Encoded(encoded, collator, "accuracy", dict.fromkeys(encoded, _guessed), _chosen)
+
+
+def _chosen(logits: Any, labels: Any) -> Any:
+    return (logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
+
+
+def _guessed(prediction: EvalPrediction) -> dict[str, float]:
+    """The share of hidden tokens that were guessed."""
+    chosen, gold = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+    return {"accuracy": float((chosen == gold)[gold != -100].mean())}

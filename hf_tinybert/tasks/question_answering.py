@@ -1,0 +1,175 @@
+"""Extractive question answering: the span of a text that answers a question."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+from transformers import AutoModelForQuestionAnswering, EvalPrediction, PretrainedConfig, PreTrainedTokenizerBase
+
+from hf_tinybert import data, metrics
+from hf_tinybert.data import pick_column
+from hf_tinybert.tasks.task import Encoded, Metric, Task
+
+#: Candidates for the start and for the end of a span, and the longest answer in tokens.
+_BEST, _LONGEST = 20, 30
+
+
+class QuestionAnswering(Task):
+    """Rows as SQuAD's: `question`, `context`, and `answers` with lists `text` and `answer_start` (in characters).
+
+    A text that is longer than the model's input is read in windows that overlap by `--doc-stride` tokens. A row
+    without answers is a question that the text does not answer; the first token stands for that.
+    """
+
+    auto = AutoModelForQuestionAnswering
+
+    def _check(self, splits: DatasetDict) -> DatasetDict:
+        first = next(iter(splits.values()))
+        self.question = pick_column(first, self.args.text_column, ("question",), "question", "--text-column")
+        self.context = pick_column(first, self.args.text_pair_column, ("context",), "context", "--text-pair-column")
+        self.answers = pick_column(first, self.args.label_column, ("answers",), "answers", "--label-column")
+        for name, dataset in splits.items():
+            for column in (self.question, self.context, self.answers):
+                if column not in dataset.column_names:
+                    raise ValueError(
+                        f"The {name} data has no column {column!r}; its columns are {', '.join(dataset.column_names)}."
+                    )
+            for row, (context, answers) in enumerate(zip(dataset[self.context], dataset[self.answers], strict=True)):
+                _check_answers(name, row + 1, context, answers)
+        return splits
+
+    def config_kwargs(self) -> dict[str, Any]:
+        """Nothing: every model has a start and an end."""
+        return {}
+
+    def encode(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Encoded:
+        """Windows of question and context, and where the answer starts and ends in each."""
+        if not tokenizer.is_fast:
+            raise ValueError("Question answering needs a fast tokenizer, which knows the places of its tokens.")
+        stride, length = self.args.doc_stride, self.args.max_length
+        longest = max(
+            len(ids)
+            for dataset in self.splits.values()
+            for ids in tokenizer(list(dataset[self.question]), add_special_tokens=True)["input_ids"]
+        )
+        if longest + stride >= length:
+            raise ValueError(
+                f"--max-length {length} leaves no room for the text beside a question of {longest} tokens and a "
+                f"--doc-stride of {stride}: raise the one or lower the other."
+            )
+        encoded, measures = DatasetDict(), {}
+        for name, dataset in self.splits.items():
+            windows = _windows(dataset, tokenizer, (self.question, self.context, self.answers), length, stride)
+            measures[name] = metric_of(dataset, windows, self.context, self.answers)
+            encoded[name] = windows.remove_columns(["row", "offsets"])
+        return Encoded(encoded, data.collator(tokenizer), "f1", measures)
+
+
+def metric_of(dataset: Dataset, windows: Dataset, context: str, answers: str) -> Metric:
+    """SQuAD's exact match and F1, in percent, of the best span over all windows of a row."""
+    rows, offsets = windows["row"], windows["offsets"]
+    contexts, gold = dataset[context], dataset[answers]
+    unanswered = any(not answer["text"] for answer in gold)
+
+    def measure(prediction: EvalPrediction) -> dict[str, float]:
+        starts, ends = prediction.predictions[:2]
+        best: list[tuple[float, str]] = [(-np.inf, "")] * len(contexts)
+        nothing = [np.inf] * len(contexts)
+        for window, row in enumerate(rows):
+            places = offsets[window]
+            start, end = (np.asarray(x[window][: len(places)], dtype=np.float64) for x in (starts, ends))
+            nothing[row] = min(nothing[row], start[0] + end[0])
+            score, span = best_span(start, end, places)
+            if span is not None and score > best[row][0]:
+                best[row] = score, contexts[row][span[0] : span[1]]
+        chosen = ["" if unanswered and nothing[row] > score else text for row, (score, text) in enumerate(best)]
+        return metrics.answers(chosen, [list(answer["text"]) for answer in gold])
+
+    return measure
+
+
+def best_span(start: np.ndarray, end: np.ndarray, places: list[Any]) -> tuple[float, tuple[int, int] | None]:
+    """The score and the characters of the most likely span of context tokens.
+
+    Args:
+        start: logits of the window's tokens.
+        end: the same.
+        places: for each token its characters (from, to) in the context; (-1, -1) for one of the question.
+    """
+    inside = np.asarray([place[0] >= 0 for place in places])
+    score, span = -np.inf, None
+    firsts, lasts = (np.argsort(np.where(inside, x, -np.inf))[::-1][:_BEST] for x in (start, end))
+    for first in firsts:
+        for last in lasts:
+            if (
+                inside[first]
+                and inside[last]
+                and first <= last < first + _LONGEST
+                and start[first] + end[last] > score
+            ):
+                score, span = float(start[first] + end[last]), (places[first][0], places[last][1])
+    return score, span
+
+
+def _windows(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, columns: tuple[str, str, str], length: int, stride: int
+) -> Dataset:
+    question, context, answers = columns
+
+    def tokenize(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
+        windows = tokenizer(
+            [text.lstrip() for text in batch[question]],
+            batch[context],
+            truncation="only_second",
+            max_length=length,
+            stride=stride,
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+        )
+        of_row, offsets = windows.pop("overflow_to_sample_mapping"), windows.pop("offset_mapping")
+        places = [
+            [
+                list(place) if part == 1 else [-1, -1]
+                for place, part in zip(given, windows.sequence_ids(number), strict=True)
+            ]
+            for number, given in enumerate(offsets)
+        ]
+        spans = [_span(places[number], batch[answers][row]) for number, row in enumerate(of_row)]
+        return {
+            **windows,
+            "start_positions": [first for first, _ in spans],
+            "end_positions": [last for _, last in spans],
+            "row": [numbers[row] for row in of_row],
+            "offsets": places,
+        }
+
+    return dataset.map(
+        tokenize, batched=True, with_indices=True, remove_columns=dataset.column_names, desc="Tokenising windows"
+    )
+
+
+def _span(places: list[list[int]], answers: dict[str, list[Any]]) -> tuple[int, int]:
+    """First and last token of the first answer in a window, (0, 0) where it is not wholly inside."""
+    if not answers["text"]:
+        return 0, 0
+    start = answers["answer_start"][0]
+    end = start + len(answers["text"][0])
+    first = next((i for i, (a, b) in enumerate(places) if a <= start < b), None)
+    last = next((i for i, (a, b) in enumerate(places) if a < end <= b), None)
+    return (0, 0) if first is None or last is None else (first, last)
+
+
+def _check_answers(name: str, row: int, context: Any, answers: Any) -> None:
+    if not isinstance(context, str) or not isinstance(answers, dict) or not {"text", "answer_start"} <= answers.keys():
+        raise ValueError(
+            f"The {name} data's row {row} is not as in SQuAD: context must be a text, and answers "
+            "{'text': [...], 'answer_start': [...]}."
+        )
+    for text, start in zip(answers["text"], answers["answer_start"], strict=False):
+        if context[start : start + len(text)] != text:
+            raise ValueError(
+                f"The {name} data's row {row} has the answer {text!r}, which does not stand at character {start} of "
+                "its context."
+            )

@@ -1,0 +1,111 @@
+"""What the command line needs of a task: its model class, its data and its metric."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import DatasetDict
+from transformers import EvalPrediction, PretrainedConfig, PreTrainedTokenizerBase
+
+from hf_tinybert import data
+from hf_tinybert.data import DataArguments
+
+Metric = Callable[[EvalPrediction], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Examples that a Trainer takes.
+
+    Attributes:
+        splits: tokenised, unpadded.
+        collator: makes batches of them.
+        leading: name of the metric that counts.
+        metrics: split -> `compute_metrics`.
+        preprocess: `preprocess_logits_for_metrics`, or None.
+    """
+
+    splits: DatasetDict
+    collator: Any
+    leading: str
+    metrics: dict[str, Metric]
+    preprocess: Any = None
+
+    def trainer_arguments(self) -> dict[str, Any]:
+        """What a Trainer takes of these."""
+        return {
+            "train_dataset": self.splits.get("train"),
+            "eval_dataset": self.splits.get("eval"),
+            "data_collator": self.collator,
+            "compute_metrics": self.metrics.get("eval"),
+            "preprocess_logits_for_metrics": self.preprocess,
+        }
+
+
+class Task(ABC):
+    """A task, and the splits that were read for it.
+
+    Args:
+        args: where the data come from.
+
+    Attributes:
+        auto: the Auto class of its models.
+        splits: the rows as they were read, checked.
+    """
+
+    auto: Any
+
+    def __init__(self, args: DataArguments) -> None:
+        """Nothing is read yet."""
+        self.args = args
+        self.splits = DatasetDict()
+
+    def read(self, training: bool) -> None:
+        """Read and check the data.
+
+        Args:
+            training: whether training data are needed; without, they are left out.
+
+        Raises:
+            ValueError: they are missing, or cannot be of this task.
+        """
+        splits = data.load_raw(self.args)
+        if not training:
+            splits.pop("train", None)
+            if not splits:
+                raise ValueError(
+                    "Nothing to evaluate on: give --eval-file or --test-file, or a --dataset with such a split."
+                )
+        elif "train" not in splits:
+            raise ValueError("No training data: give --train-file or a --dataset with a train split.")
+        splits = self._check(splits)
+        if training and "train" not in splits:
+            raise ValueError("The training data has no labels.")
+        self.splits = splits
+
+    def shorten(self) -> None:
+        """Keep no more training examples than `--max-train-samples`."""
+        self.splits = data.shortened(self.splits, self.args)
+
+    @abstractmethod
+    def _check(self, splits: DatasetDict) -> DatasetDict:
+        """The splits that can be used; finds the columns in the first.
+
+        Raises:
+            ValueError: a split is not of this task.
+        """
+
+    @abstractmethod
+    def config_kwargs(self) -> dict[str, Any]:
+        """What the configuration of a model for the training data says of its labels."""
+
+    @abstractmethod
+    def encode(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Encoded:
+        """Make examples of the splits for a model.
+
+        Raises:
+            ValueError: a label is unknown to the model.
+        """

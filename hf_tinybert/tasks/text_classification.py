@@ -1,0 +1,237 @@
+"""Texts and pairs of texts with one label, several labels, or a number."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset, DatasetDict, LargeList, List
+from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from hf_tinybert import column_names, data, metrics
+from hf_tinybert.data import DataArguments, pick_column
+from hf_tinybert.prediction import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from hf_tinybert.tasks.task import Encoded, Task
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The classes of a task, or none for a regression.
+
+    Attributes:
+        names: of the classes, in their order.
+        several: a text has any number of them.
+    """
+
+    names: tuple[str, ...] | None
+    several: bool = False
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the labels are numbers to be predicted."""
+        return self.names is None
+
+    def config_kwargs(self) -> dict[str, Any]:
+        """What a model's configuration says of the labels."""
+        if self.names is None:
+            return {"num_labels": 1, "problem_type": REGRESSION}
+        return {
+            "num_labels": len(self.names),
+            "id2label": dict(enumerate(self.names)),
+            "label2id": {name: index for index, name in enumerate(self.names)},
+            "problem_type": MULTI_LABEL if self.several else SINGLE_LABEL,
+        }
+
+    @classmethod
+    def of_dataset(cls, dataset: Dataset, column: str) -> Labels:
+        """The label names of a data set: a ClassLabel's own, floats as regression, else sorted values.
+
+        A column of lists makes a multi-label task, whose classes are all the values in them.
+
+        Raises:
+            ValueError: there are fewer than two classes, or the column holds something else.
+        """
+        feature = dataset.features[column]
+        several = isinstance(feature, List | LargeList)
+        feature = feature.feature if several else feature
+        if hasattr(feature, "names"):
+            return cls(tuple(feature.names), several)
+        if not hasattr(feature, "dtype"):
+            raise ValueError(f"The column {column!r} holds neither labels nor lists of labels.")
+        if "float" in str(feature.dtype) and not several:
+            return cls(None)
+        values = {value for row in dataset[column] for value in row} if several else set(dataset.unique(column))
+        if len(values) < 2:
+            shown = repr(next(iter(values))) if values else "none"
+            raise ValueError(f"The column {column!r} holds one label only, {shown}: there is nothing to learn.")
+        return cls(tuple(str(value) for value in sorted(values, key=lambda v: (str(type(v)), v))), several)
+
+    @classmethod
+    def of_config(cls, config: PretrainedConfig) -> Labels:
+        """The label names that a fine-tuned model carries."""
+        if config.problem_type == REGRESSION or config.num_labels == 1:
+            return cls(None)
+        names = tuple(config.id2label[index] for index in range(config.num_labels))
+        return cls(names, config.problem_type == MULTI_LABEL)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names of the columns that are used."""
+
+    text: str
+    pair: str | None
+    label: str
+
+    @classmethod
+    def find(cls, dataset: Dataset, args: DataArguments) -> Columns:
+        """Take the named columns, or the usual names.
+
+        Raises:
+            ValueError: a column is not there; the message lists those that are.
+        """
+        text = pick_column(dataset, args.text_column, data.TEXT_COLUMNS, "text", "--text-column")
+        pair = args.text_pair_column
+        if pair is None and args.text_column is None:
+            pair = column_names.PAIR.get(text)
+            pair = pair if pair in dataset.column_names else None
+        elif pair is not None:
+            pair = pick_column(dataset, pair, (), "second text", "--text-pair-column")
+        return cls(text, pair, pick_column(dataset, args.label_column, column_names.LABEL, "label", "--label-column"))
+
+
+def checked(splits: DatasetDict, columns: Columns) -> DatasetDict:
+    """Refuse splits with missing columns, texts or labels; leave out, with a warning, splits without any label.
+
+    Raises:
+        ValueError: names the split, the column and the row.
+    """
+    kept = DatasetDict()
+    for name, dataset in splits.items():
+        wanted = [column for column in (columns.text, columns.pair, columns.label) if column]
+        missing = [column for column in wanted if column not in dataset.column_names]
+        if missing:
+            raise ValueError(
+                f"The {name} data has no column {missing[0]!r}; its columns are {', '.join(dataset.column_names)}."
+            )
+        for column in wanted[:-1]:
+            empty = next((row for row, text in enumerate(dataset[column]) if not isinstance(text, str)), None)
+            if empty is not None:
+                raise ValueError(f"The {name} data has no text in row {empty + 1}, column {column!r}.")
+        hidden = hasattr(dataset.features[columns.label], "names")
+        without = [row for row, label in enumerate(dataset[columns.label]) if _is_missing(label, hidden)]
+        if len(without) == len(dataset):
+            logger.warning(f"The {name} data has no labels and is left out.")
+        elif without:
+            raise ValueError(f"The {name} data has no label in row {without[0] + 1}, column {columns.label!r}.")
+        else:
+            kept[name] = dataset
+    return kept
+
+
+def _is_missing(label: Any, hidden: bool) -> bool:
+    """Whether a row has no label; -1 stands for a hidden one where labels are a ClassLabel."""
+    return label is None or label == "" or label != label or (hidden and label == -1)
+
+
+class TextClassification(Task):
+    """Classification with one or several labels, and regression, of texts or pairs of texts."""
+
+    auto = AutoModelForSequenceClassification
+
+    def _check(self, splits: DatasetDict) -> DatasetDict:
+        self.columns = Columns.find(next(iter(splits.values())), self.args)
+        return checked(splits, self.columns)
+
+    def config_kwargs(self) -> dict[str, Any]:
+        """Labels as the training data have them."""
+        return Labels.of_dataset(self.splits["train"], self.columns.label).config_kwargs()
+
+    def encode(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Encoded:
+        """Token ids, and label ids as the model counts them."""
+        labels = Labels.of_config(config)
+        encoded = encode(self.splits, self.columns, labels, tokenizer, self.args.max_length)
+        leading, metric = metrics.for_labels(labels.is_regression, labels.several)
+        return Encoded(encoded, data.collator(tokenizer), leading, dict.fromkeys(encoded, metric))
+
+
+def encode(
+    splits: DatasetDict,
+    columns: Columns,
+    labels: Labels,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+) -> DatasetDict:
+    """Tokenise every split and turn its labels into ids (or floats), unpadded, for a dynamic collator.
+
+    Raises:
+        ValueError: a split has a label that the model does not know.
+    """
+
+    def tokenize(batch: dict[str, list[Any]]) -> dict[str, Any]:
+        pair = batch[columns.pair] if columns.pair else None
+        return dict(tokenizer(batch[columns.text], pair, truncation=True, max_length=max_length))
+
+    encoded = DatasetDict()
+    for name, dataset in splits.items():
+        ids = _label_ids(dataset, name, columns.label, labels)
+        tokens = dataset.map(tokenize, batched=True, remove_columns=dataset.column_names, desc=f"Tokenising {name}")
+        encoded[name] = tokens.add_column("labels", ids)
+    return encoded
+
+
+def _label_ids(dataset: Dataset, name: str, column: str, labels: Labels) -> list[Any]:
+    """Class ids, numbers, or rows of 0 and 1."""
+    rows: list[Any] = list(dataset[column])
+    if labels.names is None:
+        return [_number(value, name, column) for value in rows]
+    feature = dataset.features[column]
+    lists = isinstance(feature, List | LargeList)
+    if lists != labels.several:
+        raise ValueError(
+            f"The {name} data's column {column!r} holds {'lists of labels' if lists else 'one label a text'}, and the "
+            f"model was trained for {'any number of labels' if labels.several else 'one label a text'}."
+        )
+    feature = feature.feature if lists else feature
+    values = [value for row in rows for value in row] if lists else rows
+    ids = _class_ids([feature.names[value] for value in values] if hasattr(feature, "names") else values, name, labels)
+    if not lists:
+        return ids
+    given = iter(ids)
+    return [_indicators([next(given) for _ in row], len(labels.names or ())) for row in rows]
+
+
+def _indicators(chosen: list[int], count: int) -> list[float]:
+    """1 for the chosen classes, 0 for the others."""
+    return [float(index in chosen) for index in range(count)]
+
+
+def _class_ids(values: list[Any], name: str, labels: Labels) -> list[int]:
+    assert labels.names is not None
+    ids = {label: index for index, label in enumerate(labels.names)}
+    numbered = all(label.lstrip("-").isdigit() for label in labels.names)
+    if not numbered and all(type(value) is int for value in values):
+        ids = {str(index): index for index in range(len(labels.names))}
+    unknown = sorted({str(value) for value in values} - ids.keys())
+    if unknown:
+        shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+        known = ", ".join(labels.names[:10]) + (", ..." if len(labels.names) > 10 else "")
+        raise ValueError(
+            f"The {name} data has {len(unknown)} label(s) that the model was not trained for: {shown}. "
+            f"It knows: {known}."
+        )
+    return [ids[str(value)] for value in values]
+
+
+def _number(value: Any, name: str, column: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"The {name} data's column {column!r} holds a value that is no number: {value!r}.")
+    return number

@@ -1,0 +1,121 @@
+"""Every task from a pretrained encoder to a student that `pipeline()` loads, by the command line, on real data."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import workbench
+from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer, pipeline
+from transformers.pipelines import SUPPORTED_TASKS
+
+from hf_tinybert.tasks import TASKS, of_model
+
+
+def rows_of(split):
+    """Household requests with the names of their intents."""
+    data = workbench.household()[split].select(range(200 if split == "train" else 40))
+    texts = [workbench.tokenizer().decode(ids, skip_special_tokens=True) for ids in data["input_ids"]]
+    return list(zip(texts, (workbench.intents()[label] for label in data["labels"]), strict=True))
+
+
+def several(split):
+    """Two requests in one text, with the intents of both."""
+    source, rows = random.Random(0), rows_of(split)
+    pairs = [source.sample(rows, 2) for _ in rows]
+    return [{"text": " and ".join(text for text, _ in pair), "labels": sorted({x for _, x in pair})} for pair in pairs]
+
+
+def questions(split):
+    """Three requests in one text, and the question which of them is of an intent."""
+    source, rows = random.Random(0), rows_of(split)
+    made = []
+    for text, intent in rows:
+        others = [row for row in source.sample(rows, 8) if row[1] != intent][:2]
+        texts = [text, *(other for other, _ in others)]
+        source.shuffle(texts)
+        context = ". ".join(texts)
+        answers = {"text": [text], "answer_start": [context.index(text)]}
+        made.append(
+            {"question": f"Which is about {intent.replace('_', ' ')}?", "context": context, "answers": answers}
+        )
+    return made
+
+
+def write(folder, make):
+    flags = []
+    for split, flag in (("train", "--train-file"), ("eval", "--eval-file")):
+        path = folder / f"{split}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in make(split)), encoding="utf-8")
+        flags += [flag, str(path)]
+    return flags
+
+
+def distilled_by_command(command, body, folder, flags, task, extra=()):
+    quick = [*flags, *extra, "--use-cpu", "--disable-tqdm", "True", "--per-device-train-batch-size", "16"]
+    finetune = ["finetune", "--task", task, "--model", body, *quick, "--learning-rate", "3e-4", "--max-steps", "20"]
+    assert command(*finetune, "--output-dir", folder / "teacher").code == 0
+    assert of_model(AutoConfig.from_pretrained(folder / "teacher")) == task
+    cache = ["--teacher-cache", "logits", "--teacher-cache-dir", folder / "cache"]
+    distil = ["distill", "--teacher", folder / "teacher", "--student", "tinybert-3l-192d", *quick, *cache]
+    result = command(*distil, "--max-steps", "6", "--output-dir", folder / "student")
+    assert result.code == 0, result
+    scores = json.loads((folder / "student" / "summary.json").read_text())
+    assert [model["score"] is not None for model in scores["models"]] == [True, True]
+    measured = json.loads((folder / "student" / "eval_results.json").read_text())
+    assert 0.0 < measured["eval_agreement"] <= 1.0
+    again = command("evaluate", "--model", folder / "student", *flags, *extra)
+    metric = scores["metric"]
+    assert f"eval {metric} {measured['eval_' + metric]:.4f}" in " ".join(again.out.split())
+    return folder / "student", scores
+
+
+def test_several_labels(command, body, tmp_path):
+    student, scores = distilled_by_command(command, body, tmp_path, write(tmp_path, several), "text-classification")
+    assert scores["metric"] == "f1"
+    answer = pipeline("text-classification", model=str(student), top_k=None)("turn on the lights")
+    assert {item["label"] for item in answer[0]} == set(workbench.intents())
+    assert AutoConfig.from_pretrained(student).problem_type == "multi_label_classification"
+
+
+def test_questions(command, body, tmp_path):
+    flags = write(tmp_path, questions)
+    window = ["--max-length", "64", "--doc-stride", "16"]
+    student, scores = distilled_by_command(command, body, tmp_path, flags, "question-answering", window)
+    assert scores["metric"] == "f1"
+    row = questions("eval")[0]
+    if "question-answering" in SUPPORTED_TASKS:  # transformers 5 has dropped this pipeline
+        answer = pipeline("question-answering", model=str(student))(question=row["question"], context=row["context"])
+        assert answer["answer"] in row["context"]
+    model = AutoModelForQuestionAnswering.from_pretrained(student)
+    inputs = AutoTokenizer.from_pretrained(student)(row["question"], row["context"], return_tensors="pt")
+    assert model(**inputs).start_logits.shape == inputs["input_ids"].shape
+
+
+def test_tags_of_wnut(command, body, tmp_path, shared_data):
+    flags = []
+    for split, flag, count in (("train", "--train-file", 300), ("dev", "--eval-file", 40)):
+        texts = (shared_data / "wnut17" / f"{split}.conll").read_text(encoding="utf-8").split("\n\n")
+        with_entities = [text for text in texts if "\tB-" in text][:count]
+        (tmp_path / f"{split}.conll").write_text("\n\n".join(with_entities) + "\n", encoding="utf-8")
+        flags += [flag, str(tmp_path / f"{split}.conll")]
+    window = ["--max-length", "64"]
+    student, scores = distilled_by_command(command, body, tmp_path, flags, "token-classification", window)
+    assert scores["metric"] == "f1"
+    answer = pipeline("token-classification", model=str(student))("I met Angela Merkel in Berlin .")
+    assert isinstance(answer, list)
+    assert "B-person" in AutoConfig.from_pretrained(student).label2id
+
+
+def test_masked_language_modelling(command, masked_lm_folder, tmp_path):
+    flags = write(tmp_path, lambda split: [{"text": text} for text, _ in rows_of(split)])
+    distil = ["distill", "--teacher", masked_lm_folder, "--student", "tinybert-3l-192d", *flags, "--use-cpu"]
+    result = command(*distil, "--max-steps", "4", "--output-dir", tmp_path / "student")
+    assert result.code == 0, result
+    scores = json.loads((tmp_path / "student" / "summary.json").read_text())
+    assert scores["metric"] == "accuracy"
+    assert len(pipeline("fill-mask", model=str(tmp_path / "student"))("turn on the [MASK].")) == 5
+
+
+def test_every_task_is_named_as_a_pipeline():
+    assert TASKS.keys() <= SUPPORTED_TASKS.keys() | {"question-answering"}
