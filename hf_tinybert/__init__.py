@@ -1,6 +1,7 @@
 """Distil a fine-tuned Hugging Face encoder into a TinyBERT with a drop-in Trainer."""
 
 from hf_tinybert import losses
+from hf_tinybert.adapters import merge_adapter
 from hf_tinybert.configuration import TinyBertConfig
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.student import create_student
@@ -16,4 +17,5 @@ __all__ = [
     "TinyBertConfig",
     "create_student",
     "losses",
+    "merge_adapter",
 ]

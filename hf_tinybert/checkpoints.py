@@ -12,6 +12,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from hf_tinybert import adapters
 from hf_tinybert.projections import Projections
 
 PROJECTIONS_NAME = "distillation_projections.safetensors"
@@ -99,7 +100,9 @@ def mark_incomplete(folder: str | os.PathLike[str]) -> None:
 
 
 def _weight_files(folder: Path) -> list[str]:
-    """The weight files that a checkpoint should have: one, or the shards that its index names."""
+    """The weight files that a checkpoint should have: one, the shards that its index names, or an adapter's."""
+    if adapters.is_adapter(folder):
+        return [adapters.WEIGHTS_NAME]
     index = folder / SAFE_WEIGHTS_INDEX_NAME
     if not index.is_file():
         return [SAFE_WEIGHTS_NAME]

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from hf_tinybert import losses
+from hf_tinybert.adapters import unwrapped
 from hf_tinybert.attention_precision import fast_attention
 from hf_tinybert.counts import BatchCounts
 from hf_tinybert.families import Encoder
@@ -138,7 +139,7 @@ class DistillationObjective(nn.Module):
         self._capture = FeatureCapture(
             encoder, settings.hidden_layers, settings.attention_layers, settings.attention_kinds
         )
-        self._accepted = set(inspect.signature(student.forward).parameters)
+        self._accepted = set(inspect.signature(unwrapped(student).forward).parameters)
 
     def forward(self, step: Step | None = None, **inputs: Any) -> Any:
         """The student's output, or with a `step` the pair (loss, parts).
@@ -155,8 +156,9 @@ class DistillationObjective(nn.Module):
             if name in self._accepted and name not in (*LABELS, *PLAIN_OUTPUT)
         }
         with_head = bool(step.levels & {"prediction", "hard_label"})
-        with self._capture.recording() as features, fast_attention(self.student, self.student.device):
-            output = (self.student if with_head else self.student.base_model)(**wanted, **PLAIN_OUTPUT)
+        student = unwrapped(self.student)
+        with self._capture.recording() as features, fast_attention(student, student.device):
+            output = (student if with_head else student.base_model)(**wanted, **PLAIN_OUTPUT)
         if with_head:
             features.logits = logits_of(output)
         weighted: list[Tensor] = []

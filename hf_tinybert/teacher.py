@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_tinybert import adapters
+
 _AUTO_CLASSES = (
     "AutoModelForSequenceClassification",
     "AutoModelForTokenClassification",
@@ -42,6 +44,7 @@ def auto_class(model: PreTrainedModel) -> Any:
     Raises:
         ValueError: no Auto class of an encoder task knows the model's class.
     """
+    model = adapters.unwrapped(model)
     for name in _AUTO_CLASSES:
         auto = getattr(transformers, name)
         known = auto._model_mapping.get(type(model.config), ())
@@ -57,13 +60,14 @@ def teacher_config(name: str | os.PathLike[str], role: str = "teacher") -> Pretr
         ValueError: the folder holds no model.
     """
     _check_folder(name, role)
-    config: PretrainedConfig = transformers.AutoConfig.from_pretrained(str(name))
+    source = adapters.base_of(name) if adapters.is_adapter(name) else str(name)
+    config: PretrainedConfig = transformers.AutoConfig.from_pretrained(source)
     return config
 
 
 def _check_folder(name: str | os.PathLike[str], role: str) -> None:
     path = Path(name)
-    if path.is_dir() and not (path / "config.json").is_file():
+    if path.is_dir() and not (path / "config.json").is_file() and not adapters.is_adapter(path):
         raise ValueError(f"The {role} folder {path} holds no model: there is no config.json in it.")
     if not path.is_dir() and (path.is_absolute() or str(name).startswith(".")):
         raise ValueError(f"The {role} folder {path} does not exist.")
@@ -73,6 +77,8 @@ def load_teacher(
     name: str | os.PathLike[str], auto: Any, init_kwargs: Mapping[str, Any] | None = None, role: str = "teacher"
 ) -> Any:
     """Load a fine-tuned model from a folder or the Hub, with a clear error if there is none.
+
+    A folder with a LoRA adapter gives its base model with the adapter worked into its weights.
 
     Args:
         name: a folder or a Hub id.
@@ -85,6 +91,8 @@ def load_teacher(
     """
     _check_folder(name, role)
     kwargs = dict(init_kwargs or {})
+    if adapters.is_adapter(name):
+        return adapters.load_merged(name, auto, kwargs, role)
     try:
         model, info = auto.from_pretrained(str(name), output_loading_info=True, **kwargs)
     except SafetensorError as error:
@@ -165,11 +173,13 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str | os.PathLike[
 
 
 def load_tokenizer(name: str | os.PathLike[str], role: str) -> PreTrainedTokenizerBase:
-    """The tokenizer that a model brings.
+    """The tokenizer that a model brings; an adapter without one of its own has its base model's.
 
     Raises:
         ValueError: the model's folder has none (transformers 5 would make an empty one up).
     """
+    if not _brings_tokenizer(name) and adapters.is_adapter(name):
+        name = adapters.base_of(name)
     if not _brings_tokenizer(name):
         raise ValueError(f"The {role} folder {name} has no tokenizer: save it there with `tokenizer.save_pretrained`.")
     return transformers.AutoTokenizer.from_pretrained(str(name))

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.utils import logging
 
-from hf_tinybert import checkpoints, compat, provenance, sampling
+from hf_tinybert import adapters, checkpoints, compat, provenance, sampling
 from hf_tinybert.agreement import Agreement
 from hf_tinybert.counts import BatchCounts
 from hf_tinybert.families import locate
@@ -70,9 +70,13 @@ class DistillationTrainer(SafeSavingTrainer):
 
     Args:
         model: the student (see `create_student`), or use `model_init`.
-        teacher: a model, a folder, or a Hub id.
+        teacher: a model, a folder, or a Hub id; with a LoRA adapter (a `PeftModel`, or its folder), a copy with the
+            adapter worked into its weights teaches.
         args: the arguments; `DistillationTrainingArguments` of the same output folder by default.
         teacher_init_kwargs: for a teacher given by name: further arguments of `from_pretrained`.
+        peft_config: peft's configuration of an adapter (`LoraConfig(task_type="SEQ_CLS", ...)`), which is then trained
+            in place of the student's own weights. A student may also come as a `PeftModel`. The adapter is saved, and
+            beside it, in `base`, the model that it belongs to; `hf_tinybert.merge_adapter` makes one model of both.
         **kwargs: everything `Trainer` takes.
 
     Raises:
@@ -93,6 +97,7 @@ class DistillationTrainer(SafeSavingTrainer):
         *positional: Any,
         teacher: PreTrainedModel | str | os.PathLike[str] | None = None,
         teacher_init_kwargs: Mapping[str, Any] | None = None,
+        peft_config: Any = None,
         **kwargs: Any,
     ) -> None:
         """Check that everything fits, and set the Trainer up around the student."""
@@ -111,6 +116,10 @@ class DistillationTrainer(SafeSavingTrainer):
                 "hooks. Start the script with `torchrun --nproc-per-node N` or `accelerate launch`, or show it one "
                 "GPU with CUDA_VISIBLE_DEVICES=0."
             )
+        if peft_config is not None:
+            if model is None:
+                raise ValueError("peft_config goes with model; with model_init, let that return a PeftModel.")
+            model = adapters.add_adapter(model, peft_config)
         self._objective: DistillationObjective | None = None
         self._signal: TeacherSignal | None = None
         self._plan: PhasePlan | None = None
@@ -156,6 +165,8 @@ class DistillationTrainer(SafeSavingTrainer):
     def _take_teacher(
         self, teacher: PreTrainedModel | str | os.PathLike[str], init_kwargs: Mapping[str, Any] | None
     ) -> PreTrainedModel:
+        if adapters.has_adapter(teacher):
+            teacher = adapters.merge_adapter(teacher)
         if not isinstance(teacher, PreTrainedModel):
             if isinstance(self.processing_class, PreTrainedTokenizerBase):
                 check_tokenizer(self.processing_class, teacher, "teacher")
@@ -452,7 +463,7 @@ class DistillationTrainer(SafeSavingTrainer):
         teacher's (see `hf_tinybert.fidelity`).
         """
         student, wanted = self.student, self.args.report_agreement
-        headless = student.base_model is student
+        headless = adapters.unwrapped(student).base_model is adapters.unwrapped(student)
         loss_only = kwargs.get("prediction_loss_only", args[2] if len(args) > 2 else None)
         prefix = kwargs.get("metric_key_prefix", args[4] if len(args) > 4 else "eval")
         if wanted and headless and loss_only:
@@ -549,6 +560,8 @@ class DistillationTrainer(SafeSavingTrainer):
             super()._save(output_dir, state_dict)
 
     def _save_more(self, output_dir: str, staging: str) -> None:
+        if adapters.has_adapter(self.student) and not checkpoints.is_checkpoint_folder(output_dir):
+            adapters.save_base(self.student, self.processing_class, output_dir, staging)
         if self._objective is not None and self._plan is not None and checkpoints.is_checkpoint_folder(output_dir):
             checkpoints.save_projections(self._objective.projections, staging)
             self._distillation_state(self._objective).save(staging)

@@ -6,6 +6,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from hf_tinybert.adapters import unwrapped
 from hf_tinybert.families.encoder import Attention, Encoder
 from hf_tinybert.families.family import CONVENTIONAL, FAMILIES, Family
 
@@ -37,6 +38,7 @@ def locate(model: PreTrainedModel) -> Encoder:
         ValueError: the model lacks a part that its adapter names, or, without an adapter, has none of the
             conventional names; the message says what is missing and how to register an adapter.
     """
+    model = unwrapped(model)
     base = getattr(model, model.base_model_prefix, model) if model.base_model_prefix else model
     model_type = model.config.model_type
     adapter = FAMILIES.get(model_type)
