@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.one_world("5")
+
 SCRIPT = Path(__file__).parents[1] / "examples" / "benchmarks" / "training_step.py"
 MATCHING = ["ours", "in-memory", "plain", "authors"]
 MAY_BE_LEFT_OUT = {"textbrewer"}

@@ -18,6 +18,8 @@ from hf_tinybert.features import Features
 from hf_tinybert.head_matching import HeadMatching
 from hf_tinybert.layer_mapping import LayerMapping
 
+pytestmark = pytest.mark.one_world("4.57")
+
 HEADS = st.tuples(st.integers(1, 4), st.integers(1, 4))
 SHAPE = st.tuples(st.integers(1, 3), st.integers(1, 6))
 MAPPING = LayerMapping.build("uniform", 3, 3)

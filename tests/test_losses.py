@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from hf_tinybert import losses
 
+pytestmark = pytest.mark.one_world("5")
+
 SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 3))
 
 

@@ -14,6 +14,8 @@ from hf_tinybert import LayerMapping, create_student, reduction
 from hf_tinybert.projections import Projections, offered
 from hf_tinybert.teacher import fingerprint
 
+pytestmark = pytest.mark.one_world("5")
+
 
 @pytest.mark.parametrize("name", tiny_models.AUTO_CLASSES)
 def test_a_copy_of_the_same_size_answers_like_the_teacher(name):

@@ -175,6 +175,7 @@ def test_what_is_written_and_where(runs, teacher_folder, caplog):
                 assert private.encode() not in path.read_bytes()
 
 
+@pytest.mark.one_world("4.57")
 def test_two_processes_train_as_one(teacher_folder, tmp_path):
     single, _ = cache_worker.distil(teacher_folder, tmp_path / "one", {"teacher_cache": "none"})
     folder = tmp_path / "two"

@@ -99,6 +99,7 @@ def open_here(folder, **changes):
     return passes.count - OPENING
 
 
+@pytest.mark.one_world("5")
 def test_killed_while_building(processes, undisturbed, small_shards, tmp_path):
     _, expected = undisturbed
     builder = processes.Process(target=cache_worker.build, args=(tmp_path,), kwargs={"seconds": 0.1})

@@ -19,6 +19,8 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 from hf_tinybert.augmentation import TextAugmenter, WordVectors, report
 from hf_tinybert.augmentation.words import words_of
 
+pytestmark = pytest.mark.one_world("4.57")
+
 WORKER = Path(augment_worker.__file__)
 ODD = [
     "",

@@ -12,6 +12,8 @@ from hf_tinybert.augmentation.masked_lm import MaskedCandidates, Place
 from hf_tinybert.augmentation.word_vectors import whole_words
 from hf_tinybert.augmentation.words import words_of
 
+pytestmark = pytest.mark.one_world("5")
+
 TEXTS = [
     "It's a charming and often affecting journey.",
     "unflinchingly bleak and desperate",

@@ -91,6 +91,7 @@ def test_the_augmented_file_trains(augment, command, files, teacher_path, tmp_pa
     assert result.code == 0, result
 
 
+@pytest.mark.one_world("5")
 def test_two_launched_processes_share_the_work_and_one_writes(augment, files, glove, tmp_path):
     """As `accelerate launch` does it; the result equals one process's."""
     assert augment(tmp_path / "one.jsonl", "--n", 3).code == 0

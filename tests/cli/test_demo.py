@@ -41,6 +41,7 @@ def run(folder, capsys, *flags):
     return summary["models"]
 
 
+@pytest.mark.one_world("4.57")
 def test_a_short_demo_goes_all_the_way(tmp_path, capsys):
     teacher, student = run(tmp_path / "demo", capsys, "--teacher-epochs", "1", "--student-epochs", "1")
     assert student["layer_parameters"] * 2 < teacher["layer_parameters"]

@@ -101,6 +101,7 @@ def assert_equal(home, undisturbed):
     assert {name: fidelity[name] for name in same} == {name: undisturbed[1][name] for name in same}
 
 
+@pytest.mark.one_world("5")
 def test_killed_while_tokenising(undisturbed, text, body, start, tmp_path):
     home = tmp_path / "home"
     assert run(text, body, start, home, {"kill_after_pieces": 2}).returncode == -signal.SIGKILL

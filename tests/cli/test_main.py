@@ -119,6 +119,7 @@ def test_an_interruption_is_no_traceback(command, monkeypatch):
     assert (result.code, result.err) == (130, "hf-tinybert evaluate: interrupted\n")
 
 
+@pytest.mark.one_world("5")
 def test_as_a_module_and_as_a_script(tmp_path):
     script = Path(sys.executable).parent / "hf-tinybert"
     for start in ([sys.executable, "-m", "hf_tinybert"], [str(script)]):

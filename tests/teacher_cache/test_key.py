@@ -16,6 +16,8 @@ from hf_tinybert.families import locate
 from hf_tinybert.teacher_cache import key as keys
 from hf_tinybert.teacher_cache.layout import Layout
 
+pytestmark = pytest.mark.one_world("4.57")
+
 COLUMNS = (("hidden", 0, 24), ("queries", 2, 24))
 LAYOUT = Layout(COLUMNS, "float16", 3)
 
