@@ -12,7 +12,6 @@ from transformers import (
     EsmConfig,
     GPT2Config,
 )
-from transformers.utils import logging
 
 from hf_tinybert.families import Family, locate, register_family
 from hf_tinybert.families.family import FAMILIES
@@ -81,7 +80,6 @@ def test_unknown_terms_in_the_scores_are_noticed():
 
 def test_an_unknown_type_with_berts_names_works_and_says_so(caplog):
     config = tiny_models.config(config_class=ErnieConfig)
-    logging.get_logger("hf_tinybert").addHandler(caplog.handler)
     encoder = locate(AutoModel.from_config(config))
     assert (encoder.num_layers, encoder.known_scores) == (3, True)
     assert "model_type 'ernie' has no adapter" in caplog.text

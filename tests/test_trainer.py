@@ -436,7 +436,9 @@ def test_the_teacher_may_have_a_precision_of_its_own(teacher, arguments, of_teac
     seen = {"teacher": set(), "student": set()}
     student = workbench.small_student(teacher)
     handles = [
-        locate(model).queries[0].register_forward_hook(lambda *passed, role=role: seen[role].add(passed[2].dtype))
+        locate(model)
+        .attention[0]
+        .queries.register_forward_hook(lambda *passed, role=role: seen[role].add(passed[2].dtype))
         for role, model in (("teacher", teacher), ("student", student))
     ]
     trainer = workbench.trainer(student, teacher, workbench.arguments(tmp_path, **SHORT, **arguments))
