@@ -8,8 +8,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 _FIELDS = {field.name for field in dataclasses.fields(TrainingArguments)}
@@ -68,3 +70,16 @@ def checkpoints_layers(model: Any) -> bool:
     names = ("is_activation_checkpointing", "is_gradient_checkpointing")
     known = next((name for name in names if hasattr(type(model), name)), None)
     return known is not None and bool(getattr(model, known))
+
+
+@cache
+def let_cpus_have_numbers() -> None:
+    """Have `torch.load` understand `map_location="cpu:1"`.
+
+    The Trainer asks for that when it resumes in one of several processes on a CPU, and torch knows "cpu" only.
+    """
+
+    def restore(storage: Any, location: str) -> Any:
+        return storage if location.startswith("cpu:") else None
+
+    torch.serialization.register_package(0, lambda storage: None, restore)

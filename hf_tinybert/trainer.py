@@ -60,6 +60,11 @@ class _KeepTeacher(TrainerCallback):
             self.trainer._signal.flush(self.trainer.accelerator.wait_for_everyone if several else None)
 
 
+def _asks_for_fsdp(args: DistillationTrainingArguments) -> bool:
+    """Whether the arguments or accelerate's launcher ask for FSDP."""
+    return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
+
+
 class DistillationTrainer(SafeSavingTrainer):
     """A `Trainer` that distils a teacher into `model` as TinyBERT does.
 
@@ -138,6 +143,11 @@ class DistillationTrainer(SafeSavingTrainer):
         streams = isinstance(dataset, torch.utils.data.IterableDataset)
         with compat.without_grouping(args) if streams else nullcontext():
             super().__init__(model, args, *positional, **kwargs)
+        if _asks_for_fsdp(args) and not self.is_fsdp_enabled:
+            raise ValueError(
+                "FSDP was asked for and is not on: accelerate shards models on accelerators, in a launched run, only. "
+                "Use DDP (`torchrun --nproc-per-node N` or `accelerate launch --multi_gpu`)."
+            )
         # Our loss is a share of the global batch's mean; the Trainer divides it by the accumulation steps.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
@@ -197,6 +207,9 @@ class DistillationTrainer(SafeSavingTrainer):
 
     def _inner_training_loop(self, batch_size: int | None = None, *args: Any, **kwargs: Any) -> Any:
         resume = kwargs.get("resume_from_checkpoint", args[1] if len(args) > 1 else None)
+        if resume is not None and not self.args.auto_find_batch_size:
+            # transformers 4.57 takes the checkpoint's batch size of a process, whatever the processes are now.
+            batch_size = self._train_batch_size = self.args.train_batch_size
         student = self.student
         objective = self._attach(student, resume)
         self.model = self.model_wrapped = objective
@@ -545,6 +558,10 @@ class DistillationTrainer(SafeSavingTrainer):
                 )
         self._forget_parts()
         return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
+        compat.let_cpus_have_numbers()
+        super()._load_optimizer_and_scheduler(checkpoint)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         if self.args.should_save:

@@ -54,3 +54,12 @@ def test_checkpointing_is_seen_in_both_spellings():
     model.gradient_checkpointing_disable()
     assert not compat.checkpoints_layers(model)
     assert not compat.checkpoints_layers(torch.nn.Linear(2, 2))
+
+
+def test_a_numbered_cpu_is_a_cpu(tmp_path):
+    torch.save({"a": torch.ones(3)}, tmp_path / "state.pt")
+    compat.let_cpus_have_numbers()
+    for place in ("cpu:0", "cpu:3", "cpu"):
+        loaded = torch.load(tmp_path / "state.pt", map_location=torch.device(place), weights_only=True)
+        assert loaded["a"].device.type == "cpu"
+        assert loaded["a"].sum() == 3

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import subprocess
 import time
+from contextlib import suppress
 
 import pytest
 import torch
@@ -120,3 +122,50 @@ def test_killed_while_a_checkpoint_is_written(step, undisturbed, teacher_folder,
     assert "trainer_state.json" in checkpoints.missing_parts(folder), "the kill came too late to test anything"
     assert checkpoints.newest_complete(tmp_path / "out").endswith(f"checkpoint-{step - 4}")
     resume_and_compare(teacher_folder, tmp_path, options, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_resumed_with_another_number_of_processes(before, after, one_batch, teacher_folder, tmp_path):
+    def options(processes, **changes):
+        settings = {"output_dir": str(tmp_path / "out"), "per_device_train_batch_size": 8 // processes}
+        settings |= {"save_strategy": "steps", "save_steps": 4} | compat.group_by_length_argument() | changes
+        return settings | ({"ddp_backend": "gloo"} if processes > 1 else {})
+
+    result = tmp_path / "result.safetensors"
+    process = start(teacher_folder, result, options(before, kill_after=14), before)
+    process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert checkpoints.newest_complete(tmp_path / "out").endswith("checkpoint-12")
+    found = run(teacher_folder, result, options(after, resume=True), after)
+    for name, value in one_batch.items():
+        if not name.startswith("gradient."):
+            torch.testing.assert_close(found[name], value, rtol=0, atol=WEIGHT_TOLERANCE, msg=name)
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_at_random_moments(teacher_folder, tmp_path):
+    """Wherever the kills fall (starting, training, writing a checkpoint), the end is that of an undisturbed run."""
+
+    def options(name):
+        return killed_options(tmp_path / name) | {"max_steps": 600, "save_steps": 6, "save_total_limit": 2}
+
+    expected = run(teacher_folder, tmp_path / "expected.safetensors", options("undisturbed"))
+    source, reached = random.Random(0), []
+    for _ in range(20):
+        newest = checkpoints.newest_complete(tmp_path / "out")
+        reached.append(0 if newest is None else int(newest.rpartition("-")[2]))
+        process = start(
+            teacher_folder, tmp_path / "result.safetensors", options("out") | ({"resume": True} if newest else {})
+        )
+        with suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=source.uniform(3.0, 11.0))
+        assert process.poll() is None, "the run ended before its kills: give it more steps"
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    assert len(set(reached)) > 3, f"killed too early to train anything: {reached}"
+    found = run(teacher_folder, tmp_path / "result.safetensors", options("out") | {"resume": True})
+    for name, value in expected.items():
+        if not name.startswith("gradient."):
+            assert torch.equal(found[name], value), name

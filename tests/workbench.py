@@ -55,12 +55,15 @@ def requests(count: int) -> list[str]:
     return [tokenizer().decode(ids, skip_special_tokens=True) for ids in rows["input_ids"]]
 
 
+_PATHS = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+
+
 def worker(script: str, *arguments: object, processes: int = 1) -> dict[str, Any]:
     """What `subprocess` needs to run a script in one process, or in several by `torchrun`, with a thread each."""
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(_PATHS)}
     return {"args": [*launcher, script, *map(str, arguments)], "env": environment, "text": True}
 
 
