@@ -7,6 +7,7 @@ from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.student import create_student
 from hf_tinybert.trainer import DistillationTrainer
 from hf_tinybert.training_args import DistillationTrainingArguments
+from hf_tinybert.vocabulary import trim_vocabulary
 
 __version__ = "0.1.0.dev0"
 
@@ -18,4 +19,5 @@ __all__ = [
     "create_student",
     "losses",
     "merge_adapter",
+    "trim_vocabulary",
 ]
