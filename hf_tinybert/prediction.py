@@ -120,9 +120,7 @@ class Prediction:
         if len(gold) < len(wanted):
             raise ValueError(f"hard_label_weight is above 0, but the batch has no {' and '.join(wanted)}.")
         if self.hard_label_function is not None:
-            output = ModelOutput(logits=logits)
-            if self.kind == SPANS:
-                output = ModelOutput(start_logits=logits[..., 0], end_logits=logits[..., 1])
+            output = self.output_of(logits)
             labels = gold[0] if len(gold) == 1 else tuple(gold)
             value: Tensor = self.hard_label_function(output, labels, num_items_in_batch=counts.labels)
             return value
@@ -133,3 +131,10 @@ class Prediction:
             problem = SINGLE_LABEL if self.kind == TOKENS else self.kind
             total = losses.hard_label_loss(logits, gold[0], problem, self.label_smoothing, reduction="sum")
         return total / counts.labels.clamp(min=1)
+
+    def output_of(self, logits: Tensor, loss: Tensor | None = None) -> ModelOutput:
+        """Logits as a model of this kind returns them."""
+        known = {} if loss is None else {"loss": loss}
+        if self.kind == SPANS:
+            return ModelOutput(**known, start_logits=logits[..., 0], end_logits=logits[..., 1])
+        return ModelOutput(**known, logits=logits)

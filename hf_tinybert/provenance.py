@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
@@ -15,7 +16,7 @@ _PACKAGES = ("hf-tinybert", "transformers", "torch")
 
 def record(
     student: PreTrainedModel,
-    teacher: PreTrainedModel,
+    teacher: PreTrainedModel | Sequence[PreTrainedModel],
     mapping: LayerMapping | None = None,
     phases: str | None = None,
     init: str | None = None,
@@ -24,13 +25,14 @@ def record(
 
     Args:
         student: its configuration is changed.
-        teacher: recorded by its Hub id or a fingerprint of its weights, never by a local path.
+        teacher: recorded by its Hub id or a fingerprint of its weights, never by a local path; of several, each.
         mapping: which layers were matched.
         phases: which phases were trained.
         init: what the student started from.
     """
     known = dict(getattr(student.config, PROVENANCE_KEY, None) or {})
-    known["teacher"] = describe(teacher)
+    names = [describe(each) for each in (teacher if isinstance(teacher, Sequence) else [teacher])]
+    known["teacher"] = names[0] if len(names) == 1 else names
     if init is not None:
         known["init"] = init
     if mapping is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset
@@ -58,6 +59,29 @@ def build_settings(
     if args.phases != "intermediate":
         _check_prediction(settings, student, teacher)
     return settings
+
+
+def check_further_teachers(args: DistillationTrainingArguments, teachers: Sequence[PreTrainedModel]) -> None:
+    """Check that the logits of several teachers can be averaged.
+
+    Raises:
+        ValueError: another vocabulary, other labels or another task, or there are no logits to average.
+    """
+    first = teachers[0]
+    for number, teacher in enumerate(teachers[1:], start=2):
+        if args.phases == "intermediate":
+            raise ValueError("Several teachers are averaged in their logits, and phases='intermediate' matches none.")
+        if kind_of(teacher) != kind_of(first):
+            raise ValueError(
+                f"Teacher {number} is a {type(teacher).__name__} and the first a {type(first).__name__}: their logits "
+                "mean different things."
+            )
+        if teacher.config.vocab_size != first.config.vocab_size:
+            raise ValueError(
+                f"Teacher {number} has a vocabulary of {teacher.config.vocab_size} tokens and the first of "
+                f"{first.config.vocab_size}: they read the same input ids."
+            )
+        LabelOrder.between(first.config, teacher.config)
 
 
 def longest_input(student: PreTrainedModel, teacher: PreTrainedModel) -> int | None:

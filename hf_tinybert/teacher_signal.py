@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from hf_tinybert import families
 from hf_tinybert.features import PLAIN_OUTPUT, FeatureCapture, Features
+from hf_tinybert.labels import LabelOrder
 from hf_tinybert.prediction import LABELS, logits_of
 from hf_tinybert.teacher import freeze
 
@@ -65,7 +66,10 @@ class LiveTeacher:
     ) -> None:
         """Freeze the model and put hooks on its layers."""
         self.model = freeze(model)
-        self.inputs = set(inspect.signature(model.forward).parameters) - {*LABELS, *PLAIN_OUTPUT}
+        #: Everything whose weights what is said depends on, with its share.
+        self.sources: list[tuple[PreTrainedModel, float]] = [(self.model, 1.0)]
+        self.own_inputs = set(inspect.signature(model.forward).parameters) - {*LABELS, *PLAIN_OUTPUT}
+        self.inputs = self.own_inputs
         hidden, attention = list(hidden), list(attention)
         encoder = families.locate(model)
         last = max([*hidden, *attention], default=0)
@@ -94,7 +98,7 @@ class LiveTeacher:
 
     def features(self, inputs: Mapping[str, Any], intermediate: bool, prediction: bool) -> Features:
         """Run the teacher: up to the last matched layer where no logits are wanted."""
-        wanted = {name: value for name, value in inputs.items() if name in self.inputs}
+        wanted = {name: value for name, value in inputs.items() if name in self.own_inputs}
         with self._no_gradient(), self._autocast():
             if not self._cast:
                 self._cast_weights()
@@ -134,3 +138,49 @@ class LiveTeacher:
         for whole in (True, False):
             named = self._module(whole).named_parameters()
             self._cast[whole] = {name: cast[id(weight)] for name, weight in named if id(weight) in cast}
+
+
+class SeveralTeachers(LiveTeacher):
+    """Several models whose logits are averaged; layers are the first one's.
+
+    Args:
+        models: the teachers, whose labels are the first one's in any order.
+        weights: their shares of the logits, which add up to 1.
+        hidden: layers of the first teacher (see `LiveTeacher`, also for the other arguments).
+        attention: layers of the first teacher.
+        **kwargs: of `LiveTeacher`.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[PreTrainedModel],
+        weights: Sequence[float],
+        hidden: Iterable[int],
+        attention: Iterable[int],
+        **kwargs: Any,
+    ) -> None:
+        """Put hooks on the first; freeze all."""
+        super().__init__(models[0], hidden, attention, **kwargs)
+        self.sources = list(zip(models, weights, strict=True))
+        plain = {name: value for name, value in kwargs.items() if name in ("autocast", "compile_kwargs")}
+        self._others = [LiveTeacher(model, (), (), **plain) for model in models[1:]]
+        self._orders = [LabelOrder.between(models[0].config, model.config) for model in models[1:]]
+        self.inputs = self.inputs.union(*(other.inputs for other in self._others))
+
+    def features(self, inputs: Mapping[str, Any], intermediate: bool, prediction: bool) -> Features:
+        """The first teacher's layers, and the weighted mean of all logits."""
+        features = super().features(inputs, intermediate, prediction)
+        if features.logits is not None:
+            total = self.sources[0][1] * features.logits.float()
+            for other, order, (_, weight) in zip(self._others, self._orders, self.sources[1:], strict=True):
+                logits = other.features(inputs, intermediate=False, prediction=True).logits
+                assert logits is not None
+                total = total + weight * order.logits(logits.float())
+            features.logits = total
+        return features
+
+    def close(self) -> None:
+        """Take the hooks off, and forget what was cast."""
+        super().close()
+        for other in self._others:
+            other.close()

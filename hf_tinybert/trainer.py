@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -29,17 +29,19 @@ from hf_tinybert.fidelity import Fidelity
 from hf_tinybert.labels import LabelOrder
 from hf_tinybert.objective import DistillationObjective, Settings, Step
 from hf_tinybert.phases import INTERMEDIATE_LEVELS, LEVELS, Phase, PhasePlan, learning_rate_function
-from hf_tinybert.prediction import kind_of, logits_of
+from hf_tinybert.prediction import LABELS, Prediction, kind_of, logits_of
 from hf_tinybert.projections import Projections, offered
 from hf_tinybert.saving import SafeSavingTrainer
-from hf_tinybert.settings import build_settings, check_data, longest_input
+from hf_tinybert.settings import build_settings, check_data, check_further_teachers, longest_input
 from hf_tinybert.sharing import default_folder
 from hf_tinybert.teacher import auto_class, check_tokenizer, freeze, load_teacher
 from hf_tinybert.teacher_cache import opening, rows
-from hf_tinybert.teacher_signal import LiveTeacher, TeacherSignal
+from hf_tinybert.teacher_signal import LiveTeacher, SeveralTeachers, TeacherSignal
 from hf_tinybert.training_args import DistillationTrainingArguments
 
 logger = logging.get_logger(__name__)
+
+Teacher: TypeAlias = PreTrainedModel | str | os.PathLike
 
 
 class _KeepTeacher(TrainerCallback):
@@ -60,6 +62,17 @@ class _KeepTeacher(TrainerCallback):
             self.trainer._signal.flush(self.trainer.accelerator.wait_for_everyone if several else None)
 
 
+def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
+    """Shares of so many teachers, which add up to 1."""
+    if weights is None:
+        return [1.0 / count] * count
+    if len(weights) != count or any(not weight >= 0 for weight in weights) or not sum(weights) > 0:
+        raise ValueError(
+            f"teacher_weights are a number of at least 0 for each of {count} teachers, not all 0, got {list(weights)}."
+        )
+    return [weight / sum(weights) for weight in weights]
+
+
 def _asks_for_fsdp(args: DistillationTrainingArguments) -> bool:
     """Whether the arguments or accelerate's launcher ask for FSDP."""
     return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
@@ -76,7 +89,9 @@ class DistillationTrainer(SafeSavingTrainer):
     Args:
         model: the student (see `create_student`), or use `model_init`.
         teacher: a model, a folder, or a Hub id; with a LoRA adapter (a `PeftModel`, or its folder), a copy with the
-            adapter worked into its weights teaches.
+            adapter worked into its weights teaches. Of a list of teachers, logits are averaged, and the first one's
+            layers are matched.
+        teacher_weights: shares of several teachers, in proportion; equal by default.
         args: the arguments; `DistillationTrainingArguments` of the same output folder by default.
         teacher_init_kwargs: for a teacher given by name: further arguments of `from_pretrained`.
         peft_config: peft's configuration of an adapter (`LoraConfig(task_type="SEQ_CLS", ...)`), which is then trained
@@ -100,7 +115,8 @@ class DistillationTrainer(SafeSavingTrainer):
         model: PreTrainedModel | None = None,
         args: DistillationTrainingArguments | None = None,
         *positional: Any,
-        teacher: PreTrainedModel | str | os.PathLike[str] | None = None,
+        teacher: Teacher | Sequence[Teacher] | None = None,
+        teacher_weights: Sequence[float] | None = None,
         teacher_init_kwargs: Mapping[str, Any] | None = None,
         peft_config: Any = None,
         **kwargs: Any,
@@ -127,6 +143,7 @@ class DistillationTrainer(SafeSavingTrainer):
             model = adapters.add_adapter(model, peft_config)
         self._objective: DistillationObjective | None = None
         self._signal: TeacherSignal | None = None
+        self._for_evaluation: TeacherSignal | None = None
         self._plan: PhasePlan | None = None
         self._resumed: checkpoints.DistillationState | None = None
         self._phase: Phase | None = None
@@ -152,7 +169,10 @@ class DistillationTrainer(SafeSavingTrainer):
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
         self._hard_label_function, self.compute_loss_func = self.compute_loss_func, None
-        self.teacher = self._take_teacher(teacher, teacher_init_kwargs)
+        given = [teacher] if isinstance(teacher, Teacher) or adapters.has_adapter(teacher) else list(teacher)
+        self.teachers = [self._take_teacher(each, teacher_init_kwargs) for each in given]
+        self.teacher = self.teachers[0]
+        self.teacher_weights = _shares(teacher_weights, len(self.teachers))
         self.add_callback(_KeepTeacher(self))
         self._label_order = LabelOrder()
         self._settings()
@@ -172,9 +192,7 @@ class DistillationTrainer(SafeSavingTrainer):
         """Whether training is under way; the model may then be wrapped in more than the objective."""
         return self._signal is not None
 
-    def _take_teacher(
-        self, teacher: PreTrainedModel | str | os.PathLike[str], init_kwargs: Mapping[str, Any] | None
-    ) -> PreTrainedModel:
+    def _take_teacher(self, teacher: Teacher, init_kwargs: Mapping[str, Any] | None) -> PreTrainedModel:
         if adapters.has_adapter(teacher):
             teacher = adapters.merge_adapter(teacher)
         if not isinstance(teacher, PreTrainedModel):
@@ -193,6 +211,7 @@ class DistillationTrainer(SafeSavingTrainer):
         """Derive the settings from arguments and models, checking that they fit; done whenever training starts."""
         self.args.check()
         settings = build_settings(self.args, self.student, self.teacher, self._hard_label_function)
+        check_further_teachers(self.args, self.teachers)
         self._label_order = self._find_label_order()
         self._max_length = longest_input(self.student, self.teacher)
         check_data(self.train_dataset, self._max_length)
@@ -235,7 +254,7 @@ class DistillationTrainer(SafeSavingTrainer):
         self._objective = DistillationObjective(student, locate(student), projections.to(self.args.device), settings)
         self._signal = self._open_signal(settings)
         self._join_user_optimizer(projections)
-        provenance.record(student, self.teacher, settings.mapping, self.args.phases)
+        provenance.record(student, self.teachers, settings.mapping, self.args.phases)
         logger.info(f"Layer mapping:\n{settings.mapping}")
         settings.say_heads()
         return self._objective
@@ -264,12 +283,10 @@ class DistillationTrainer(SafeSavingTrainer):
     def _open_signal(self, settings: Settings) -> TeacherSignal:
         """The live teacher, or one that keeps what it said (`teacher_cache`)."""
         args = self.args
-        live = LiveTeacher(
-            self.teacher,
+        live = self._live_teacher(
             [settings.mapping[m] for m in settings.hidden_layers],
             [settings.mapping[m] for m in settings.attention_layers],
             kinds=settings.attention_kinds,
-            autocast=self._teacher_autocast(),
             compile_kwargs=compat.compile_arguments(args),
         )
         if args.teacher_cache == "none":
@@ -298,6 +315,20 @@ class DistillationTrainer(SafeSavingTrainer):
         except BaseException:
             live.close()
             raise
+
+    def _live_teacher(self, hidden: Sequence[int], attention: Sequence[int], **kwargs: Any) -> LiveTeacher:
+        kwargs["autocast"] = self._teacher_autocast()
+        if len(self.teachers) == 1:
+            return LiveTeacher(self.teacher, hidden, attention, **kwargs)
+        return SeveralTeachers(self.teachers, self.teacher_weights, hidden, attention, **kwargs)
+
+    def _asked(self) -> TeacherSignal:
+        """The teacher in an evaluation: that of the training under way, or one for this evaluation."""
+        if self._signal is not None:
+            return self._signal
+        if self._for_evaluation is None:
+            self._for_evaluation = self._live_teacher((), ())
+        return self._for_evaluation
 
     def _teacher_autocast(self) -> Callable[[], AbstractContextManager[Any]]:
         precision = self.args.teacher_mixed_precision
@@ -412,20 +443,23 @@ class DistillationTrainer(SafeSavingTrainer):
         return loss
 
     def _ordinary_loss(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
-        """A model's own loss and outputs; the teacher's in the student's order of labels."""
-        places, labels = self._label_order.places, inputs.get("labels")
-        other_order = places is not None and self.accelerator.unwrap_model(model) is self.teacher
-        if other_order and labels is not None:
-            inputs = inputs | {"labels": self._label_order.labels(labels)}
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
-        if other_order:
-            outputs["logits"] = self._label_order.logits(outputs["logits"])
-        return loss, outputs
+        """A model's own loss and outputs; the teacher's in the student's order of labels, the mean of several."""
+        is_teacher = self.accelerator.unwrap_model(model) is self.teacher
+        if not is_teacher or (self._label_order.places is None and len(self.teachers) == 1):
+            loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+            return loss, outputs
+        logits = self._asked().features(inputs, intermediate=False, prediction=True).logits
+        assert logits is not None
+        logits = self._label_order.logits(logits)
+        prediction = Prediction(kind_of(self.student))
+        counts = BatchCounts.of_batches([inputs], logits.device, count_rows=prediction.counts_rows)
+        labelled = any(inputs.get(name) is not None for name in LABELS)
+        loss = prediction.hard(logits, inputs, counts) if labelled else logits.new_zeros(())
+        return loss, prediction.output_of(logits, loss)
 
     def _compare(self, inputs: Mapping[str, Any], logits: Tensor | None) -> None:
         assert self._agreement is not None
-        signal = self._signal or LiveTeacher(self.teacher, (), (), autocast=self._teacher_autocast())
-        teacher_logits = signal.features(inputs, intermediate=False, prediction=True).logits
+        teacher_logits = self._asked().features(inputs, intermediate=False, prediction=True).logits
         if logits is not None and teacher_logits is not None:
             self._agreement.update(logits, self._label_order.logits(teacher_logits), inputs)
 
@@ -493,6 +527,9 @@ class DistillationTrainer(SafeSavingTrainer):
             if self._fidelity is not None:
                 self._fidelity.close()
             self._fidelity = self._agreement = None
+            if self._for_evaluation is not None:
+                self._for_evaluation.close()
+                self._for_evaluation = None
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The Trainer's step, or that of a student without a head."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
+import torch.nn.functional as F
 import workbench
 from transformers import (
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     DataCollatorWithPadding,
     EarlyStoppingCallback,
     Trainer,
@@ -574,6 +578,87 @@ def test_another_order_of_labels_is_matched_by_name(teacher, household, tmp_path
         for name in ours:
             if "loss" in name or "accuracy" in name or name in ("eval_agreement", "eval_kl"):
                 assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
+
+
+def second_teacher(teacher):
+    """Another real teacher: the first one's weights, a little disturbed, its labels backwards."""
+    torch.manual_seed(7)
+    other = copy.deepcopy(teacher)
+    names = dict(enumerate(reversed(list(teacher.config.id2label.values()))))
+    other.config.id2label, other.config.label2id = names, {name: index for index, name in names.items()}
+    with torch.no_grad():
+        other.classifier.weight.copy_(
+            other.classifier.weight.flip(0) + 0.05 * torch.randn_like(other.classifier.weight)
+        )
+        other.classifier.bias.copy_(other.classifier.bias.flip(0))
+    return other
+
+
+def test_several_teachers_are_averaged_in_the_order_of_the_first(teacher, household, tmp_path):
+    other, batch = second_teacher(teacher), tiny_models.sentences(8, labels=True)
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    trainer = workbench.trainer(
+        workbench.small_student(teacher),
+        [teacher, other],
+        workbench.arguments(tmp_path, **SHORT),
+        teacher_weights=[3, 1],
+        compute_metrics=metrics.accuracy,
+    )
+    assert trainer.teacher_weights == [0.75, 0.25]
+    with torch.no_grad():
+        expected = 0.75 * teacher(**inputs).logits + 0.25 * other(**inputs).logits.flip(-1)
+    found = trainer._live_teacher((), ()).features(batch, intermediate=False, prediction=True).logits
+    torch.testing.assert_close(found, expected)
+    trainer.train()
+    assert series(trainer, "loss_attention_1")
+    assert series(trainer, "loss_prediction")
+    assert len(trainer.student.config.tinybert["teacher"]) == 2
+    rows = household["eval"].select(range(48))
+    with torch.no_grad():
+        every = dict(DataCollatorWithPadding(workbench.tokenizer())(list(rows)))
+        gold = every.pop("labels")
+        logits = 0.75 * teacher(**every).logits + 0.25 * other(**every).logits.flip(-1)
+    measured = trainer.evaluate_teacher(rows)
+    assert measured["teacher_accuracy"] == pytest.approx((logits.argmax(-1) == gold).float().mean().item())
+    assert measured["teacher_loss"] == pytest.approx(F.cross_entropy(logits, gold).item(), rel=1e-4)
+
+
+def test_logits_of_several_teachers_are_cached_for_these_and_no_others(teacher, tmp_path):
+    logs = []
+    for cache, weights in (("none", [3, 1]), ("logits", [3, 1]), ("logits", [3, 1]), ("logits", [1, 3])):
+        torch.manual_seed(0)
+        options = {"teacher_cache": cache, "teacher_cache_dir": str(tmp_path / "cache"), "phases": "prediction"}
+        trainer = workbench.trainer(
+            workbench.small_student(teacher),
+            [teacher, second_teacher(teacher)],
+            workbench.arguments(tmp_path / "out", **SHORT | options),
+            teacher_weights=weights,
+        )
+        trainer.train()
+        logs.append(series(trainer, "loss_prediction"))
+    assert logs[0] == pytest.approx(logs[1], rel=1e-5)
+    assert logs[1] == pytest.approx(logs[2], rel=1e-6)
+    assert logs[3] != pytest.approx(logs[2], rel=1e-5)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_teachers_that_cannot_be_averaged(teacher, tmp_path):
+    def refused(message, teachers, weights=None, **changes):
+        args = workbench.arguments(tmp_path, **changes)
+        with pytest.raises(ValueError, match=message):
+            workbench.trainer(workbench.small_student(teacher), teachers, args, teacher_weights=weights)
+
+    refused("at least 0 for each of 2 teachers", [teacher, teacher], [1.0])
+    refused("at least 0 for each of 2 teachers", [teacher, teacher], [-1.0, 2.0])
+    refused("phases='intermediate' matches none", [teacher, teacher], phases="intermediate")
+    other = tiny_models.model(vocab_size=30522, num_labels=12)
+    other.config.vocab_size = 100
+    refused("Teacher 2 has a vocabulary of 100 tokens", [teacher, other])
+    names = {index: f"other {index}" for index in range(12)}
+    unlike = tiny_models.model(vocab_size=30522, id2label=names, label2id={v: k for k, v in names.items()})
+    refused("different labels", [teacher, unlike])
+    body = tiny_models.model(vocab_size=30522, auto=AutoModelForTokenClassification)
+    refused("their logits mean different things", [teacher, body])
 
 
 def test_no_attention_loss_no_need_for_equal_heads(teacher, tmp_path):

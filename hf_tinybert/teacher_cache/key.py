@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -22,27 +22,48 @@ _IDLE = ("_name_or_path", "transformers_version", "architectures", "id2label", "
 
 
 def contents(
-    teacher: PreTrainedModel, dataset: Dataset, inputs: Iterable[str], layout: Layout, autocast: str
+    teachers: Sequence[tuple[PreTrainedModel, float]],
+    dataset: Dataset,
+    inputs: Iterable[str],
+    layout: Layout,
+    autocast: str,
 ) -> dict[str, Any]:
     """What the key is made of.
 
     Args:
-        teacher: its weights and its configuration count, not its name.
+        teachers: usually one, with its share of the logits; weights and configuration count, not the name, and of
+            several also their labels.
         dataset: the values of its rows count, not its file.
         inputs: names of what the teacher's forward pass takes.
         layout: which layers, which type, with or without logits.
         autocast: the mixed precision in which the teacher runs.
     """
-    config = {name: value for name, value in teacher.config.to_dict().items() if name not in _IDLE}
+    described = [_described(teacher) for teacher, _ in teachers]
     read = [name for name in dataset.column_names if name in inputs]
     return {
         "format": FORMAT,
-        "teacher": {"class": type(teacher).__name__, "weights": weights_digest(teacher), "config": config},
+        "teacher": described[0],
         "data": {"columns": sorted(read), "rows": len(dataset), "values": rows.digest(dataset, read)},
         "layout": layout.as_dict(),
         "autocast": autocast,
         "matmul": _matmul_precision(),
+        **({} if len(teachers) == 1 else {"several": _shares(teachers, described)}),
     }
+
+
+def _described(teacher: PreTrainedModel) -> dict[str, Any]:
+    config = {name: value for name, value in teacher.config.to_dict().items() if name not in _IDLE}
+    return {"class": type(teacher).__name__, "weights": weights_digest(teacher), "config": config}
+
+
+def _shares(
+    teachers: Sequence[tuple[PreTrainedModel, float]], described: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Of several teachers each with its share of the logits, and the labels by which these are matched."""
+    return [
+        {"share": share, "labels": teacher.config.id2label, **known}
+        for (teacher, share), known in zip(teachers, described, strict=True)
+    ]
 
 
 def _matmul_precision() -> str:

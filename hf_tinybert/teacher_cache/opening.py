@@ -189,7 +189,7 @@ class _Opening:
         """The folder of a key, and the key; nothing is written yet."""
         live, request = self.live, self.request
         if kept not in self._contents:
-            self._contents[kept] = keys.contents(live.model, request.dataset, live.inputs, kept, request.autocast)
+            self._contents[kept] = keys.contents(live.sources, request.dataset, live.inputs, kept, request.autocast)
         key = keys.key_of(self._contents[kept])
         return request.folder / key[:32], key
 

@@ -25,7 +25,7 @@ LAYOUT = Layout(COLUMNS, "float16", 3)
 def key(teacher=None, dataset=None, layout=LAYOUT, autocast="no"):
     live = cache_worker.live(teacher)
     dataset = cache_worker.data() if dataset is None else dataset
-    return keys.key_of(keys.contents(live.model, dataset, live.inputs, layout, autocast))
+    return keys.key_of(keys.contents(live.sources, dataset, live.inputs, layout, autocast))
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_contents_tell_what_not_where(tmp_path):
     model = tiny_models.model()
     model.save_pretrained(tmp_path)
     live = cache_worker.live(type(model).from_pretrained(tmp_path))
-    contents = keys.contents(live.model, cache_worker.data(), live.inputs, LAYOUT, "no")
+    contents = keys.contents(live.sources, cache_worker.data(), live.inputs, LAYOUT, "no")
     text = json.dumps(contents)
     assert str(tmp_path) not in text
     assert str(Path.home()) not in text
