@@ -25,15 +25,13 @@ BASE_FOLDER = "base"
 
 
 def has_adapter(model: Any) -> bool:
-    """Whether a model is a `PeftModel`, or carries adapters that transformers itself has loaded."""
-    return hasattr(model, "peft_config") and (hasattr(model, "get_base_model") or _native(model))
+    """Whether a model is a `PeftModel`."""
+    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
 def unwrapped(model: Any) -> PreTrainedModel:
     """The transformers model inside a `PeftModel`, its adapter at work; any other model as it is."""
-    inner: PreTrainedModel = (
-        model.get_base_model() if has_adapter(model) and hasattr(model, "get_base_model") else model
-    )
+    inner: PreTrainedModel = model.get_base_model() if has_adapter(model) else model
     return inner
 
 
@@ -64,7 +62,7 @@ def add_adapter(student: PreTrainedModel, peft_config: Any) -> Any:
         import peft
     except ImportError:
         raise ValueError("peft_config needs the peft package: pip install 'hf-tinybert[peft]'.") from None
-    if has_adapter(student):
+    if has_adapter(student) or getattr(student, "_hf_peft_config_loaded", False):
         raise ValueError("peft_config would put an adapter on a student that already has one: give one of the two.")
     return peft.get_peft_model(student, peft_config)
 
@@ -160,7 +158,3 @@ def _number_of_labels(name: str | os.PathLike[str]) -> int | None:
             if key.endswith(_HEADS) and "lora" not in key:
                 return int(file.get_slice(key).get_shape()[0])
     return None
-
-
-def _native(model: Any) -> bool:
-    return bool(getattr(model, "_hf_peft_config_loaded", False))

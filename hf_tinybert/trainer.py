@@ -129,7 +129,7 @@ class DistillationTrainer(SafeSavingTrainer):
                 f"DistillationTrainer needs DistillationTrainingArguments, got {type(args).__name__}: change the "
                 "class, its other arguments stay."
             )
-        if teacher is None:
+        if teacher is None or (isinstance(teacher, Sequence) and not len(teacher)):
             raise ValueError("DistillationTrainer needs a teacher: a model, a folder or a Hub id.")
         if args.n_gpu > 1:
             raise ValueError(

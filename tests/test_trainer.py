@@ -648,6 +648,7 @@ def test_teachers_that_cannot_be_averaged(teacher, tmp_path):
         with pytest.raises(ValueError, match=message):
             workbench.trainer(workbench.small_student(teacher), teachers, args, teacher_weights=weights)
 
+    refused("needs a teacher", [])
     refused("at least 0 for each of 2 teachers", [teacher, teacher], [1.0])
     refused("at least 0 for each of 2 teachers", [teacher, teacher], [-1.0, 2.0])
     refused("phases='intermediate' matches none", [teacher, teacher], phases="intermediate")
