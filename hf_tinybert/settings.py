@@ -81,7 +81,10 @@ def check_further_teachers(args: DistillationTrainingArguments, teachers: Sequen
                 f"Teacher {number} has a vocabulary of {teacher.config.vocab_size} tokens and the first of "
                 f"{first.config.vocab_size}: they read the same input ids."
             )
-        LabelOrder.between(first.config, teacher.config)
+        try:
+            LabelOrder.between(first.config, teacher.config)
+        except ValueError as error:
+            raise ValueError(f"Teacher {number} and the first teacher, called student here: {error}") from None
 
 
 def longest_input(student: PreTrainedModel, teacher: PreTrainedModel) -> int | None:
