@@ -93,6 +93,7 @@ def resume_and_compare(teacher_folder, tmp_path, options, undisturbed):
         assert torch.equal(result[name], value), name
 
 
+@pytest.mark.one_world("4.57")
 @pytest.mark.parametrize(
     "step", [pytest.param(6, id="intermediate phase", marks=pytest.mark.slow), pytest.param(15, id="prediction phase")]
 )
@@ -107,6 +108,7 @@ def test_killed_between_checkpoints(step, undisturbed, teacher_folder, tmp_path)
     resume_and_compare(teacher_folder, tmp_path, options, undisturbed)
 
 
+@pytest.mark.one_world("5")
 @pytest.mark.parametrize(
     "step", [pytest.param(8, id="intermediate phase"), pytest.param(16, id="prediction phase", marks=pytest.mark.slow)]
 )

@@ -107,6 +107,7 @@ def test_other_texts_are_still_read_without_unknown_tokens(kind):
         )
 
 
+@pytest.mark.one_world("5")
 @settings(max_examples=15, deadline=None)
 @given(st.sets(st.integers(0, 299), min_size=1, max_size=20), st.sampled_from(["WordPiece", "BPE", "Unigram"]))
 def test_any_corpus_is_encoded_as_before(rows, kind):

@@ -133,6 +133,7 @@ def test_resuming_from_the_last_checkpoint(command, distill_flags, distilled, tm
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.one_world("5")
 def test_as_a_real_process_with_a_configuration_file(distill_flags, tmp_path):
     """Flags win: the file's own number of steps is not used."""
     config = tmp_path / "run.yaml"

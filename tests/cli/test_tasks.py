@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 
+import pytest
 import workbench
 from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer, pipeline
 from transformers.pipelines import SUPPORTED_TASKS
@@ -70,6 +71,7 @@ def distilled_by_command(command, body, folder, flags, task, extra=()):
     return folder / "student", scores
 
 
+@pytest.mark.one_world("4.57")
 def test_several_labels(command, body, tmp_path):
     student, scores = distilled_by_command(command, body, tmp_path, write(tmp_path, several), "text-classification")
     assert scores["metric"] == "f1"
@@ -78,6 +80,7 @@ def test_several_labels(command, body, tmp_path):
     assert AutoConfig.from_pretrained(student).problem_type == "multi_label_classification"
 
 
+@pytest.mark.one_world("4.57")
 def test_questions(command, body, tmp_path):
     flags = write(tmp_path, questions)
     window = ["--max-length", "64", "--doc-stride", "16"]
@@ -92,6 +95,7 @@ def test_questions(command, body, tmp_path):
     assert model(**inputs).start_logits.shape == inputs["input_ids"].shape
 
 
+@pytest.mark.one_world("5")
 def test_tags_of_wnut(command, body, tmp_path, shared_data):
     flags = []
     for split, flag, count in (("train", "--train-file", 300), ("dev", "--eval-file", 40)):
@@ -107,6 +111,7 @@ def test_tags_of_wnut(command, body, tmp_path, shared_data):
     assert "B-person" in AutoConfig.from_pretrained(student).label2id
 
 
+@pytest.mark.one_world("5")
 def test_masked_language_modelling(command, masked_lm_folder, tmp_path):
     flags = write(tmp_path, lambda split: [{"text": text} for text, _ in rows_of(split)])
     distil = ["distill", "--teacher", masked_lm_folder, "--student", "tinybert-3l-192d", *flags, "--use-cpu"]
