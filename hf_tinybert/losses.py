@@ -223,12 +223,10 @@ def soft_cross_entropy(
     _check_same_shape("soft_cross_entropy", student_logits, teacher_logits)
     _check_temperature("soft_cross_entropy", temperature)
     with _full_precision(student_logits):
-        target = F.softmax(teacher_logits.float() / temperature, dim=-1)
-        log_probability = F.log_softmax(student_logits.float() / temperature, dim=-1)
+        per_row = _soft_rows(student_logits.float() / temperature, teacher_logits.float() / temperature)
         if reduction == "paper":
-            return -(target * log_probability).mean()
-        per_row = -(target * log_probability).sum(dim=-1) * temperature**2
-        return _reduce_rows(per_row, mask, reduction)
+            return per_row.mean() / student_logits.shape[-1]
+        return _reduce_rows(per_row * temperature**2, mask, reduction)
 
 
 def soft_binary_cross_entropy(
@@ -278,10 +276,9 @@ def span_cross_entropy(
     _check_same_shape("span_cross_entropy", student_logits, teacher_logits)
     _check_temperature("span_cross_entropy", temperature)
     with _full_precision(student_logits):
-        target = F.softmax(_positions(teacher_logits.float() / temperature, mask), dim=-1)
-        log_probability = F.log_softmax(_positions(student_logits.float() / temperature, mask), dim=-1)
+        scores = (_positions(logits.float() / temperature, mask) for logits in (student_logits, teacher_logits))
         scale = 1.0 if reduction == "paper" else temperature**2
-        per_row = -(target * log_probability).sum(dim=-1).mean(-1) * scale
+        per_row = _soft_rows(*scores).mean(-1) * scale
         return _reduce_rows(per_row, None, reduction)
 
 
@@ -562,6 +559,11 @@ def _reduce(total: Tensor, count: Tensor, reduction: str) -> Tensor:
     if reduction in ("mean", "paper"):
         return total / count.clamp(min=1.0)
     raise ValueError(f"reduction is 'mean', 'sum' or 'paper', got {reduction!r}.")
+
+
+def _soft_rows(student: Tensor, teacher: Tensor) -> Tensor:
+    """Cross-entropy of softmax(teacher) against log_softmax(student) over the last dimension."""
+    return -(F.softmax(teacher, dim=-1) * F.log_softmax(student, dim=-1)).sum(dim=-1)
 
 
 def _positions(logits: Tensor, mask: Tensor | None) -> Tensor:
