@@ -14,7 +14,9 @@ from typing import Any
 
 import transformers
 from safetensors import safe_open
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
+
+from hf_tinybert import auto_classes
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -132,20 +134,12 @@ def load_merged(name: str | os.PathLike[str], auto: Any, kwargs: Mapping[str, An
         config.num_labels = labels
     model = auto.from_pretrained(base, config=config, **kwargs)
     headless = model.base_model is model
-    with_head = _has_head(config, auto)
-    if labels is None and not headless and not with_head:
+    if labels is None and not headless and not auto_classes.saved_from(config, auto):
         raise ValueError(
             f"The {role} {name} is an adapter without a task head, and its base model {base} has none either: it was "
             f"not fine-tuned for {type(model).__name__} (peft keeps heads with task_type or modules_to_save)."
         )
     return merge_adapter(peft.PeftModel.from_pretrained(model, str(name)))
-
-
-def _has_head(config: PretrainedConfig, auto: Any) -> bool:
-    """Whether the base model was saved from a class of the Auto class."""
-    classes = auto._model_mapping.get(type(config), ())
-    names = {cls.__name__ for cls in (classes if isinstance(classes, tuple) else (classes,))}
-    return bool(names & set(config.architectures or ()))
 
 
 def _number_of_labels(name: str | os.PathLike[str]) -> int | None:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_tinybert import adapters
+from hf_tinybert import adapters, auto_classes
 
 _AUTO_CLASSES = (
     "AutoModelForSequenceClassification",
@@ -47,8 +47,7 @@ def auto_class(model: PreTrainedModel) -> Any:
     model = adapters.unwrapped(model)
     for name in _AUTO_CLASSES:
         auto = getattr(transformers, name)
-        known = auto._model_mapping.get(type(model.config), ())
-        if type(model) in (known if isinstance(known, tuple) else (known,)):
+        if type(model) in auto_classes.model_classes(model.config, auto):
             return auto
     raise ValueError(f"{type(model).__name__} belongs to none of {', '.join(_AUTO_CLASSES)}.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from transformers import PretrainedConfig
 
+from hf_tinybert.auto_classes import saved_from
 from hf_tinybert.data import DataArguments
 from hf_tinybert.tasks.fill_mask import FillMask
 from hf_tinybert.tasks.question_answering import QuestionAnswering
@@ -34,9 +35,6 @@ def start(name: str | None, config: PretrainedConfig | None, args: DataArguments
 
 def of_model(config: PretrainedConfig | None) -> str | None:
     """The task of a fine-tuned model, by the class that it was saved from; None if that has no task head."""
-    for architecture in getattr(config, "architectures", None) or ():
-        for name, task in TASKS.items():
-            classes = task.auto._model_mapping.get(type(config), ())
-            if architecture in [cls.__name__ for cls in (classes if isinstance(classes, tuple) else (classes,))]:
-                return name
-    return None
+    if config is None:
+        return None
+    return next((name for name, task in TASKS.items() if saved_from(config, task.auto)), None)
