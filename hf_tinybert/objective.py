@@ -23,6 +23,7 @@ from hf_tinybert.counts import BatchCounts
 from hf_tinybert.families import Encoder
 from hf_tinybert.features import PLAIN_OUTPUT, FeatureCapture, Features
 from hf_tinybert.head_matching import HeadMatching
+from hf_tinybert.labels import LabelOrder
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.prediction import LABELS, Prediction, logits_of
 from hf_tinybert.projections import Projections
@@ -76,12 +77,14 @@ class Settings:
         weights: of levels and layers.
         heads: how attention is compared; None where it is not.
         prediction: how the prediction level is computed.
+        label_order: where the student's classes are among the teacher's.
     """
 
     mapping: LayerMapping
     weights: Weights
     heads: HeadMatching | None = None
     prediction: Prediction = field(default_factory=Prediction)
+    label_order: LabelOrder = field(default_factory=LabelOrder)
 
     @property
     def hidden_layers(self) -> list[int]:

@@ -44,6 +44,7 @@ def build_settings(
         raise ValueError(f"layer_weights names layer {beyond[0]}; the student has layers 1..{ours.num_layers}.")
     mapping = LayerMapping.build(args.layer_mapping, ours.num_layers, theirs.num_layers)
     matches_attention = args.phases != "prediction" and any(weights.of_layer("attention", m) for m in mapping.layers)
+    predicts = args.phases != "intermediate"
     settings = Settings(
         mapping=mapping,
         weights=weights,
@@ -55,9 +56,10 @@ def build_settings(
             label_smoothing=args.label_smoothing_factor,
             hard_label_function=hard_label_function,
         ),
+        label_order=LabelOrder.between(student.config, teacher.config) if predicts else LabelOrder(),
     )
-    if args.phases != "intermediate":
-        _check_prediction(settings, student, teacher)
+    if predicts and hard_label_function is not None and not weights["hard_label"]:
+        raise ValueError("compute_loss_func takes the place of the hard-label loss, and hard_label_weight is 0.")
     return settings
 
 
@@ -107,9 +109,3 @@ def check_data(dataset: Any, longest: int | None) -> None:
             f"An example of {length} tokens is longer than the {longest} positions of the student or the teacher: "
             "truncate when tokenising (`truncation=True, max_length=...`)."
         )
-
-
-def _check_prediction(settings: Settings, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    LabelOrder.between(student.config, teacher.config)
-    if settings.prediction.hard_label_function is not None and not settings.weights["hard_label"]:
-        raise ValueError("compute_loss_func takes the place of the hard-label loss, and hard_label_weight is 0.")

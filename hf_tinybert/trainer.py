@@ -212,15 +212,10 @@ class DistillationTrainer(SafeSavingTrainer):
         self.args.check()
         settings = build_settings(self.args, self.student, self.teacher, self._hard_label_function)
         check_further_teachers(self.args, self.teachers)
-        self._label_order = self._find_label_order()
+        self._label_order = settings.label_order
         self._max_length = longest_input(self.student, self.teacher)
         check_data(self.train_dataset, self._max_length)
         return settings
-
-    def _find_label_order(self) -> LabelOrder:
-        if self.args.phases == "intermediate":
-            return LabelOrder()
-        return LabelOrder.between(self.student.config, self.teacher.config)
 
     # Attaching the objective for the time of training
 
