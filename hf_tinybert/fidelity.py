@@ -93,7 +93,7 @@ class Fidelity:
             sums[f"loss_attention_{m}"] = heads.loss(m, above, student, teacher, mixing, mask, "sum")
             if heads.kind == "heads":
                 maps = [
-                    _attention(features, layer, heads.teacher_heads, real, heads.windows.get(m))
+                    attention_probabilities(features, layer, heads.teacher_heads, real, heads.windows.get(m))
                     for features, layer in ((student, m), (teacher, above))
                 ]
                 overlap = torch.minimum(*maps).sum(-1).mean(1)
@@ -130,8 +130,18 @@ def _mean(name: str, sums: Mapping[str, Tensor]) -> Tensor:
     return sums[name] / sums[count].clamp(min=1)
 
 
-def _attention(features: Features, layer: int, num_heads: int, real: Tensor, window: int | None) -> Tensor:
-    """Attention distributions `[B, h, S, S]` of a layer, over the positions that both models look at."""
+def attention_probabilities(
+    features: Features, layer: int, num_heads: int, real: Tensor, window: int | None
+) -> Tensor:
+    """Attention distributions `[B, h, S, S]` of a layer, from the queries, keys and bias that were caught of it.
+
+    Args:
+        features: of a model.
+        layer: of the model.
+        num_heads: of the layer.
+        real: `[B, S]`, True for real positions; no others are attended to.
+        window: how far a position looks to either side; None: everywhere.
+    """
     query, key = (x[layer].float().unflatten(-1, (num_heads, -1)) for x in (features.queries, features.keys))
     scores = query.transpose(1, 2) @ key.transpose(1, 2).mT / query.shape[-1] ** 0.5
     if layer in features.bias:

@@ -28,6 +28,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from hf_tinybert import DistillationTrainer, DistillationTrainingArguments, TinyBertConfig, create_student
 from hf_tinybert.families import locate
 from hf_tinybert.features import FeatureCapture
+from hf_tinybert.fidelity import attention_probabilities
 
 DEBERTA = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": True, "position_buckets": 256}
 DEBERTA |= {"position_biased_input": False, "norm_rel_ebd": "layer_norm", "type_vocab_size": 0}
@@ -106,14 +107,8 @@ def differences(model: Any, batch: Any) -> tuple[float, float]:
     hidden = max(float((features.hidden[m] - state)[real].abs().max()) for m, state in enumerate(states))
     worst = 0.0
     for m, expected in enumerate(output.attentions, start=1):
-        query, key = (
-            x[m].unflatten(-1, (encoder.num_heads, -1)).transpose(1, 2) for x in (features.queries, features.keys)
-        )
-        scores = query @ key.mT / query.shape[-1] ** 0.5 + features.bias.get(m, 0.0)
-        seen, window, places = real[:, None, None, :], encoder.attention[m - 1].window, torch.arange(real.shape[1])
-        if window is not None:
-            seen = seen & ((places[:, None] - places[None, :]).abs() <= window)
-        found = scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(-1)
+        window = encoder.attention[m - 1].window
+        found = attention_probabilities(features, m, encoder.num_heads, real, window)
         worst = max(worst, float((found - expected).transpose(1, 2)[real].abs().max()))
     return hidden, worst
 

@@ -108,7 +108,7 @@ def prepare(task: Task, options: argparse.Namespace) -> dict[str, Path]:
 def columns(task: str, row: dict[str, str]) -> dict[str, object]:
     if task == "sst2":
         return {"sentence": row["sentence"], "label": int(row["label"])}
-    return {"sentence1": row["#1 String"], "sentence2": row["#2 String"], "label": int(row["Quality"])}
+    return glue.pair(row)
 
 
 def general_student(options: argparse.Namespace) -> Path:

@@ -90,8 +90,7 @@ def prepare(name: str, data: Path, folder: Path) -> dict[str, Path]:
 
 
 def mrpc(data: Path, split: str) -> Iterator[dict[str, Any]]:
-    for row in glue.rows(data, "MRPC", "train" if split == "train" else "dev"):
-        yield {"sentence1": row["#1 String"], "sentence2": row["#2 String"], "label": int(row["Quality"])}
+    yield from map(glue.pair, glue.rows(data, "MRPC", "train" if split == "train" else "dev"))
 
 
 def stsb(data: Path, split: str) -> Iterator[dict[str, Any]]:
