@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import glob
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ logger = logging.get_logger(__name__)
 _BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 #: Texts, not sentences that were cut into words.
 TEXT_COLUMNS = tuple(name for name in column_names.TEXT if name != "tokens")
-_CONLL = ".conll"
+_ENDINGS = (*_BUILDERS, ".conll")
 _EVAL_SPLITS = ("validation", "validation_matched", "eval", "dev")
 
 
@@ -101,9 +102,8 @@ def load_file(path: Path) -> Dataset:
     if not path.is_file():
         raise FileNotFoundError(f"The data file {path} does not exist.")
     builder = _BUILDERS.get(path.suffix.lower())
-    if builder is None and path.suffix.lower() != _CONLL:
-        expected = ", ".join((*_BUILDERS, _CONLL))
-        raise ValueError(f"The data file {path} ends in {path.suffix!r}; expected one of {expected}.")
+    if path.suffix.lower() not in _ENDINGS:
+        raise ValueError(f"The data file {path} ends in {path.suffix!r}; expected one of {', '.join(_ENDINGS)}.")
     if not path.stat().st_size:
         raise ValueError(f"The data file {path} is empty.")
     if builder is None:
@@ -167,7 +167,7 @@ def _load_named_dataset(name: str, config: str | None) -> DatasetDict:
 def _load_folder(folder: Path) -> dict[str, Dataset]:
     """Files of a folder that are named after a split, read as any other file."""
     names = ("train", *_EVAL_SPLITS, "test")
-    paths = {path.stem: path for path in sorted(folder.iterdir()) if path.stem in names and path.suffix in _BUILDERS}
+    paths = {path.stem: path for path in sorted(folder.iterdir()) if path.stem in names and path.suffix in _ENDINGS}
     return {split: load_file(path) for split, path in paths.items()}
 
 
@@ -184,6 +184,19 @@ def pick_column(dataset: Any, given: str | None, usual: tuple[str, ...], what: s
     raise ValueError(
         f"No {what} column {wanted!r}: the data has the columns {', '.join(dataset.column_names)}. Use {flag}."
     )
+
+
+def require_columns(name: str, dataset: Any, columns: Iterable[str]) -> None:
+    """Refuse a split that lacks a column.
+
+    Raises:
+        ValueError: names the split, the first column that is missing, and those that are there.
+    """
+    for column in columns:
+        if column not in dataset.column_names:
+            raise ValueError(
+                f"The {name} data has no column {column!r}; its columns are {', '.join(dataset.column_names)}."
+            )
 
 
 def shortened(splits: DatasetDict, args: DataArguments) -> DatasetDict:

@@ -83,6 +83,11 @@ def answers(chosen: Sequence[str], gold: Sequence[Sequence[str]]) -> dict[str, f
     return {name: float(value) for name, value in squad(said, true).items()}
 
 
+def most_likely(logits: Any, labels: Any) -> Any:
+    """`preprocess_logits_for_metrics` of classes of tokens: all their logits would not fit in memory."""
+    return (logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
+
+
 def for_labels(is_regression: bool, several: bool) -> tuple[str, Callable[[EvalPrediction], dict[str, float]]]:
     """The name of the leading metric of a classification and the function that computes it."""
     if is_regression:

@@ -13,7 +13,8 @@ from transformers import BertConfig
 
 from hf_tinybert import data
 from hf_tinybert.data import DataArguments, check_max_length, load_raw, shortened
-from hf_tinybert.tasks.text_classification import Columns, Labels, checked, encode
+from hf_tinybert.tasks.labels import Labels
+from hf_tinybert.tasks.text_classification import Columns, checked, encode
 
 DEMO = resources.files("hf_tinybert") / "demo_data"
 TRAPS = ["null", "NA", "nan", "None", "N/A", "", "-inf", "true"]

@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hf_tinybert import column_names
+from hf_tinybert import column_names, data, metrics
 from hf_tinybert.data import pick_column
 from hf_tinybert.tasks.task import Encoded, Task
 
@@ -28,10 +28,7 @@ class FillMask(Task):
         first = next(iter(splits.values()))
         self.text = pick_column(first, self.args.text_column, column_names.TEXT[:-1], "text", "--text-column")
         for name, dataset in splits.items():
-            if self.text not in dataset.column_names:
-                raise ValueError(
-                    f"The {name} data has no column {self.text!r}; its columns are {', '.join(dataset.column_names)}."
-                )
+            data.require_columns(name, dataset, (self.text,))
         return splits
 
     def config_kwargs(self) -> dict[str, Any]:
@@ -55,11 +52,7 @@ class FillMask(Task):
             }
         )
         collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15, pad_to_multiple_of=8)
-        return Encoded(encoded, collator, "accuracy", dict.fromkeys(encoded, _guessed), _chosen)
-
-
-def _chosen(logits: Any, labels: Any) -> Any:
-    return (logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
+        return Encoded(encoded, collator, "accuracy", dict.fromkeys(encoded, _guessed), metrics.most_likely)
 
 
 def _guessed(prediction: EvalPrediction) -> dict[str, float]:

@@ -31,11 +31,7 @@ class QuestionAnswering(Task):
         self.context = pick_column(first, self.args.text_pair_column, ("context",), "context", "--text-pair-column")
         self.answers = pick_column(first, self.args.label_column, ("answers",), "answers", "--label-column")
         for name, dataset in splits.items():
-            for column in (self.question, self.context, self.answers):
-                if column not in dataset.column_names:
-                    raise ValueError(
-                        f"The {name} data has no column {column!r}; its columns are {', '.join(dataset.column_names)}."
-                    )
+            data.require_columns(name, dataset, (self.question, self.context, self.answers))
             for row, (context, answers) in enumerate(zip(dataset[self.context], dataset[self.answers], strict=True)):
                 _check_answers(name, row + 1, context, answers)
         return splits

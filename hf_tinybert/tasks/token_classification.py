@@ -14,8 +14,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hf_tinybert import metrics
+from hf_tinybert import data, metrics
 from hf_tinybert.data import pick_column
+from hf_tinybert.tasks.labels import Labels, named
 from hf_tinybert.tasks.task import Encoded, Metric, Task
 
 _WORDS = ("tokens", "words")
@@ -34,11 +35,8 @@ class TokenClassification(Task):
         self.words = pick_column(first, self.args.text_column, _WORDS, "words", "--text-column")
         self.tags = pick_column(first, self.args.label_column, _TAGS, "tags", "--label-column")
         for name, dataset in splits.items():
+            data.require_columns(name, dataset, (self.words, self.tags))
             for column in (self.words, self.tags):
-                if column not in dataset.column_names:
-                    raise ValueError(
-                        f"The {name} data has no column {column!r}; its columns are {', '.join(dataset.column_names)}."
-                    )
                 if not isinstance(dataset.features[column], List | LargeList):
                     raise ValueError(
                         f"The {name} data's column {column!r} must hold a list for each text, of words or of tags."
@@ -50,12 +48,7 @@ class TokenClassification(Task):
 
     def config_kwargs(self) -> dict[str, Any]:
         """Tags as the training data have them, sorted unless they are a ClassLabel."""
-        names = _names(self.splits["train"], self.tags)
-        return {
-            "num_labels": len(names),
-            "id2label": dict(enumerate(names)),
-            "label2id": {name: index for index, name in enumerate(names)},
-        }
+        return named(Labels.of_dataset(self.splits["train"], self.tags).names or ())
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Encoded:
         """Word pieces, and the tag of each word at its first piece."""
@@ -83,7 +76,7 @@ class TokenClassification(Task):
             )
         collator = DataCollatorForTokenClassification(tokenizer, pad_to_multiple_of=8)
         leading = "f1" if metrics.are_entities(names) else "accuracy"
-        return Encoded(encoded, collator, leading, dict.fromkeys(encoded, metric_of(names)), _chosen)
+        return Encoded(encoded, collator, leading, dict.fromkeys(encoded, metric_of(names)), metrics.most_likely)
 
 
 def metric_of(names: list[str]) -> Metric:
@@ -94,21 +87,6 @@ def metric_of(names: list[str]) -> Metric:
         return metrics.tags(chosen, gold, names)
 
     return measure
-
-
-def _chosen(logits: Any, labels: Any) -> Any:
-    """The most likely tag: a prediction of all tags for every position would not fit in memory."""
-    return (logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
-
-
-def _names(dataset: Dataset, column: str) -> list[str]:
-    feature = dataset.features[column].feature
-    if hasattr(feature, "names"):
-        return list(feature.names)
-    values = {tag for tags in dataset[column] for tag in tags}
-    if len(values) < 2:
-        raise ValueError(f"The column {column!r} holds fewer than two tags: there is nothing to learn.")
-    return [str(value) for value in sorted(values, key=lambda v: (str(type(v)), v))]
 
 
 def _tag_ids(dataset: Dataset, name: str, column: str, ids: dict[str, int]) -> list[list[int]]:
