@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -171,8 +172,14 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str | os.PathLike[
         )
 
 
-def load_tokenizer(name: str | os.PathLike[str], role: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str | os.PathLike[str], role: str, single_words: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer that a model brings; an adapter without one of its own has its base model's.
+
+    Args:
+        name: folder or Hub id of the model.
+        role: what the message calls it.
+        single_words: it will be given texts as lists of words. A tokenizer to which the space before a word belongs
+            (RoBERTa's) is then told to put one there.
 
     Raises:
         ValueError: the model's folder has none (transformers 5 would make an empty one up).
@@ -181,7 +188,19 @@ def load_tokenizer(name: str | os.PathLike[str], role: str) -> PreTrainedTokeniz
         name = adapters.base_of(name)
     if not _brings_tokenizer(name):
         raise ValueError(f"The {role} folder {name} has no tokenizer: save it there with `tokenizer.save_pretrained`.")
-    return transformers.AutoTokenizer.from_pretrained(str(name))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(name))
+    if single_words and loses_spaces(tokenizer):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(name), add_prefix_space=True)
+    return tokenizer
+
+
+def loses_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer to which the space before a word belongs reads single words without one."""
+    splitter = tokenizer.backend_tokenizer.pre_tokenizer if tokenizer.is_fast else None
+    if splitter is None:
+        return False
+    state = json.loads(splitter.__getstate__())
+    return any(part.get("add_prefix_space") is False for part in state.get("pretokenizers", [state]))
 
 
 def _brings_tokenizer(name: str | os.PathLike[str]) -> bool:

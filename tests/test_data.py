@@ -536,3 +536,11 @@ def test_max_length_is_refused(given, limit):
 @pytest.mark.parametrize(("given", "limit"), [(1, 512), (512, 512), (100_000, None)])
 def test_max_length_that_fits(given, limit):
     check_max_length(given, limit, "the student")
+
+
+def test_a_folder_of_conll_files(tmp_path):
+    for split, word in (("train", "Denver"), ("test", "Oslo")):
+        (tmp_path / f"{split}.conll").write_text(f"{word}\tB-location\nshines\tO\n", encoding="utf-8")
+    splits = load_raw(DataArguments(dataset=str(tmp_path)))
+    assert splits["train"][0] == {"tokens": ["Denver", "shines"], "tags": ["B-location", "O"]}
+    assert splits["test"][0]["tokens"] == ["Oslo", "shines"]

@@ -1,6 +1,6 @@
 """Every task: a teacher, the same student from gold labels, and distilled.
 
-    python examples/benchmarks/tasks.py --data ../shared/data --student runs/recipe/general
+    python examples/benchmarks/tasks.py --data ../shared/data
 
 | task | rows (training, held out) | from |
 | --- | --- | --- |
@@ -10,9 +10,10 @@
 | several | 3,000 texts of one to three requests with the intents of all, 900 | the first 30 intents of CLINC150 |
 | questions | 4,000 questions which of five requests is about an intent, 1,000 | CLINC150 |
 
-Both students start from `--student` (here the one that recipe.py distils on plain text) and go over the data equally
-often: gold is `hf-tinybert finetune`, distilled `hf-tinybert distill`; teacher is `--init teacher`, distilled from the
-teacher's own weights. Every row is an ordinary command, printed before it runs; finished runs are not repeated.
+Both students start from `--student` (by default the one that recipe.py distils on plain text, which is made first) and
+go over the data equally often: gold is `hf-tinybert finetune`, distilled `hf-tinybert distill`; init is distilled from
+the teacher's own weights (`--init teacher`). Every row is an ordinary command, printed before it runs; finished runs are
+not repeated.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import glue
+import recipe
 import results
 
 INTENTS, REQUESTS = 30, 5
@@ -58,7 +60,7 @@ ARMS = {"gold": "gold labels", "distilled": "distilled", "init": "distilled, ini
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with glue/, clinc150/ and wnut17/")
-    parser.add_argument("--student", required=True, help="checkpoint from which the students start")
+    parser.add_argument("--student", help="checkpoint from which the students start (default: recipe.py's)")
     parser.add_argument("--output", type=Path, default=Path("runs/tasks"))
     parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
@@ -66,6 +68,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each with its share of the cores")
     parser.add_argument("--table", action="store_true", help="only print the table")
     options = parser.parse_args()
+    if options.student is None and not options.table:
+        general = argparse.Namespace(output=Path("runs/recipe"), data=options.data, general_epochs=3)
+        options.student = str(recipe.general_student(general))
     for name in [] if options.table else options.task:
         folder = options.output / name
         folder.mkdir(parents=True, exist_ok=True)

@@ -71,7 +71,7 @@ def run(argv: Sequence[str]) -> None:
     task = tasks.start(model_args.task, teacher_config(model_args.teacher), data_args)
     task.read(training=True)
     teacher = load_teacher(model_args.teacher, task.auto)
-    tokenizer = load_tokenizer(model_args.teacher, "teacher")
+    tokenizer = load_tokenizer(model_args.teacher, "teacher", task.single_words)
     data.check_max_length(data_args.max_length, locate(teacher).max_length, "the teacher")
     task.shorten()
     encoded = task.encode(tokenizer, teacher.config)

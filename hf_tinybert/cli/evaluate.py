@@ -38,7 +38,7 @@ def run(argv: Sequence[str]) -> None:
     task = tasks.start(model_args.task, teacher_config(model_args.model, "model"), data_args)
     task.read(training=False)
     model = load_teacher(model_args.model, task.auto, role="model")
-    tokenizer = load_tokenizer(model_args.model, "model")
+    tokenizer = load_tokenizer(model_args.model, "model", task.single_words)
     data.check_max_length(data_args.max_length, locate(model).max_length, "the model")
     encoded = task.encode(tokenizer, model.config)
     with tempfile.TemporaryDirectory() as scratch:

@@ -41,7 +41,7 @@ def run(argv: Sequence[str]) -> None:
     set_seed(training_args.seed)
     model = _load(model_args.model, task)
     data.check_max_length(data_args.max_length, model.config.max_position_embeddings, "the model")
-    tokenizer = load_tokenizer(model_args.model, "model")
+    tokenizer = load_tokenizer(model_args.model, "model", task.single_words)
     task.shorten()
     encoded = task.encode(tokenizer, model.config)
     trainer = SafeSavingTrainer(

@@ -53,10 +53,12 @@ class Task(ABC):
 
     Attributes:
         auto: the Auto class of its models.
+        single_words: its texts are lists of words (see `hf_tinybert.teacher.load_tokenizer`).
         splits: the rows as they were read, checked.
     """
 
     auto: Any
+    single_words = False
 
     def __init__(self, args: DataArguments) -> None:
         """Nothing is read yet."""

@@ -18,6 +18,7 @@ from hf_tinybert import data, metrics
 from hf_tinybert.data import pick_column
 from hf_tinybert.tasks.labels import Labels, named
 from hf_tinybert.tasks.task import Encoded, Metric, Task
+from hf_tinybert.teacher import loses_spaces
 
 _WORDS = ("tokens", "words")
 _TAGS = ("ner_tags", "tags", "labels", "pos_tags")
@@ -29,6 +30,7 @@ class TokenClassification(Task):
     """A tag for each word; of a word's pieces the first one carries it."""
 
     auto = AutoModelForTokenClassification
+    single_words = True
 
     def _check(self, splits: DatasetDict) -> DatasetDict:
         first = next(iter(splits.values()))
@@ -54,9 +56,11 @@ class TokenClassification(Task):
         """Word pieces, and the tag of each word at its first piece."""
         if not tokenizer.is_fast:
             raise ValueError("Token classification needs a fast tokenizer, which knows the words of its pieces.")
-        # BPE tokenizers such as RoBERTa's want to be told that words come alone.
-        if hasattr(tokenizer, "add_prefix_space"):
-            tokenizer.add_prefix_space = True
+        if loses_spaces(tokenizer):
+            raise ValueError(
+                "This tokenizer would read words without the space that belongs to them: load it with "
+                "add_prefix_space=True."
+            )
         names = [config.id2label[index] for index in range(config.num_labels)]
         ids = {name: index for index, name in enumerate(names)}
 

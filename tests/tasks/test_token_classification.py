@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from datasets import ClassLabel, Dataset, List
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, BertConfig
 
 from hf_tinybert.data import DataArguments
 from hf_tinybert.tasks.token_classification import TokenClassification
+from hf_tinybert.teacher import load_tokenizer
 
 
 def task_of(tmp_path, rows, **changes):
@@ -74,14 +77,27 @@ def test_wnut(shared_data, tokenizer):
     assert first["tags"][first["tokens"].index("Empire")] == "B-location"
 
 
-def test_bpe_words_that_come_alone_are_read_as_words(tmp_path):
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
+def test_words_of_roberta_keep_the_space_that_belongs_to_them(tmp_path):
+    folder, texts = tmp_path / "roberta", [" ".join(row["tokens"]) for row in ROWS]
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    bpe.train_from_iterator([" ".join(row["tokens"]) for row in ROWS], trainers.BpeTrainer(special_tokens=["<pad>"]))
-    PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>").save_pretrained(tmp_path / "bpe")
+    bpe.pre_tokenizer, alphabet = pre_tokenizers.ByteLevel(add_prefix_space=False), pre_tokenizers.ByteLevel.alphabet()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    bpe.train_from_iterator(
+        texts * 5, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
+    )
+    folder.mkdir()
+    bpe.model.save(str(folder))
+    (folder / "config.json").write_text(json.dumps({"model_type": "roberta"}))
     task = task_of(tmp_path, ROWS)
-    encoded = task.encode(AutoTokenizer.from_pretrained(tmp_path / "bpe"), BertConfig(**task.config_kwargs()))
-    assert [sum(label >= 0 for label in row["labels"]) for row in encoded.splits["train"]] == [4, 2]
+    config = BertConfig(**task.config_kwargs())
+    with pytest.raises(ValueError, match="load it with add_prefix_space=True"):
+        task.encode(AutoTokenizer.from_pretrained(folder), config)
+    tokenizer = load_tokenizer(folder, "model", task.single_words)
+    encoded = task.encode(tokenizer, config).splits["train"]
+    assert [sum(label >= 0 for label in row["labels"]) for row in encoded] == [4, 2]
+    for row, text in zip(encoded, texts, strict=True):
+        assert row["input_ids"] == tokenizer(text)["input_ids"]
+    assert "\u0120exports" in tokenizer.convert_ids_to_tokens(encoded[0]["input_ids"])
+    tokenizer.save_pretrained(tmp_path / "saved")
+    again = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert task.encode(again, config).splits["train"]["input_ids"] == encoded["input_ids"]
