@@ -10,10 +10,10 @@
 | several | 3,000 texts of one to three requests with the intents of all, 900 | the first 30 intents of CLINC150 |
 | questions | 4,000 questions which of five requests is about an intent, 1,000 | CLINC150 |
 
-Both students start from `--student` (by default the one that recipe.py distils on plain text, which is made first) and
-go over the data equally often: gold is `hf-tinybert finetune`, distilled `hf-tinybert distill`; init is distilled from
-the teacher's own weights (`--init teacher`). Every row is an ordinary command, printed before it runs; finished runs are
-not repeated.
+Both students start from `--student` (by default the one that recipe.py distils on plain text, which is made first)
+and go over the data equally often: gold is `hf-tinybert finetune`, distilled `hf-tinybert distill`; init is distilled
+from the teacher's own weights (`--init teacher`). Every row is an ordinary command, printed before it runs; finished
+runs are not repeated.
 """
 
 from __future__ import annotations
