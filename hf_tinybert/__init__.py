@@ -5,6 +5,7 @@ from hf_tinybert.adapters import merge_adapter
 from hf_tinybert.configuration import TinyBertConfig
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.student import create_student
+from hf_tinybert.teacher_inputs import tokenize_for_teacher
 from hf_tinybert.trainer import DistillationTrainer
 from hf_tinybert.training_args import DistillationTrainingArguments
 from hf_tinybert.vocabulary import trim_vocabulary
@@ -19,5 +20,6 @@ __all__ = [
     "create_student",
     "losses",
     "merge_adapter",
+    "tokenize_for_teacher",
     "trim_vocabulary",
 ]

@@ -1,7 +1,8 @@
-"""How closely a student without a head follows its teacher, layer by layer, on held-out text."""
+"""How closely a student without a head follows its teacher on held-out text: layer by layer, and in its vectors."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -16,6 +17,7 @@ from hf_tinybert.counts import BatchCounts
 from hf_tinybert.families import locate
 from hf_tinybert.features import PLAIN_OUTPUT, FeatureCapture, Features
 from hf_tinybert.objective import Settings
+from hf_tinybert.prediction import logits_of
 from hf_tinybert.projections import Projections
 from hf_tinybert.teacher_signal import LiveTeacher
 
@@ -26,8 +28,9 @@ class Fidelity:
     For every matched layer m there are `loss_embedding`, `loss_hidden_m` and `loss_attention_m` (equations 7 to 9),
     `cosine_embedding` and `cosine_hidden_m`, the mean cosine of the projected hidden state and the teacher's, and
     `attention_overlap_m`, the mean over heads and queries of the probability that the two attention distributions
-    share (the sum of the smaller of both at every key: 1 where they are equal). `loss` is the weighted sum of the
-    losses. All are means over real positions.
+    share (the sum of the smaller of both at every key: 1 where they are equal). These are means over real positions.
+    Where the pooled vectors are matched, `loss_vectors` and `cosine_vectors` are means over texts. `loss` is the
+    weighted sum of the losses.
 
     Args:
         student: in eval mode.
@@ -57,29 +60,43 @@ class Fidelity:
             [mapping[m] for m in settings.attention_layers],
             kinds=kinds,
             autocast=teacher_autocast,
+            pooling=settings.prediction.pooling,
         )
+        self._accepted = set(inspect.signature(student.base_model.forward).parameters)
         weights = settings.weights
         self._weights = {
             f"loss_{_level(m)}": weights.of_layer("hidden", m) if m else weights["embedding"]
             for m in settings.hidden_layers
         }
         self._weights |= {f"loss_attention_{m}": weights.of_layer("attention", m) for m in settings.attention_layers}
+        if settings.prediction.pooling is not None:
+            self._weights["loss_vectors"] = weights["prediction"]
         self._sums: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def update(self, inputs: Mapping[str, Any]) -> Tensor:
-        """Add a batch and return its loss."""
-        teacher = self._signal.features(inputs, intermediate=True, prediction=False)
-        wanted = {name: value for name, value in inputs.items() if name in self._signal.inputs}
+    def update(self, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Add a batch and return its loss, and where they are matched the vectors `[B, d]` of student and teacher."""
+        pooling = self._settings.prediction.pooling
+        layers = bool(self._settings.hidden_layers or self._settings.attention_layers)
+        teacher = self._signal.features(inputs, intermediate=layers, prediction=pooling is not None)
+        wanted = {name: value for name, value in inputs.items() if name in self._accepted}
         with self._autocast(), self._capture.recording() as student:
-            self._student.base_model(**wanted, **PLAIN_OUTPUT)
+            output = self._student.base_model(**wanted, **PLAIN_OUTPUT)
         mask = inputs.get("attention_mask")
         if mask is None:
             mask = torch.ones_like(inputs["input_ids"])
         real, mapping = mask.bool(), self._settings.mapping
         heads = self._settings.heads
         counts = BatchCounts.of_batches([inputs], mask.device, windows=self._settings.windows)
-        sums = {"tokens": counts.tokens}
+        sums = {"tokens": counts.tokens, "sequences": counts.sequences}
+        vectors = None
+        if pooling is not None:
+            said = logits_of(output, mask, pooling)
+            assert said is not None
+            assert teacher.logits is not None
+            vectors = self._projections.vectors(said)
+            sums["loss_vectors"] = losses.vector_loss(vectors, teacher.logits, "sum")
+            sums["cosine_vectors"] = F.cosine_similarity(vectors, teacher.logits, dim=-1).sum()
         for m in self._settings.hidden_layers:
             projected = self._projections(student.hidden[m].float(), m)
             theirs = teacher.hidden[mapping[m]].float()
@@ -100,7 +117,7 @@ class Fidelity:
                 sums[f"attention_overlap_{m}"] = overlap[real].sum()
         for name, value in sums.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
-        return self._loss(sums)
+        return self._loss(sums), vectors, teacher.logits
 
     def compute(self, prefix: str, accelerator: Any) -> dict[str, float]:
         """The means over all processes, named with a prefix; empty if nothing was added."""
@@ -109,7 +126,7 @@ class Fidelity:
         names = sorted(self._sums)
         total = accelerator.reduce(torch.stack([self._sums[name].float() for name in names]), reduction="sum")
         sums = dict(zip(names, total.unbind(), strict=True))
-        means = {name: _mean(name, sums) for name in names if not name.startswith(("tokens", "count"))}
+        means = {name: _mean(name, sums) for name in names if not name.startswith(("tokens", "sequences", "count"))}
         return {f"{prefix}_{name}": float(value) for name, value in ({"loss": self._loss(sums)} | means).items()}
 
     def close(self) -> None:
@@ -126,7 +143,10 @@ def _level(layer: int) -> str:
 
 
 def _mean(name: str, sums: Mapping[str, Tensor]) -> Tensor:
-    count = name.replace("loss", "count") if name.startswith("loss_attention") else "tokens"
+    if name.endswith("_vectors"):
+        count = "sequences"
+    else:
+        count = name.replace("loss", "count") if name.startswith("loss_attention") else "tokens"
     return sums[name] / sums[count].clamp(min=1)
 
 

@@ -333,6 +333,26 @@ def regression_loss(
     return hidden_loss(student_logits, target, mask, reduction)
 
 
+def vector_loss(student: Tensor, teacher: Tensor, reduction: Reduction = "mean") -> Tensor:
+    """Squared distance of two vectors of length 1, which is 2 - 2 cos: the prediction level of a sentence encoder.
+
+    Args:
+        student: `[B, d]`, pooled vectors of any length, in the teacher's width.
+        teacher: `[B, d]`.
+        reduction: `"mean"` over texts (as does `"paper"`), or `"sum"`.
+
+    Returns:
+        A float32 scalar.
+
+    Raises:
+        ValueError: the two shapes differ.
+    """
+    _check_same_shape("vector_loss", student, teacher)
+    with _full_precision(student):
+        ours, theirs = (F.normalize(x.float(), dim=-1) for x in (student, teacher))
+        return _reduce_rows((ours - theirs).square().sum(dim=-1), None, reduction)
+
+
 def hard_label_loss(
     logits: Tensor,
     labels: Tensor,

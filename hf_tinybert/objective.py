@@ -163,7 +163,7 @@ class DistillationObjective(nn.Module):
         with self._capture.recording() as features, fast_attention(student, student.device):
             output = (student if with_head else student.base_model)(**wanted, **PLAIN_OUTPUT)
         if with_head:
-            features.logits = logits_of(output)
+            features.logits = logits_of(output, inputs.get("attention_mask"), self.settings.prediction.pooling)
         weighted: list[Tensor] = []
         parts: dict[str, Tensor] = {}
         for name, weight, value in self._losses(features, step, inputs):
@@ -214,7 +214,10 @@ class DistillationObjective(nn.Module):
         if "prediction" in step.levels and weights["prediction"]:
             assert student.logits is not None
             assert teacher.logits is not None
-            total, count = settings.prediction.soft(student.logits, teacher.logits, inputs, step.counts)
+            said = student.logits
+            if settings.prediction.pooling is not None:
+                said = self.projections.vectors(said)
+            total, count = settings.prediction.soft(said, teacher.logits, inputs, step.counts)
             yield "prediction", weights["prediction"], self._part(total, count, step)
         if "hard_label" in step.levels and weights["hard_label"]:
             assert student.logits is not None

@@ -7,8 +7,10 @@
 | `regression` | `[B, C]` | squared error | squared error |
 | `tokens` | `[B, S, C]` | soft cross-entropy at labelled positions | cross-entropy |
 | `spans` | `[B, S, 2]`, start and end | soft cross-entropy over real positions | cross-entropy |
+| `vectors` | `[B, d]`, the pooled vector | squared distance of the vectors at length 1 | none |
 
-`tokens` are token classification and masked language modelling, `spans` extractive question answering.
+`tokens` are token classification and masked language modelling, `spans` extractive question answering, `vectors`
+models without a head (sentence encoders).
 """
 
 from __future__ import annotations
@@ -24,16 +26,19 @@ from transformers.utils import ModelOutput
 
 from hf_tinybert import losses
 from hf_tinybert.counts import BatchCounts
+from hf_tinybert.pooling import pool
 from hf_tinybert.teacher import auto_class
 
 SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
-TOKENS, SPANS = "tokens", "spans"
+TOKENS, SPANS, VECTORS = "tokens", "spans", "vectors"
+#: Kinds in which the answer is of a row, not of its tokens.
+OF_ROWS = (SINGLE_LABEL, MULTI_LABEL, REGRESSION, VECTORS)
 #: Columns of a batch that hold gold labels, in every task.
 LABELS = ("labels", "start_positions", "end_positions")
 
 
 def kind_of(model: PreTrainedModel) -> str:
-    """What a model's head says; a model without a head, or of an unknown class, counts as a classifier."""
+    """What a model says: by its head, or, without one, by its pooled vector. An unknown class is a classifier."""
     try:
         name = auto_class(model).__name__
     except ValueError:
@@ -42,15 +47,25 @@ def kind_of(model: PreTrainedModel) -> str:
         return SPANS
     if name in ("AutoModelForTokenClassification", "AutoModelForMaskedLM"):
         return TOKENS
+    if name == "AutoModel":
+        return VECTORS
     config = model.config
     known: str | None = config.problem_type
     return known or (REGRESSION if config.num_labels == 1 else SINGLE_LABEL)
 
 
-def logits_of(output: Mapping[str, Any]) -> Tensor | None:
-    """The logits among a model's outputs, `[B, C]` or `[B, S, C]`; start and end of a span lie side by side."""
+def logits_of(output: Mapping[str, Any], mask: Tensor | None = None, pooling: str | None = None) -> Tensor | None:
+    """What a model says, among its outputs: its logits, `[B, C]` or `[B, S, C]`.
+
+    Args:
+        output: of the model. Start and end of a span come to lie side by side.
+        mask: of the batch, `[B, S]`.
+        pooling: of a model without a head: how its pooled vector `[B, d]` is made; None: it says nothing.
+    """
     if output.get("start_logits") is not None:
         return torch.stack((output["start_logits"], output["end_logits"]), dim=-1)
+    if pooling is not None:
+        return pool(output["last_hidden_state"], mask, pooling)
     logits: Tensor | None = output.get("logits")
     return logits
 
@@ -65,6 +80,7 @@ class Prediction:
         reduction: `"mean"` or `"paper"` (see `hf_tinybert.losses`).
         label_smoothing: of the hard-label loss.
         hard_label_function: replaces the hard-label loss; called as the Trainer's `compute_loss_func`.
+        pooling: of models without a head: `"mean"` or `"cls"`; None of all others.
     """
 
     kind: str = SINGLE_LABEL
@@ -72,6 +88,7 @@ class Prediction:
     reduction: str = "mean"
     label_smoothing: float = 0.0
     hard_label_function: Any = None
+    pooling: str | None = None
 
     @property
     def counts_rows(self) -> bool:
@@ -95,6 +112,8 @@ class Prediction:
             if reduction == "paper" and labels is not None:
                 teacher = labels.float()
             return losses.regression_loss(student, teacher, reduction=reduction), counts.sequences
+        if self.kind == VECTORS:
+            return losses.vector_loss(student, teacher, reduction), counts.sequences
         if self.kind == SPANS:
             value = losses.span_cross_entropy(student, teacher, self.temperature, mask, reduction)
             return value, counts.sequences

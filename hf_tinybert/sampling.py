@@ -53,11 +53,11 @@ def lengths_of(dataset: Any, length_column: str) -> list[int] | None:
     return token_counts(dataset)
 
 
-def token_counts(dataset: Dataset) -> list[int] | None:
-    """The number of input ids of every row, or None if there are none, without making Python lists of the rows."""
-    if "input_ids" not in dataset.column_names:
+def token_counts(dataset: Dataset, column: str = "input_ids") -> list[int] | None:
+    """The number of token ids of every row, or None if there are none, without making Python lists of the rows."""
+    if column not in dataset.column_names:
         return None
     lengths: list[int] = []
-    for table in dataset.select_columns(["input_ids"]).with_format("arrow").iter(batch_size=10_000):
-        lengths += pyarrow.compute.list_value_length(table["input_ids"]).to_pylist()
+    for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=10_000):
+        lengths += pyarrow.compute.list_value_length(table[column]).to_pylist()
     return lengths

@@ -8,13 +8,14 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from hf_tinybert import sampling
+from hf_tinybert import sampling, sentence_folder, teacher_inputs
 from hf_tinybert.families import locate
 from hf_tinybert.head_matching import HeadMatching
 from hf_tinybert.labels import LabelOrder
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.objective import Settings, Weights
-from hf_tinybert.prediction import Prediction, kind_of
+from hf_tinybert.phases import INTERMEDIATE_LEVELS
+from hf_tinybert.prediction import OF_ROWS, VECTORS, Prediction, kind_of
 from hf_tinybert.teacher import check_vocabularies
 from hf_tinybert.training_args import DistillationTrainingArguments
 
@@ -24,6 +25,7 @@ def build_settings(
     student: PreTrainedModel,
     teacher: PreTrainedModel,
     hard_label_function: Any = None,
+    own_vocabulary: bool = False,
 ) -> Settings:
     """What to match and how.
 
@@ -32,35 +34,81 @@ def build_settings(
         student: the model to be trained.
         teacher: the model it learns from.
         hard_label_function: a user's `compute_loss_func`, which replaces the hard-label loss.
+        own_vocabulary: the teacher reads other tokens than the student.
 
     Raises:
         ValueError: says what does not fit, and what to do.
     """
     ours, theirs = locate(student), locate(teacher)
-    check_vocabularies(student.config, teacher.config)
-    weights = Weights(args.level_weights(), args.parsed_layer_weights())
+    kind, predicts = kind_of(student), args.phases != "intermediate"
+    if own_vocabulary:
+        _check_own_vocabulary(args, kind)
+    else:
+        check_vocabularies(student.config, teacher.config)
+    levels = args.level_weights()
+    if args.phases == "prediction":
+        levels |= dict.fromkeys(INTERMEDIATE_LEVELS, 0.0)
+    weights = Weights(levels, args.parsed_layer_weights())
     beyond = [layer for layer in weights.layers if layer > ours.num_layers]
     if beyond:
         raise ValueError(f"layer_weights names layer {beyond[0]}; the student has layers 1..{ours.num_layers}.")
     mapping = LayerMapping.build(args.layer_mapping, ours.num_layers, theirs.num_layers)
-    matches_attention = args.phases != "prediction" and any(weights.of_layer("attention", m) for m in mapping.layers)
-    predicts = args.phases != "intermediate"
+    matches_attention = any(weights.of_layer("attention", m) for m in mapping.layers)
     settings = Settings(
         mapping=mapping,
         weights=weights,
         heads=HeadMatching.build(args.head_matching, ours, theirs, mapping) if matches_attention else None,
         prediction=Prediction(
-            kind=kind_of(student),
+            kind=kind,
             temperature=args.temperature,
             reduction=args.loss_reduction,
             label_smoothing=args.label_smoothing_factor,
             hard_label_function=hard_label_function,
+            pooling=pooling_of(args, teacher) if predicts and kind == VECTORS else None,
         ),
-        label_order=LabelOrder.between(student.config, teacher.config) if predicts else LabelOrder(),
+        label_order=LabelOrder.between(student.config, teacher.config)
+        if predicts and kind != VECTORS
+        else LabelOrder(),
     )
+    if predicts and kind == VECTORS and weights["hard_label"]:
+        raise ValueError("hard_label_weight is above 0, and a model without a head has no labels.")
     if predicts and hard_label_function is not None and not weights["hard_label"]:
         raise ValueError("compute_loss_func takes the place of the hard-label loss, and hard_label_weight is 0.")
     return settings
+
+
+def pooling_of(args: DistillationTrainingArguments, teacher: PreTrainedModel) -> str:
+    """How the vector of a text is made by models without a head: as asked, as the teacher's folder says, or the mean.
+
+    Raises:
+        ValueError: the teacher's folder says what is not supported.
+    """
+    return args.pooling or sentence_folder.pooling_of(teacher) or "mean"
+
+
+def _check_own_vocabulary(args: DistillationTrainingArguments, kind: str) -> None:
+    """Refuse levels that compare tokens where teacher and student cut texts into different ones."""
+    why = "teacher_processing_class says that the teacher reads other tokens than the student"
+    if args.phases != "prediction":
+        raise ValueError(
+            f"{why}, so the embedding, hidden and attention levels have no positions in common: use "
+            f"phases='prediction', which compares what both say of a whole text; got phases={args.phases!r}."
+        )
+    if kind not in OF_ROWS:
+        raise ValueError(
+            f"{why}, and this task's logits are of tokens, which do not correspond. Use a teacher with the student's "
+            "tokenizer; classification, regression and sentence vectors work with any."
+        )
+
+
+def check_teacher_inputs(dataset: Any, teacher: PreTrainedModel, what: str) -> None:
+    """Refuse data without the teacher's own inputs, or with one too long for it.
+
+    Raises:
+        ValueError: says what is missing.
+    """
+    teacher_inputs.check_columns(dataset, what)
+    check_data(dataset, locate(teacher).max_length, teacher_inputs.IDS)
 
 
 def check_further_teachers(args: DistillationTrainingArguments, teachers: Sequence[PreTrainedModel]) -> None:
@@ -95,7 +143,7 @@ def longest_input(student: PreTrainedModel, teacher: PreTrainedModel) -> int | N
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def check_data(dataset: Any, longest: int | None) -> None:
+def check_data(dataset: Any, longest: int | None, column: str = "input_ids") -> None:
     """Refuse an already tokenised map-style data set with an example that is too long.
 
     Raises:
@@ -103,7 +151,7 @@ def check_data(dataset: Any, longest: int | None) -> None:
     """
     if longest is None or not isinstance(dataset, Dataset):
         return
-    length = max(sampling.token_counts(dataset) or [0])
+    length = max(sampling.token_counts(dataset, column) or [0])
     if length > longest:
         raise ValueError(
             f"An example of {length} tokens is longer than the {longest} positions of the student or the teacher: "

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoConfig, BertConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
-from hf_tinybert import projections, provenance, reduction
+from hf_tinybert import projections, provenance, reduction, sentence_folder
 from hf_tinybert.configuration import PRESETS, TinyBertConfig, preset_sizes
 from hf_tinybert.families import locate
 from hf_tinybert.labels import LabelOrder
@@ -30,6 +30,7 @@ def create_student(
     init: Init = "teacher",
     layer_mapping: str | Mapping[int, int] = "uniform",
     calibration: Mapping[str, Tensor] | None = None,
+    own_vocabulary: bool = False,
 ) -> PreTrainedModel:
     """Make a student of the same Auto class as the teacher, in eval mode, on the CPU, in float32.
 
@@ -44,6 +45,8 @@ def create_student(
         layer_mapping: which teacher layers a narrower or shallower student starts from.
         calibration: a tokenised batch (`input_ids`, `attention_mask`, ...) of typical text, from which the
             principal components are computed; without it, random tokens serve.
+        own_vocabulary: the student reads other tokens than the teacher (see `teacher_processing_class` of
+            `DistillationTrainer`): `config` then brings its own vocabulary, and `init="teacher"` is not possible.
 
     Raises:
         ValueError: an unknown preset, a configuration that cannot read the teacher's inputs or has other
@@ -56,11 +59,14 @@ def create_student(
     elif str(config) in PRESETS:
         bert_config = TinyBertConfig.from_teacher(teacher.config, str(config)).to_bert_config()
     elif _is_checkpoint(config):
-        return _from_checkpoint(teacher, str(config))
+        return _from_checkpoint(teacher, str(config), own_vocabulary)
     else:
         preset_sizes(str(config))  # raises, listing the presets
         raise AssertionError
-    check_vocabularies(bert_config, teacher.config)
+    if not own_vocabulary:
+        check_vocabularies(bert_config, teacher.config)
+    elif init == "teacher":
+        raise ValueError("init='teacher' needs the teacher's vocabulary: use init='random', or a small checkpoint.")
     LabelOrder.between(bert_config, teacher.config)
     student: PreTrainedModel = _student_class(teacher, bert_config)(bert_config).eval()
     if init == "teacher":
@@ -84,7 +90,7 @@ def _is_checkpoint(name: str | os.PathLike[str]) -> bool:
     return Path(name).is_dir() or "/" in str(name)
 
 
-def _from_checkpoint(teacher: PreTrainedModel, name: str) -> PreTrainedModel:
+def _from_checkpoint(teacher: PreTrainedModel, name: str, own_vocabulary: bool) -> PreTrainedModel:
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise ValueError(f"The student folder {name} holds no model: there is no config.json in it.")
     config = AutoConfig.from_pretrained(name)
@@ -92,7 +98,8 @@ def _from_checkpoint(teacher: PreTrainedModel, name: str) -> PreTrainedModel:
     model_class = auto._model_mapping.get(type(config), None)
     if model_class is None:
         raise ValueError(f"The student {name} is a {config.model_type} model, which {auto.__name__} does not know.")
-    check_vocabularies(config, teacher.config)
+    if not own_vocabulary:
+        check_vocabularies(config, teacher.config)
     if model_class.__name__ in (config.architectures or []):
         LabelOrder.between(config, teacher.config)
     else:
@@ -100,8 +107,10 @@ def _from_checkpoint(teacher: PreTrainedModel, name: str) -> PreTrainedModel:
         config.problem_type = teacher.config.problem_type
     student: PreTrainedModel
     student, info = auto.from_pretrained(name, config=config, output_loading_info=True, dtype=torch.float32)
+    offers = {f"{projections.VECTORS}.{part}": value for part, value in sentence_folder.dense_of(name).items()}
     if any("fit_dense" in key for key in info["unexpected_keys"]):
-        projections.offer(student, _authors_projections(name))
+        offers |= _authors_projections(name)
+    projections.offer(student, offers)
     provenance.record(student, teacher, init="checkpoint")
     return student.eval()
 

@@ -144,7 +144,8 @@ def check_vocabularies(student: PretrainedConfig, teacher: PretrainedConfig) -> 
     if student.vocab_size != teacher.vocab_size:
         raise ValueError(
             f"The teacher has a vocabulary of {teacher.vocab_size} tokens and the student of "
-            f"{student.vocab_size}: both read the same input ids, so they need the same tokenizer."
+            f"{student.vocab_size}: both read the same input ids, so they need the same tokenizer (or, for the "
+            "prediction level alone, data with the inputs of both: teacher_processing_class)."
         )
 
 

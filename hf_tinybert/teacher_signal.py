@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
-from hf_tinybert import families
+from hf_tinybert import families, teacher_inputs
 from hf_tinybert.features import PLAIN_OUTPUT, FeatureCapture, Features
 from hf_tinybert.labels import LabelOrder
 from hf_tinybert.prediction import LABELS, logits_of
@@ -53,6 +53,7 @@ class LiveTeacher:
             cast once and kept beside the model: autocast would cast frozen ones in every batch.
         compile_kwargs: arguments of `torch.compile` for the teacher, or None to run it as it is.
         kinds: what is wanted of the layers whose attention is matched (see `FeatureCapture`).
+        pooling: of a model without a head: how its pooled vector is made (see `hf_tinybert.prediction.logits_of`).
     """
 
     def __init__(
@@ -63,13 +64,16 @@ class LiveTeacher:
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         compile_kwargs: Mapping[str, Any] | None = None,
         kinds: Collection[str] = ("queries", "keys", "bias"),
+        pooling: str | None = None,
     ) -> None:
         """Freeze the model and put hooks on its layers."""
         self.model = freeze(model)
+        self._pooling = pooling
         #: Everything whose weights what is said depends on, with its share.
         self.sources: list[tuple[PreTrainedModel, float]] = [(self.model, 1.0)]
         self.own_inputs = set(inspect.signature(model.forward).parameters) - {*LABELS, *PLAIN_OUTPUT}
-        self.inputs = self.own_inputs
+        #: Columns of a batch that the teacher may read.
+        self.inputs = self.own_inputs.union(teacher_inputs.COLUMNS)
         hidden, attention = list(hidden), list(attention)
         encoder = families.locate(model)
         last = max([*hidden, *attention], default=0)
@@ -98,7 +102,7 @@ class LiveTeacher:
 
     def features(self, inputs: Mapping[str, Any], intermediate: bool, prediction: bool) -> Features:
         """Run the teacher: up to the last matched layer where no logits are wanted."""
-        wanted = {name: value for name, value in inputs.items() if name in self.own_inputs}
+        wanted = {name: value for name, value in teacher_inputs.of_teacher(inputs).items() if name in self.own_inputs}
         with self._no_gradient(), self._autocast():
             if not self._cast:
                 self._cast_weights()
@@ -116,11 +120,14 @@ class LiveTeacher:
         with self._capture.recording(stop=self._stops and not prediction) as features:
             output = self._run(inputs, whole=prediction)
             if prediction:
-                features.logits = logits_of(output)
+                features.logits = self._said(output, inputs)
         return features
 
     def _run_logits(self, inputs: Mapping[str, Any]) -> Features:
-        return Features(logits=logits_of(self._run(inputs, whole=True)))
+        return Features(logits=self._said(self._run(inputs, whole=True), inputs))
+
+    def _said(self, output: Any, inputs: Mapping[str, Any]) -> Tensor | None:
+        return logits_of(output, inputs.get("attention_mask"), self._pooling)
 
     def _run(self, inputs: Mapping[str, Any], whole: bool) -> Any:
         return functional_call(self._module(whole), self._cast[whole], kwargs={**inputs, **PLAIN_OUTPUT})
@@ -162,7 +169,7 @@ class SeveralTeachers(LiveTeacher):
         """Put hooks on the first; freeze all."""
         super().__init__(models[0], hidden, attention, **kwargs)
         self.sources = list(zip(models, weights, strict=True))
-        plain = {name: value for name, value in kwargs.items() if name in ("autocast", "compile_kwargs")}
+        plain = {name: kwargs[name] for name in ("autocast", "compile_kwargs", "pooling") if name in kwargs}
         self._others = [LiveTeacher(model, (), (), **plain) for model in models[1:]]
         self._orders = [LabelOrder.between(models[0].config, model.config) for model in models[1:]]
         self.inputs = self.inputs.union(*(other.inputs for other in self._others))

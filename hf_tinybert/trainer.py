@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.utils import logging
 
-from hf_tinybert import adapters, checkpoints, compat, provenance, sampling
+from hf_tinybert import adapters, checkpoints, compat, provenance, sampling, sentence_folder, teacher_inputs
 from hf_tinybert.agreement import Agreement
 from hf_tinybert.counts import BatchCounts
 from hf_tinybert.families import locate
@@ -29,10 +29,17 @@ from hf_tinybert.fidelity import Fidelity
 from hf_tinybert.labels import LabelOrder
 from hf_tinybert.objective import DistillationObjective, Settings, Step
 from hf_tinybert.phases import INTERMEDIATE_LEVELS, LEVELS, Phase, PhasePlan, learning_rate_function
-from hf_tinybert.prediction import LABELS, Prediction, kind_of, logits_of
+from hf_tinybert.prediction import LABELS, VECTORS, Prediction, kind_of, logits_of
 from hf_tinybert.projections import Projections, offered
 from hf_tinybert.saving import SafeSavingTrainer
-from hf_tinybert.settings import build_settings, check_data, check_further_teachers, longest_input
+from hf_tinybert.settings import (
+    build_settings,
+    check_data,
+    check_further_teachers,
+    check_teacher_inputs,
+    longest_input,
+    pooling_of,
+)
 from hf_tinybert.sharing import default_folder
 from hf_tinybert.teacher import auto_class, check_tokenizer, freeze, load_teacher
 from hf_tinybert.teacher_cache import opening, rows
@@ -92,6 +99,9 @@ class DistillationTrainer(SafeSavingTrainer):
             adapter worked into its weights teaches. Of a list of teachers, logits are averaged, and the first one's
             layers are matched.
         teacher_weights: shares of several teachers, in proportion; equal by default.
+        teacher_processing_class: the teacher's tokenizer, where it is another than the student's: the data then carry
+            the teacher's own inputs (see `hf_tinybert.tokenize_for_teacher`), and what both say of a whole text is
+            matched (`phases="prediction"`).
         args: the arguments; `DistillationTrainingArguments` of the same output folder by default.
         teacher_init_kwargs: for a teacher given by name: further arguments of `from_pretrained`.
         peft_config: peft's configuration of an adapter (`LoraConfig(task_type="SEQ_CLS", ...)`), which is then trained
@@ -118,6 +128,7 @@ class DistillationTrainer(SafeSavingTrainer):
         teacher: Teacher | Sequence[Teacher] | None = None,
         teacher_weights: Sequence[float] | None = None,
         teacher_init_kwargs: Mapping[str, Any] | None = None,
+        teacher_processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: Any = None,
         **kwargs: Any,
     ) -> None:
@@ -149,6 +160,9 @@ class DistillationTrainer(SafeSavingTrainer):
         self._phase: Phase | None = None
         self._agreement: Agreement | None = None
         self._fidelity: Fidelity | None = None
+        self.teacher_processing_class = teacher_processing_class
+        self._teachers_inputs: dict[str, Any] = {}
+        self._teacher_answers = False
         self._parts: dict[str, Tensor] = {}
         self._phase_of_part: dict[str, Phase] = {}
         self._steps_in_phase: Counter[Phase] = Counter()
@@ -179,6 +193,8 @@ class DistillationTrainer(SafeSavingTrainer):
         ours = collator is None and isinstance(self.data_collator, DataCollatorWithPadding)
         if ours and (self._max_length or 0) % 8 == 0:
             self.data_collator.pad_to_multiple_of = 8
+        if teacher_processing_class is not None:
+            self.data_collator = teacher_inputs.TeacherInputsCollator(self.data_collator, teacher_processing_class)
 
     # Teacher, student and settings
 
@@ -196,8 +212,9 @@ class DistillationTrainer(SafeSavingTrainer):
         if adapters.has_adapter(teacher):
             teacher = adapters.merge_adapter(teacher)
         if not isinstance(teacher, PreTrainedModel):
-            if isinstance(self.processing_class, PreTrainedTokenizerBase):
-                check_tokenizer(self.processing_class, teacher, "teacher")
+            reads = self.teacher_processing_class or self.processing_class
+            if isinstance(reads, PreTrainedTokenizerBase):
+                check_tokenizer(reads, teacher, "teacher")
             teacher = load_teacher(teacher, auto_class(self.student), init_kwargs)
         elif init_kwargs:
             raise ValueError("teacher_init_kwargs goes with a teacher given by name; this one is already loaded.")
@@ -210,12 +227,34 @@ class DistillationTrainer(SafeSavingTrainer):
     def _settings(self) -> Settings:
         """Derive the settings from arguments and models, checking that they fit; done whenever training starts."""
         self.args.check()
-        settings = build_settings(self.args, self.student, self.teacher, self._hard_label_function)
+        settings = self._settings_of(self.student)
         check_further_teachers(self.args, self.teachers)
         self._label_order = settings.label_order
-        self._max_length = longest_input(self.student, self.teacher)
+        if self.teacher_processing_class is None:
+            self._max_length = longest_input(self.student, self.teacher)
+        else:
+            self._max_length = locate(self.student).max_length
+            check_teacher_inputs(self.train_dataset, self.teacher, "training")
+            if self.args.report_agreement:
+                evaluated = self.eval_dataset if isinstance(self.eval_dataset, Mapping) else {"": self.eval_dataset}
+                for dataset in evaluated.values():
+                    check_teacher_inputs(dataset, self.teacher, "evaluation")
         check_data(self.train_dataset, self._max_length)
         return settings
+
+    def _settings_of(self, student: PreTrainedModel) -> Settings:
+        own_vocabulary = self.teacher_processing_class is not None
+        return build_settings(self.args, student, self.teacher, self._hard_label_function, own_vocabulary)
+
+    def _read_by_teacher(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A batch, checked to hold the teacher's own token ids where the student's mean nothing to it."""
+        if self.teacher_processing_class is not None and teacher_inputs.IDS not in inputs:
+            raise ValueError(
+                f"A batch has no {teacher_inputs.IDS!r}, and teacher_processing_class says that the teacher reads "
+                "other tokens than the student: see `tokenize_for_teacher`; for evaluation, report_agreement=False "
+                "does without the teacher."
+            )
+        return inputs
 
     # Attaching the objective for the time of training
 
@@ -261,6 +300,7 @@ class DistillationTrainer(SafeSavingTrainer):
             before is not None
             and before.student is student
             and before.settings.hidden_layers == settings.hidden_layers
+            and before.settings.prediction.pooling == settings.prediction.pooling
             and before.settings.mixing().keys() == settings.mixing().keys()
         ):
             return before.projections
@@ -271,6 +311,7 @@ class DistillationTrainer(SafeSavingTrainer):
             shared=self.args.projection == "shared",
             seed=self.args.seed,
             mixing=settings.mixing(),
+            vectors=settings.prediction.pooling is not None,
         )
         projections.start_from(offered(student))
         return projections
@@ -313,6 +354,7 @@ class DistillationTrainer(SafeSavingTrainer):
 
     def _live_teacher(self, hidden: Sequence[int], attention: Sequence[int], **kwargs: Any) -> LiveTeacher:
         kwargs["autocast"] = self._teacher_autocast()
+        kwargs["pooling"] = pooling_of(self.args, self.teacher) if kind_of(self.teacher) == VECTORS else None
         if len(self.teachers) == 1:
             return LiveTeacher(self.teacher, hidden, attention, **kwargs)
         return SeveralTeachers(self.teachers, self.teacher_weights, hidden, attention, **kwargs)
@@ -428,7 +470,8 @@ class DistillationTrainer(SafeSavingTrainer):
                 "The training batches carry no row numbers, which the default get_train_dataloader gives them: the "
                 "teacher cache is of no use, and the teacher runs in every step."
             )
-        teacher = self._signal.features(inputs, intermediate="hidden" in levels, prediction="prediction" in levels)
+        read = self._read_by_teacher(inputs)
+        teacher = self._signal.features(read, intermediate="hidden" in levels, prediction="prediction" in levels)
         if teacher.logits is not None:
             teacher.logits = self._label_order.logits(teacher.logits)
         loss, parts = model(**inputs, step=Step(teacher, levels, num_items_in_batch))
@@ -440,10 +483,11 @@ class DistillationTrainer(SafeSavingTrainer):
     def _ordinary_loss(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
         """A model's own loss and outputs; the teacher's in the student's order of labels, the mean of several."""
         is_teacher = self.accelerator.unwrap_model(model) is self.teacher
-        if not is_teacher or (self._label_order.places is None and len(self.teachers) == 1):
+        plain = self._label_order.places is None and len(self.teachers) == 1 and self.teacher_processing_class is None
+        if not is_teacher or plain:
             loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
             return loss, outputs
-        logits = self._asked().features(inputs, intermediate=False, prediction=True).logits
+        logits = self._asked().features(self._for_teacher(inputs), intermediate=False, prediction=True).logits
         assert logits is not None
         logits = self._label_order.logits(logits)
         prediction = Prediction(kind_of(self.student))
@@ -452,9 +496,13 @@ class DistillationTrainer(SafeSavingTrainer):
         loss = prediction.hard(logits, inputs, counts) if labelled else logits.new_zeros(())
         return loss, prediction.output_of(logits, loss)
 
+    def _for_teacher(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A batch of an evaluation, with the teacher's own inputs, which were kept from the student."""
+        return self._read_by_teacher({**inputs, **self._teachers_inputs})
+
     def _compare(self, inputs: Mapping[str, Any], logits: Tensor | None) -> None:
         assert self._agreement is not None
-        teacher_logits = self._asked().features(inputs, intermediate=False, prediction=True).logits
+        teacher_logits = self._asked().features(self._for_teacher(inputs), False, prediction=True).logits
         if logits is not None and teacher_logits is not None:
             self._agreement.update(logits, self._label_order.logits(teacher_logits), inputs)
 
@@ -501,21 +549,23 @@ class DistillationTrainer(SafeSavingTrainer):
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's loop, with the agreement of student and teacher among the metrics.
 
-        A student without a head has no loss of its own: its evaluation measures how closely its layers follow the
-        teacher's (see `hf_tinybert.fidelity`).
+        A student without a head has no loss of its own: its evaluation measures how closely its layers and vectors
+        follow the teacher's (see `hf_tinybert.fidelity`). `compute_metrics` is given its vectors as predictions and
+        the teacher's as labels.
         """
         student, wanted = self.student, self.args.report_agreement
         headless = adapters.unwrapped(student).base_model is adapters.unwrapped(student)
+        vectors = headless and self.args.phases != "intermediate"
         loss_only = kwargs.get("prediction_loss_only", args[2] if len(args) > 2 else None)
         prefix = kwargs.get("metric_key_prefix", args[4] if len(args) > 4 else "eval")
-        if wanted and headless and loss_only:
+        if vectors or (wanted and headless and loss_only):
             self._fidelity = self._open_fidelity(student)
         elif wanted and not headless:
             self._agreement = Agreement(kind_of(student))
         try:
             output = super().evaluation_loop(*args, **kwargs)
             measure = self._fidelity or self._agreement
-            if measure is not None:
+            if measure is not None and not self._teacher_answers:
                 output.metrics.update(measure.compute(prefix, self.accelerator))
             return output
         finally:
@@ -526,14 +576,23 @@ class DistillationTrainer(SafeSavingTrainer):
                 self._for_evaluation.close()
                 self._for_evaluation = None
 
-    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's step, or that of a student without a head."""
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> Any:
+        """The Trainer's step, or that of a student without a head; what is the teacher's is kept from the student."""
+        inputs = self._prepare_inputs(inputs)
         if self._fidelity is None:
-            return super().prediction_step(model, inputs, *args, **kwargs)
-        return self._fidelity.update(self._prepare_inputs(inputs)), None, None
+            self._teachers_inputs = {name: inputs[name] for name in teacher_inputs.COLUMNS if name in inputs}
+            is_teacher = self.accelerator.unwrap_model(model) is self.teacher
+            own = dict(teacher_inputs.of_teacher(inputs)) if is_teacher else teacher_inputs.of_student(inputs)
+            return super().prediction_step(model, own, prediction_loss_only, ignore_keys)
+        loss, vectors, teachers = self._fidelity.update(self._read_by_teacher(inputs))
+        if prediction_loss_only or vectors is None:
+            return loss, None, None
+        return (torch.zeros_like(loss), teachers, teachers) if self._teacher_answers else (loss, vectors, teachers)
 
     def _open_fidelity(self, student: PreTrainedModel) -> Fidelity:
-        settings = build_settings(self.args, student, self.teacher, self._hard_label_function)
+        settings = self._settings_of(student)
         projections = self._projections_of(student, settings).to(self.args.device)
         return Fidelity(
             student, self.teacher, projections, settings, self.accelerator.autocast, self._teacher_autocast()
@@ -547,7 +606,9 @@ class DistillationTrainer(SafeSavingTrainer):
             metric_key_prefix: prefix of the metrics' names.
         """
         student, reports = self.model, self.args.report_agreement
-        self.model = self.model_wrapped = self.teacher
+        self._teacher_answers = kind_of(self.teacher) == VECTORS
+        if not self._teacher_answers:
+            self.model = self.model_wrapped = self.teacher
         self.args.report_agreement = False
         try:
             dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
@@ -560,6 +621,7 @@ class DistillationTrainer(SafeSavingTrainer):
         finally:
             self.model = self.model_wrapped = student
             self.args.report_agreement = reports
+            self._teacher_answers = False
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Metrics of the intermediate phase mean nothing: they neither win nor, through patience, stop a run."""
@@ -611,6 +673,10 @@ class DistillationTrainer(SafeSavingTrainer):
     def _save_more(self, output_dir: str, staging: str) -> None:
         if adapters.has_adapter(self.student) and not checkpoints.is_checkpoint_folder(output_dir):
             adapters.save_base(self.student, self.processing_class, output_dir, staging)
+        pooling = None if self._objective is None else self._objective.settings.prediction.pooling
+        if self._objective is not None and pooling is not None and not adapters.has_adapter(self.student):
+            encoder, dense = locate(self.student), self._objective.projections.of_vectors
+            sentence_folder.write(staging, encoder.hidden_size, pooling, encoder.max_length, dense)
         if self._objective is not None and self._plan is not None and checkpoints.is_checkpoint_folder(output_dir):
             checkpoints.save_projections(self._objective.projections, staging)
             self._distillation_state(self._objective).save(staging)
@@ -654,8 +720,8 @@ class DistillationTrainer(SafeSavingTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         with self._as_student():
             super()._set_signature_columns_if_needed()
-        if rows.ROW not in self._signature_columns:
-            self._signature_columns += [rows.ROW]
+        beside = [rows.ROW, *(teacher_inputs.COLUMNS if self.teacher_processing_class is not None else ())]
+        self._signature_columns += [name for name in beside if name not in self._signature_columns]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset, args = train_dataset if train_dataset is not None else self.train_dataset, self.args

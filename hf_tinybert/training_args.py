@@ -11,6 +11,7 @@ from transformers.trainer_utils import SchedulerType
 
 from hf_tinybert import compat
 from hf_tinybert.head_matching import HEAD_MATCHINGS
+from hf_tinybert.pooling import POOLINGS
 
 PHASES = ("two", "intermediate", "prediction", "joint")
 TEACHER_CACHES = ("none", "logits", "features", "auto")
@@ -91,6 +92,14 @@ class DistillationTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "Factor on the hidden and attention loss of a student layer, such as '1:0.5,4:2'."},
     )
+    pooling: str | None = field(
+        default=None,
+        metadata={
+            "help": "Models without a head (sentence encoders): how the vector of a text is made, 'mean' or 'cls'. "
+            "Default: as the teacher's folder says, else 'mean'.",
+            "choices": list(POOLINGS),
+        },
+    )
     temperature: float = field(
         default=1.0, metadata={"help": "Temperature of the soft cross-entropy; 1 in the paper."}
     )
@@ -168,6 +177,8 @@ class DistillationTrainingArguments(TrainingArguments):
         self._check_choice("projection", ("per_layer", "shared"))
         self._check_choice("head_matching", HEAD_MATCHINGS)
         self._check_choice("loss_reduction", ("mean", "paper"))
+        if self.pooling is not None:
+            self._check_choice("pooling", POOLINGS)
         self._check_choice("teacher_cache", TEACHER_CACHES)
         if self.teacher_mixed_precision is not None:
             self._check_choice("teacher_mixed_precision", MIXED_PRECISIONS)

@@ -176,3 +176,11 @@ def _scores(q, k, head, heads):
 def _softmax(x):
     e = np.exp(x - x.max(-1, keepdims=True))
     return e / e.sum(-1, keepdims=True)
+
+
+def vectors(student, teacher):
+    """Mean over rows of the squared distance of the two vectors, each divided by its length."""
+    total = 0.0
+    for x, y in zip(student, teacher, strict=True):
+        total += np.sum((x / np.sqrt(np.sum(x**2)) - y / np.sqrt(np.sum(y**2))) ** 2)
+    return total / len(student)

@@ -47,7 +47,7 @@ def settings_of(student, teacher, **weights):
 
 def measure(student, teacher, projections, settings, batches):
     fidelity = Fidelity(student, teacher, projections, settings)
-    losses = [float(fidelity.update(inputs)) for inputs in batches]
+    losses = [float(fidelity.update(inputs)[0]) for inputs in batches]
     measured = fidelity.compute("eval", ONE_PROCESS)
     fidelity.close()
     return measured, losses

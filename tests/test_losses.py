@@ -42,6 +42,21 @@ def check(loss, reference, arrays, tolerance=1e-5, gradient_tolerance=1e-4):
 
 
 @settings(max_examples=25, deadline=None)
+@given(st.integers(1, 5), st.integers(2, 6), st.integers(0, 10_000))
+def test_vector_loss_and_gradient(rows, width, seed):
+    random = np.random.default_rng(seed)
+    arrays = [random.normal(size=(rows, width)) + 0.5 for _ in range(2)]
+    check(losses.vector_loss, ref.vectors, arrays, gradient_tolerance=1e-3)
+    student, teacher = map(tensor, arrays)
+    total = losses.vector_loss(student, teacher, reduction="sum")
+    assert total.item() == pytest.approx(rows * ref.vectors(*arrays), rel=1e-4, abs=1e-5)
+    longer = losses.vector_loss(3 * student, 0.5 * teacher)
+    assert longer.item() == pytest.approx(ref.vectors(*arrays), rel=1e-4, abs=1e-5)
+    with pytest.raises(ValueError, match="vector_loss: the shapes must be the same"):
+        losses.vector_loss(student, teacher[:, 1:])
+
+
+@settings(max_examples=25, deadline=None)
 @given(SHAPES, st.integers(0, 10_000))
 def test_hidden_loss_and_gradient(shape, seed):
     arrays, mask = batch(seed, shape[0], shape[1], [4, 4])
