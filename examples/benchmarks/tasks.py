@@ -10,10 +10,11 @@
 | several | 3,000 texts of one to three requests with the intents of all, 900 | the first 30 intents of CLINC150 |
 | questions | 4,000 questions which of five requests is about an intent, 1,000 | CLINC150 |
 
-Both students start from `--student` (by default the one that recipe.py distils on plain text, which is made first)
-and go over the data equally often: gold is `hf-tinybert finetune`, distilled `hf-tinybert distill`; init is distilled
-from the teacher's own weights (`--init teacher`). Every row is an ordinary command, printed before it runs; finished
-runs are not repeated.
+Gold and distilled start from the same weights (`--student`; by default the pretrained encoder's own, reduced to the
+student's width and depth by `create_student`, which no task has been shown) and go over the data equally often: gold is
+`hf-tinybert finetune`, distilled `hf-tinybert distill`. init is distilled from the task teacher's own weights, the
+default of `hf-tinybert distill`. Every row is an ordinary command, printed before it runs; finished runs are not
+repeated.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from pathlib import Path
 from typing import Any
 
 import glue
-import recipe
 import results
 
 INTENTS, REQUESTS = 30, 5
@@ -60,7 +60,7 @@ ARMS = {"gold": "gold labels", "distilled": "distilled", "init": "distilled, ini
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with glue/, clinc150/ and wnut17/")
-    parser.add_argument("--student", help="checkpoint from which the students start (default: recipe.py's)")
+    parser.add_argument("--student", help="checkpoint from which gold and distilled start (default: see above)")
     parser.add_argument("--output", type=Path, default=Path("runs/tasks"))
     parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
@@ -69,8 +69,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only print the table")
     options = parser.parse_args()
     if options.student is None and not options.table:
-        general = argparse.Namespace(output=Path("runs/recipe"), data=options.data, general_epochs=3)
-        options.student = str(recipe.general_student(general))
+        options.student = str(reduced_encoder(options.data, options.output / "start"))
     for name in [] if options.table else options.task:
         folder = options.output / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,6 +79,22 @@ def main() -> None:
         with ThreadPoolExecutor(options.jobs) as pool:
             list(pool.map(lambda job: student(*job), jobs))
     print(table(options))
+
+
+def reduced_encoder(data: Path, folder: Path) -> Path:
+    """A headless student from the pretrained encoder's weights, through its activations on sentences of Wikipedia."""
+    if not (folder / "config.json").is_file():
+        from transformers import AutoModel, AutoTokenizer
+
+        from hf_tinybert import create_student
+
+        tokenizer = AutoTokenizer.from_pretrained(results.body())
+        texts = (data / "wiki_sentences.txt").read_text(encoding="utf-8").splitlines()[:256]
+        some = tokenizer(texts, truncation=True, max_length=64, padding=True, return_tensors="pt")
+        student = create_student(AutoModel.from_pretrained(results.body()), "tinybert-4l-312d", calibration=some)
+        student.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return folder
 
 
 def prepare(name: str, data: Path, folder: Path) -> dict[str, Path]:
@@ -164,6 +179,7 @@ def student(
         command = ["distill", "--teacher", str(folder / "teacher"), "--student", start, *flags]
         command += ["--intermediate-learning-rate", "3e-4", "--num-intermediate-epochs", str(task.epochs * 4 // 7)]
         command += ["--save-total-limit", "1", "--teacher-mixed-precision", "bf16"]
+        command += ["--teacher-cache", "logits", "--teacher-cache-dir", str(folder / "cache")]
     threads = max((os.cpu_count() or 1) // options.jobs, 1)
     results.run_on(command, output, folder / f"{arm}-{seed}.log", threads)
 
