@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,6 +185,50 @@ def pick_column(dataset: Any, given: str | None, usual: tuple[str, ...], what: s
     raise ValueError(
         f"No {what} column {wanted!r}: the data has the columns {', '.join(dataset.column_names)}. Use {flag}."
     )
+
+
+def text_columns(dataset: Dataset, args: DataArguments) -> tuple[str, str | None]:
+    """The columns of the text and, where there is one, of the second text: those that are named, or the usual ones.
+
+    Raises:
+        ValueError: a column is not there; the message lists those that are.
+    """
+    text = pick_column(dataset, args.text_column, TEXT_COLUMNS, "text", "--text-column")
+    pair = args.text_pair_column
+    if pair is not None:
+        return text, pick_column(dataset, pair, (), "second text", "--text-pair-column")
+    if args.text_column is None:
+        pair = column_names.PAIR.get(text)
+    return text, pair if pair in dataset.column_names else None
+
+
+def require_texts(name: str, dataset: Dataset, columns: Iterable[str]) -> None:
+    """Refuse a split with a missing column, or a row without a text.
+
+    Raises:
+        ValueError: names the split, the column and the row.
+    """
+    columns = list(columns)
+    require_columns(name, dataset, columns)
+    for column in columns:
+        empty = next((row for row, text in enumerate(dataset[column]) if not isinstance(text, str)), None)
+        if empty is not None:
+            raise ValueError(f"The {name} data has no text in row {empty + 1}, column {column!r}.")
+
+
+def number(value: Any, name: str, column: str) -> float:
+    """A finite number.
+
+    Raises:
+        ValueError: the value is none; the message names its split and column.
+    """
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError(f"The {name} data's column {column!r} holds a value that is no number: {value!r}.")
+    return found
 
 
 def require_columns(name: str, dataset: Any, columns: Iterable[str]) -> None:

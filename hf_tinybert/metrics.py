@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 import seqeval.metrics as seqeval
+import torch
+import torch.nn.functional as F
 from sklearn.metrics import f1_score
+from torchmetrics.functional.regression import spearman_corrcoef
 from torchmetrics.functional.text import squad
 from transformers import EvalPrediction
 
@@ -26,6 +29,19 @@ def pearson(prediction: EvalPrediction) -> dict[str, float]:
         "pearson": float(np.corrcoef(values, gold)[0, 1]),
         "mse": float(np.mean((values - gold) ** 2)),
     }
+
+
+def vector_cosine(prediction: EvalPrediction) -> dict[str, float]:
+    """Mean cosine of the vectors of texts `[N, d]` and the teacher's, which stand for labels."""
+    ours, theirs = (torch.from_numpy(np.asarray(x)) for x in (_logits(prediction), prediction.label_ids))
+    return {"cosine": float(F.cosine_similarity(ours, theirs, dim=-1).mean())}
+
+
+def vector_ranking(prediction: EvalPrediction, scores: Sequence[float]) -> dict[str, float]:
+    """Spearman's rank correlation of gold scores and the cosines of pairs, whose two vectors follow each other."""
+    vectors = torch.from_numpy(np.asarray(_logits(prediction)))
+    cosines = F.cosine_similarity(vectors[0::2], vectors[1::2], dim=-1)
+    return {"spearman": float(spearman_corrcoef(cosines, torch.tensor(scores, dtype=cosines.dtype)))}
 
 
 def several_labels(prediction: EvalPrediction) -> dict[str, float]:

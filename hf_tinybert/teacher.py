@@ -160,7 +160,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str | os.PathLike[
     Raises:
         ValueError: the vocabularies differ.
     """
-    if not _brings_tokenizer(name):
+    if not brings_tokenizer(name):
         return
     try:
         other = transformers.AutoTokenizer.from_pretrained(str(name))
@@ -169,7 +169,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str | os.PathLike[
     if other.get_vocab() != tokenizer.get_vocab():
         raise ValueError(
             f"The {role} {name} has another tokenizer than the one in use: teacher and student read the same input "
-            "ids, so they need the same vocabulary."
+            "ids, so they need the same vocabulary (with phases='prediction', classification and sentence vectors do "
+            "without)."
         )
 
 
@@ -185,9 +186,9 @@ def load_tokenizer(name: str | os.PathLike[str], role: str, single_words: bool =
     Raises:
         ValueError: the model's folder has none (transformers 5 would make an empty one up).
     """
-    if not _brings_tokenizer(name) and adapters.is_adapter(name):
+    if not brings_tokenizer(name) and adapters.is_adapter(name):
         name = adapters.base_of(name)
-    if not _brings_tokenizer(name):
+    if not brings_tokenizer(name):
         raise ValueError(f"The {role} folder {name} has no tokenizer: save it there with `tokenizer.save_pretrained`.")
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(name))
     if single_words and loses_spaces(tokenizer):
@@ -204,6 +205,7 @@ def loses_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
     return any(part.get("add_prefix_space") is False for part in state.get("pretokenizers", [state]))
 
 
-def _brings_tokenizer(name: str | os.PathLike[str]) -> bool:
+def brings_tokenizer(name: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds a tokenizer; of a name on the Hub, that is taken for granted."""
     folder = Path(name)
     return not folder.is_dir() or any(path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import spearmanr
 from transformers import EvalPrediction
 
 from hf_tinybert import metrics
@@ -36,6 +37,18 @@ def test_several_labels():
     found = metrics.several_labels(EvalPrediction(predictions=logits, label_ids=gold))
     # chosen: 0 and 2; 1; 2. Right 3, too many 1, missed 1. By class: 1, 0 and 1; the fourth never occurs.
     assert found == pytest.approx({"f1": 6 / 8, "f1_macro": 2 / 3, "accuracy": 1 / 3})
+
+
+def test_vectors_against_the_teachers_and_in_pairs():
+    source = np.random.default_rng(0)
+    ours, theirs = source.normal(size=(2, 6, 4))
+    cosines = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(ours, theirs, strict=True)]
+    found = metrics.vector_cosine(EvalPrediction(predictions=ours, label_ids=theirs))
+    assert found == pytest.approx({"cosine": np.mean(cosines)})
+    scores = [3.0, 1.0, 1.0]
+    of_pairs = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(ours[::2], ours[1::2], strict=True)]
+    found = metrics.vector_ranking(EvalPrediction(predictions=ours, label_ids=theirs), scores)
+    assert found == pytest.approx({"spearman": spearmanr(of_pairs, scores).statistic}, abs=1e-4)
 
 
 def test_tags_count_whole_entities():

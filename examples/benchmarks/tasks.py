@@ -11,8 +11,8 @@
 | questions | 4,000 questions which of five requests is about an intent, 1,000 | CLINC150 |
 
 Gold and distilled start from the same weights (`--student`; by default the pretrained encoder's own, reduced to the
-student's width and depth by `create_student`, which no task has been shown) and go over the data equally often: gold is
-`hf-tinybert finetune`, distilled `hf-tinybert distill`. init is distilled from the task teacher's own weights, the
+student's width and depth by `create_student`, which no task has been shown) and go over the data equally often: gold
+is `hf-tinybert finetune`, distilled `hf-tinybert distill`. init is distilled from the task teacher's own weights, the
 default of `hf-tinybert distill`. Every row is an ordinary command, printed before it runs; finished runs are not
 repeated.
 """

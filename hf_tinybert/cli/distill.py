@@ -74,17 +74,23 @@ def run(argv: Sequence[str]) -> None:
     tokenizer = load_tokenizer(model_args.teacher, "teacher", task.single_words)
     data.check_max_length(data_args.max_length, locate(teacher).max_length, "the teacher")
     task.shorten()
-    encoded = task.encode(tokenizer, teacher.config)
+    own = stage.own_tokenizer(model_args, training_args, tokenizer) if task.of_texts else None
+    encoded = task.encode(own or tokenizer, teacher.config)
     train = encoded.splits["train"]
     some = encoded.collator(list(train.select(range(min(_CALIBRATION, len(train))))))
-    student = stage.start_student(model_args, training_args, teacher, tokenizer, data_args.max_length, some)
+    student = stage.start_student(
+        model_args, training_args, teacher, own or tokenizer, data_args.max_length, some, own is not None
+    )
     if student.config.id2label != teacher.config.id2label:  # the same labels in another order
-        encoded = task.encode(tokenizer, student.config)
+        encoded = task.encode(own or tokenizer, student.config)
+    if own is not None:
+        encoded = encoded.beside(task.encode(tokenizer, student.config))
     trainer = DistillationTrainer(
         model=student,
         teacher=teacher,
         args=training_args,
-        processing_class=tokenizer,
+        processing_class=own or tokenizer,
+        teacher_processing_class=None if own is None else tokenizer,
         **encoded.trainer_arguments(),
     )
     stage.train(trainer)

@@ -21,7 +21,7 @@ class EvaluateArguments:
     model: str = field(metadata={"help": "Folder or Hub id of a fine-tuned model."})
     task: str | None = field(
         default=None,
-        metadata={"help": "Default: the task that the model was saved for.", "choices": list(tasks.TASKS)},
+        metadata={"help": "Default: the task that the model was saved for.", "choices": list(tasks.WITH_LABELS)},
     )
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Examples at a time."})
     use_cpu: bool = field(default=False, metadata={"help": "Leave a GPU alone."})

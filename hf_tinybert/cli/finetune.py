@@ -22,7 +22,7 @@ class FinetuneArguments:
     model: str = field(metadata={"help": "Hub id or folder of a pretrained encoder."})
     task: str = field(
         default="text-classification",
-        metadata={"help": "What to fine-tune it for.", "choices": list(tasks.TASKS)},
+        metadata={"help": "What to fine-tune it for.", "choices": list(tasks.WITH_LABELS)},
     )
 
 

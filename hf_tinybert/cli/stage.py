@@ -13,7 +13,7 @@ from hf_tinybert.cli import arguments
 from hf_tinybert.configuration import PRESETS
 from hf_tinybert.families import locate
 from hf_tinybert.student import create_student
-from hf_tinybert.teacher import check_tokenizer
+from hf_tinybert.teacher import brings_tokenizer, check_tokenizer, load_tokenizer
 from hf_tinybert.trainer import DistillationTrainer
 from hf_tinybert.training_args import DistillationTrainingArguments
 
@@ -25,8 +25,19 @@ def start_student(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     calibration: Mapping[str, Tensor],
+    own_vocabulary: bool = False,
 ) -> PreTrainedModel:
-    """The student that `--student` and `--init` name, once it is known to fit the teacher's tokens."""
+    """The student that `--student` and `--init` name, once it is known to fit the tokens.
+
+    Args:
+        model_args: with `student` and `init`.
+        training_args: with `seed` and `layer_mapping`.
+        teacher: the teacher.
+        tokenizer: of the student.
+        max_length: of its inputs.
+        calibration: a tokenised batch.
+        own_vocabulary: the student reads other tokens than the teacher.
+    """
     set_seed(training_args.seed)
     student = create_student(
         teacher,
@@ -34,11 +45,26 @@ def start_student(
         init=model_args.init,
         layer_mapping=training_args.layer_mapping,
         calibration=calibration,
+        own_vocabulary=own_vocabulary,
     )
     if model_args.student not in PRESETS:
         check_tokenizer(tokenizer, model_args.student, "student")
     data.check_max_length(max_length, locate(student).max_length, "the student")
     return student
+
+
+def own_tokenizer(
+    model_args: Any, training_args: DistillationTrainingArguments, teachers: PreTrainedTokenizerBase
+) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a `--student` checkpoint that reads other tokens than the teacher, where that is possible."""
+    if (
+        model_args.student in PRESETS
+        or training_args.phases != "prediction"
+        or not brings_tokenizer(model_args.student)
+    ):
+        return None
+    own = load_tokenizer(model_args.student, "student")
+    return None if own.get_vocab() == teachers.get_vocab() else own
 
 
 def train(trainer: DistillationTrainer) -> None:

@@ -6,20 +6,25 @@ from transformers import PretrainedConfig
 
 from hf_tinybert.auto_classes import saved_from
 from hf_tinybert.data import DataArguments
+from hf_tinybert.tasks.feature_extraction import FeatureExtraction
 from hf_tinybert.tasks.fill_mask import FillMask
 from hf_tinybert.tasks.question_answering import QuestionAnswering
 from hf_tinybert.tasks.task import Encoded, Task
 from hf_tinybert.tasks.text_classification import TextClassification
 from hf_tinybert.tasks.token_classification import TokenClassification
 
-__all__ = ["TASKS", "Encoded", "Task", "of_model", "start"]
+__all__ = ["TASKS", "WITH_LABELS", "Encoded", "Task", "of_model", "start"]
 
 TASKS: dict[str, type[Task]] = {
     "text-classification": TextClassification,
     "token-classification": TokenClassification,
     "question-answering": QuestionAnswering,
     "fill-mask": FillMask,
+    "feature-extraction": FeatureExtraction,
 }
+
+#: Those that can be learnt without a teacher.
+WITH_LABELS = tuple(name for name, task in TASKS.items() if not task.needs_teacher)
 
 
 def start(name: str | None, config: PretrainedConfig | None, args: DataArguments) -> Task:
@@ -37,4 +42,4 @@ def of_model(config: PretrainedConfig | None) -> str | None:
     """The task of a fine-tuned model, by the class that it was saved from; None if that has no task head."""
     if config is None:
         return None
-    return next((name for name, task in TASKS.items() if saved_from(config, task.auto)), None)
+    return next((name for name in WITH_LABELS if saved_from(config, TASKS[name].auto)), None)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from datasets import DatasetDict
 from transformers import EvalPrediction, PretrainedConfig, PreTrainedTokenizerBase
 
-from hf_tinybert import data
+from hf_tinybert import data, teacher_inputs
 from hf_tinybert.data import DataArguments
 
 Metric = Callable[[EvalPrediction], dict[str, float]]
@@ -34,6 +34,22 @@ class Encoded:
     metrics: dict[str, Metric]
     preprocess: Any = None
 
+    def beside(self, teachers: Encoded) -> Encoded:
+        """These examples, with the teacher's own inputs beside the student's.
+
+        Args:
+            teachers: the same rows, by the teacher's tokenizer.
+        """
+        splits = DatasetDict()
+        for name, dataset in self.splits.items():
+            columns = teacher_inputs.renamed(
+                {key: teachers.splits[name][key] for key in teachers.splits[name].features}
+            )
+            for column, values in columns.items():
+                dataset = dataset.add_column(column, list(values))
+            splits[name] = dataset
+        return replace(self, splits=splits)
+
     def trainer_arguments(self) -> dict[str, Any]:
         """What a Trainer takes of these."""
         return {
@@ -53,11 +69,15 @@ class Task(ABC):
 
     Attributes:
         auto: the Auto class of its models.
+        needs_teacher: there is nothing to learn but what a teacher says: no labels.
+        of_texts: every tokenizer makes one example of a row.
         single_words: its texts are lists of words (see `hf_tinybert.teacher.load_tokenizer`).
         splits: the rows as they were read, checked.
     """
 
     auto: Any
+    needs_teacher = False
+    of_texts = False
     single_words = False
 
     def __init__(self, args: DataArguments) -> None:

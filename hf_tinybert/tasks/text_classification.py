@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,13 +32,7 @@ class Columns:
         Raises:
             ValueError: a column is not there; the message lists those that are.
         """
-        text = pick_column(dataset, args.text_column, data.TEXT_COLUMNS, "text", "--text-column")
-        pair = args.text_pair_column
-        if pair is None and args.text_column is None:
-            pair = column_names.PAIR.get(text)
-            pair = pair if pair in dataset.column_names else None
-        elif pair is not None:
-            pair = pick_column(dataset, pair, (), "second text", "--text-pair-column")
+        text, pair = data.text_columns(dataset, args)
         return cls(text, pair, pick_column(dataset, args.label_column, column_names.LABEL, "label", "--label-column"))
 
 
@@ -53,10 +46,7 @@ def checked(splits: DatasetDict, columns: Columns) -> DatasetDict:
     for name, dataset in splits.items():
         wanted = [column for column in (columns.text, columns.pair, columns.label) if column]
         data.require_columns(name, dataset, wanted)
-        for column in wanted[:-1]:
-            empty = next((row for row, text in enumerate(dataset[column]) if not isinstance(text, str)), None)
-            if empty is not None:
-                raise ValueError(f"The {name} data has no text in row {empty + 1}, column {column!r}.")
+        data.require_texts(name, dataset, wanted[:-1])
         hidden = hasattr(dataset.features[columns.label], "names")
         without = [row for row, label in enumerate(dataset[columns.label]) if _is_missing(label, hidden)]
         if len(without) == len(dataset):
@@ -77,6 +67,7 @@ class TextClassification(Task):
     """Classification with one or several labels, and regression, of texts or pairs of texts."""
 
     auto = AutoModelForSequenceClassification
+    of_texts = True
 
     def _check(self, splits: DatasetDict) -> DatasetDict:
         self.columns = Columns.find(next(iter(splits.values())), self.args)
@@ -123,7 +114,7 @@ def _label_ids(dataset: Dataset, name: str, column: str, labels: Labels) -> list
     """Class ids, numbers, or rows of 0 and 1."""
     rows: list[Any] = list(dataset[column])
     if labels.names is None:
-        return [_number(value, name, column) for value in rows]
+        return [data.number(value, name, column) for value in rows]
     feature = dataset.features[column]
     lists = isinstance(feature, List | LargeList)
     if lists != labels.several:
@@ -160,13 +151,3 @@ def _class_ids(values: list[Any], name: str, labels: Labels) -> list[int]:
             f"It knows: {known}."
         )
     return [ids[str(value)] for value in values]
-
-
-def _number(value: Any, name: str, column: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"The {name} data's column {column!r} holds a value that is no number: {value!r}.")
-    return number

@@ -322,6 +322,7 @@ FINETUNE = {
         "leaves no room for the text",
     ),
     "an unknown task": (lambda b: ["--task", "translation"], "argument --task.*invalid choice"),
+    "a task without labels": (lambda b: ["--task", "feature-extraction"], "argument --task.*invalid choice"),
     "label of the evaluation that training never saw": (
         lambda b: ["--eval-file", b.text("f.csv", "text,intent\na,weather\nb,poetry\n")],
         r"The eval data has 1 label\(s\) that the model was not trained for: poetry",

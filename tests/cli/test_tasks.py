@@ -7,7 +7,16 @@ import random
 
 import pytest
 import workbench
-from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer, pipeline
+from scipy.stats import spearmanr
+from sentence_transformers import SentenceTransformer
+from transformers import (
+    AutoConfig,
+    AutoModelForQuestionAnswering,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    pipeline,
+)
 from transformers.pipelines import SUPPORTED_TASKS
 
 from hf_tinybert.tasks import TASKS, of_model
@@ -120,6 +129,72 @@ def test_masked_language_modelling(command, masked_lm_folder, tmp_path):
     scores = json.loads((tmp_path / "student" / "summary.json").read_text())
     assert scores["metric"] == "accuracy"
     assert len(pipeline("fill-mask", model=str(tmp_path / "student"))("turn on the [MASK].")) == 5
+
+
+@pytest.mark.one_world("5")
+def test_sentence_vectors_of_sts(command, body, tmp_path, shared_data):
+    """Pairs without labels teach; the held-out pairs' numbers say how well the cosines rank them."""
+    flags = []
+    for split, flag, count in (("train", "--train-file", 64), ("dev", "--eval-file", 60)):
+        rows = [
+            line.strip().split("\t") for line in (shared_data / "glue/STS-B" / f"{split}.tsv").open(encoding="utf-8")
+        ]
+        place = [rows[0].index(name) for name in ("sentence1", "sentence2", "score")]
+        chosen = [[row[i].strip() for i in place] for row in rows[1 :: len(rows) // count][:count]]
+        made = [dict(zip(("sentence1", "sentence2", "score"), (a, b, float(c)), strict=True)) for a, b, c in chosen]
+        path = tmp_path / f"{split}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
+        flags += [flag, str(path)]
+    command_line = ["distill", "--task", "feature-extraction", "--teacher", body, "--student", "tinybert-3l-384d"]
+    quick = ["--use-cpu", "--disable-tqdm", "True", "--per-device-train-batch-size", "16", "--max-steps", "12"]
+    result = command(*command_line, *flags, *quick, "--output-dir", tmp_path / "student")
+    assert result.code == 0, result
+    scores = json.loads((tmp_path / "student" / "summary.json").read_text())
+    assert scores["metric"] == "spearman"
+    teacher, student = (model["score"] for model in scores["models"])
+    assert teacher > 0.75
+    assert student > 0.5
+    rows = [json.loads(line) for line in (tmp_path / "dev.jsonl").read_text(encoding="utf-8").splitlines()]
+    opened = SentenceTransformer(str(tmp_path / "student"))
+    first, second = (opened.encode([row[name] for row in rows]) for name in ("sentence1", "sentence2"))
+    expected = spearmanr((first * second).sum(-1), [row["score"] for row in rows]).statistic
+    assert student == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.mark.one_world("4.57")
+def test_a_student_with_a_tokenizer_of_its_own(command, body, tmp_path):
+    flags = write(tmp_path, lambda split: [{"text": text, "label": intent} for text, intent in rows_of(split)])
+    quick = [*flags, "--use-cpu", "--disable-tqdm", "True", "--per-device-train-batch-size", "16"]
+    finetune = ["finetune", "--model", body, *quick, "--learning-rate", "3e-4", "--max-steps", "20"]
+    assert command(*finetune, "--output-dir", tmp_path / "teacher").code == 0
+    words = sorted({word for text, _ in rows_of("train") for word in text.split()})
+    (tmp_path / "small").mkdir()
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    (tmp_path / "small" / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 12, "intermediate_size": 96}
+    BertModel(BertConfig(vocab_size=len(vocabulary), **sizes)).save_pretrained(tmp_path / "small")
+    distil = [
+        "distill",
+        "--teacher",
+        tmp_path / "teacher",
+        "--student",
+        tmp_path / "small",
+        *quick,
+        "--max-steps",
+        "4",
+    ]
+    refused = command(*distil, "--output-dir", tmp_path / "out")
+    assert refused.code == 2
+    assert "prediction level alone" in refused.error
+    result = command(*distil, "--phases", "prediction", "--output-dir", tmp_path / "student")
+    assert result.code == 0, result
+    scores = json.loads((tmp_path / "student" / "summary.json").read_text())
+    again = command("evaluate", "--model", tmp_path / "teacher", *flags)
+    teacher, student = (model["score"] for model in scores["models"])
+    assert f"eval accuracy {teacher:.4f}" in " ".join(again.out.split())
+    answer = pipeline("text-classification", model=str(tmp_path / "student"))("turn on the lights")
+    assert answer[0]["label"] in workbench.intents()
+    assert student is not None
 
 
 def test_every_task_is_named_as_a_pipeline():

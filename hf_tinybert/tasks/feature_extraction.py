@@ -1,0 +1,69 @@
+"""Sentence encoders: one vector for a text, learnt from the teacher's alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset, DatasetDict
+from transformers import AutoModel, EvalPrediction, PretrainedConfig, PreTrainedTokenizerBase
+
+from hf_tinybert import column_names, data, metrics
+from hf_tinybert.data import pick_column
+from hf_tinybert.tasks.task import Encoded, Metric, Task
+
+
+class FeatureExtraction(Task):
+    """Texts, or pairs of texts, without labels; pairs with a number to evaluate on measure how well cosines rank them.
+
+    Every text of a pair is an example of its own.
+    """
+
+    auto = AutoModel
+    needs_teacher = True
+    of_texts = True
+
+    def _check(self, splits: DatasetDict) -> DatasetDict:
+        first = next(iter(splits.values()))
+        self.text, self.pair = data.text_columns(first, self.args)
+        for name, dataset in splits.items():
+            data.require_texts(name, dataset, [column for column in (self.text, self.pair) if column])
+        return splits
+
+    def config_kwargs(self) -> dict[str, Any]:
+        """Nothing: there are no labels."""
+        return {}
+
+    def encode(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Encoded:
+        """Token ids of every text, and of what is evaluated on the metric."""
+        scores = {name: self._scores(name, dataset) for name, dataset in self.splits.items() if name != "train"}
+        scored = any(values is not None for values in scores.values())
+        encoded, measures = DatasetDict(), {}
+        for name, dataset in self.splits.items():
+            texts = [text for row in zip(*self._texts(dataset), strict=True) for text in row]
+            values = scores.get(name)
+            if values is None:
+                texts = list(dict.fromkeys(texts))
+            encoded[name] = Dataset.from_dict(dict(tokenizer(texts, truncation=True, max_length=self.args.max_length)))
+            measures[name] = metrics.vector_cosine if values is None else ranking_of(values)
+        return Encoded(encoded, data.collator(tokenizer), "spearman" if scored else "cosine", measures)
+
+    def _texts(self, dataset: Dataset) -> list[Sequence[str]]:
+        return [dataset[column] for column in (self.text, self.pair) if column]
+
+    def _scores(self, name: str, dataset: Dataset) -> list[float] | None:
+        """The numbers of pairs, where a split has them."""
+        usual = next((column for column in column_names.LABEL if column in dataset.column_names), None)
+        if self.pair is None or (usual is None and self.args.label_column is None):
+            return None
+        column = pick_column(dataset, self.args.label_column, column_names.LABEL, "label", "--label-column")
+        return [data.number(value, name, column) for value in dataset[column]]
+
+
+def ranking_of(scores: Sequence[float]) -> Metric:
+    """Spearman's rank correlation of scores and cosines; the two vectors of a pair follow each other."""
+
+    def measure(prediction: EvalPrediction) -> dict[str, float]:
+        return metrics.vector_ranking(prediction, scores)
+
+    return measure
