@@ -49,10 +49,10 @@ class Task:
 
 TASKS = {
     "mrpc": Task("text-classification", "accuracy", 100, 128, 5, 7),
-    "stsb": Task("text-classification", "pearson", 100, 128, 5, 7),
-    "wnut17": Task("token-classification", "f1", 100, 96, 8, 14),
-    "several": Task("text-classification", "f1", 100, 64, 12, 14),
-    "questions": Task("question-answering", "f1", 1, 96, 4, 7),
+    "stsb": Task("text-classification", "pearson", 100, 128, 3, 5),
+    "wnut17": Task("token-classification", "f1", 100, 96, 5, 7),
+    "several": Task("text-classification", "f1", 100, 64, 8, 7),
+    "questions": Task("question-answering", "f1", 1, 96, 3, 5),
 }
 ARMS = {"gold": "gold labels", "distilled": "distilled", "init": "distilled, init=teacher"}
 
