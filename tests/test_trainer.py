@@ -414,6 +414,35 @@ def test_hyperparameter_search(teacher, tmp_path):
     assert hooks(teacher) == 0
 
 
+@pytest.mark.parametrize("cache", ["none", "logits"])
+def test_a_batch_that_does_not_fit_is_made_smaller(cache, teacher, tmp_path):
+    """As `auto_find_batch_size` says: what was begun with too large a batch is begun again, phases and all."""
+    sizes = []
+
+    def collate(rows):
+        sizes.append(len(rows))
+        if len(rows) > 5:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 TB")
+        return DataCollatorWithPadding(workbench.tokenizer())(rows)
+
+    student = workbench.small_student(teacher)
+    args = workbench.arguments(
+        tmp_path,
+        **(SHORT | {"per_device_train_batch_size": 12, "per_device_eval_batch_size": 4}),
+        auto_find_batch_size=True,
+        teacher_cache=cache,
+        teacher_cache_dir=str(tmp_path / "cache"),
+    )
+    trainer = workbench.trainer(student, teacher, args, data_collator=collate)
+    trainer.train()
+    assert trainer.state.global_step == 6
+    assert 5 >= trainer.state.train_batch_size == sizes[-1] > 1
+    assert series(trainer, "loss_hidden_1")
+    assert series(trainer, "loss_prediction")
+    assert hooks(student) == hooks(teacher) == 0
+    assert trainer.model is student
+
+
 def test_gradient_checkpointing_changes_nothing(teacher, tmp_path):
     plain = distilled(teacher, tmp_path / "a")
     saved = distilled(teacher, tmp_path / "b", gradient_checkpointing=True)

@@ -94,6 +94,23 @@ def test_a_cache_gives_what_the_live_teacher_gives(family, tmp_path):
         assert logs[1][name] == pytest.approx(values, rel=1e-4), name
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_compiled_training_is_the_same(family, tmp_path):
+    """Teacher and student compiled (`torch_compile`), both phases: the same series as without."""
+    logs = []
+    for compiled in (False, True):
+        teacher = teacher_of(family)
+        options = {"max_steps": 12, "logging_steps": 3, "learning_rate": 1e-3, "torch_compile": compiled}
+        options["torch_compile_backend"] = "aot_eager" if compiled else None
+        logs.append(run(teacher, tiny_models.undropped(student_of(teacher, family)), tmp_path, **options)[1])
+        assert not tiny_models.hooks(teacher)
+    assert logs[0].keys() == logs[1].keys()
+    assert {"loss_embedding", "loss_hidden_1", "loss_attention_1", "loss_prediction"} <= logs[0].keys()
+    for name, values in logs[0].items():
+        assert logs[1][name] == pytest.approx(values, rel=1e-3, abs=1e-5), name
+
+
 @pytest.mark.parametrize("kind", ["mean", "mixing", "relations"])
 def test_sixteen_heads_teach_twelve(kind, tmp_path):
     teacher = tiny_models.model(vocab_size=30522, pad_token_id=0, hidden_size=32, num_attention_heads=16, **labels())
