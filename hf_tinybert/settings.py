@@ -121,6 +121,11 @@ def check_further_teachers(args: DistillationTrainingArguments, teachers: Sequen
     for number, teacher in enumerate(teachers[1:], start=2):
         if args.phases == "intermediate":
             raise ValueError("Several teachers are averaged in their logits, and phases='intermediate' matches none.")
+        if kind_of(first) == VECTORS:
+            raise ValueError(
+                "Several teachers are averaged in their logits; the vectors of several sentence encoders lie in "
+                "spaces of their own, and their mean says nothing. Give one teacher."
+            )
         if kind_of(teacher) != kind_of(first):
             raise ValueError(
                 f"Teacher {number} is a {type(teacher).__name__} and the first a {type(first).__name__}: their logits "

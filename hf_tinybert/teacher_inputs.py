@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 _PREFIX = "teacher_"
@@ -26,7 +25,7 @@ def tokenize_for_teacher(
     Call it before the texts are dropped.
 
     Args:
-        dataset: a `datasets.Dataset` or `IterableDataset` with texts.
+        dataset: a `datasets.Dataset` or `DatasetDict`, streaming or not, with texts.
         tokenizer: the teacher's.
         text_column: of the text.
         text_pair_column: of the second text of a pair.
@@ -35,15 +34,16 @@ def tokenize_for_teacher(
     Raises:
         ValueError: the data have no such column.
     """
-    for column in filter(None, (text_column, text_pair_column)):
-        if dataset.column_names is not None and column not in dataset.column_names:
-            raise ValueError(f"There is no column {column!r} to tokenise: the data has {dataset.column_names}.")
+    known = dataset.column_names
+    for names in known.values() if isinstance(known, dict) else [known]:
+        for column in filter(None, (text_column, text_pair_column)):
+            if names is not None and column not in names:
+                raise ValueError(f"There is no column {column!r} to tokenise: the data has {', '.join(names)}.")
 
     def tokenize(batch: Mapping[str, list[Any]]) -> dict[str, Any]:
         pair = None if text_pair_column is None else batch[text_pair_column]
         return renamed(tokenizer(batch[text_column], pair, **({"truncation": True} | kwargs)))
 
-    assert isinstance(dataset, Dataset | IterableDataset)
     return dataset.map(tokenize, batched=True)
 
 

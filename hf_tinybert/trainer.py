@@ -354,7 +354,8 @@ class DistillationTrainer(SafeSavingTrainer):
 
     def _live_teacher(self, hidden: Sequence[int], attention: Sequence[int], **kwargs: Any) -> LiveTeacher:
         kwargs["autocast"] = self._teacher_autocast()
-        kwargs["pooling"] = pooling_of(self.args, self.teacher) if kind_of(self.teacher) == VECTORS else None
+        says_vectors = self.args.phases != "intermediate" and kind_of(self.teacher) == VECTORS
+        kwargs["pooling"] = pooling_of(self.args, self.teacher) if says_vectors else None
         if len(self.teachers) == 1:
             return LiveTeacher(self.teacher, hidden, attention, **kwargs)
         return SeveralTeachers(self.teachers, self.teacher_weights, hidden, attention, **kwargs)
@@ -604,7 +605,12 @@ class DistillationTrainer(SafeSavingTrainer):
         Args:
             eval_dataset: tokenised examples; the trainer's `eval_dataset` by default.
             metric_key_prefix: prefix of the metrics' names.
+
+        Raises:
+            ValueError: the models have no head, and their vectors are not compared.
         """
+        if kind_of(self.teacher) == VECTORS and self.args.phases == "intermediate":
+            raise ValueError("A teacher without a head has no metrics of its own where only layers are matched.")
         student, reports = self.model, self.args.report_agreement
         self._teacher_answers = kind_of(self.teacher) == VECTORS
         if not self._teacher_answers:

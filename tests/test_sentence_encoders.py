@@ -164,6 +164,11 @@ def test_what_a_headless_student_cannot_do(encoder, tmp_path):
         trainer_of(encoder, student_of(encoder), tmp_path, hard_label_weight=0.5)
     with pytest.raises(ValueError, match="pooling must be one of mean, cls, got 'max'"):
         workbench.arguments(tmp_path, pooling="max")
+    with pytest.raises(ValueError, match="vectors of several sentence encoders lie in spaces of their own"):
+        trainer_of([encoder, encoder], student_of(encoder), tmp_path)
+    layers = trainer_of(encoder, student_of(encoder), tmp_path, phases="intermediate")
+    with pytest.raises(ValueError, match="no metrics of its own where only layers are matched"):
+        layers.evaluate_teacher()
 
 
 def test_layers_alone_leave_a_plain_folder(encoder, tmp_path):

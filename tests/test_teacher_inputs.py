@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import workbench
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForSequenceClassification,
@@ -164,8 +164,16 @@ def test_tasks_of_tokens_and_missing_or_long_columns_are_refused(teacher, data, 
         trainer_of(teacher, data, byte_tokens, tmp_path, changes={"train_dataset": long})
     with pytest.raises(ValueError, match="There is no column 'sentence'"):
         tokenize_for_teacher(texts_of("eval"), byte_tokens, "sentence")
+    with pytest.raises(ValueError, match="There is no column 'sentence'"):
+        tokenize_for_teacher(DatasetDict({"train": texts_of("eval")}), byte_tokens, "sentence")
     with pytest.raises(ValueError, match="init='teacher' needs the teacher's vocabulary"):
         create_student(teacher, TinyBertConfig.from_teacher(teacher.config, vocab_size=600), own_vocabulary=True)
+
+
+def test_several_splits_at_once(byte_tokens):
+    both = tokenize_for_teacher(DatasetDict({"eval": texts_of("eval"), "test": texts_of("test")}), byte_tokens, "text")
+    for split in ("eval", "test"):
+        assert both[split]["teacher_input_ids"][3] == byte_tokens(both[split]["text"][3])["input_ids"]
 
 
 def test_streams(teacher, data, byte_tokens, tmp_path):
