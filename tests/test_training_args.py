@@ -118,13 +118,6 @@ def test_what_cannot_work_is_refused(make, settings, message):
         make(**settings)
 
 
-def test_deepspeed_is_refused(make):
-    args = make()
-    args.deepspeed = "zero.json"
-    with pytest.raises(ValueError, match="DeepSpeed is not supported: use DDP or FSDP"):
-        args.check()
-
-
 def test_values_changed_later_are_checked_too(make):
     args = make()
     args.temperature = 0
@@ -236,6 +229,7 @@ def test_what_is_added_to_the_trainers_arguments():
                 "layer_mapping",
                 "projection",
                 "head_matching",
+                "pooling",
                 "embedding_weight",
                 "hidden_weight",
                 "attention_weight",
