@@ -69,7 +69,12 @@ def missing_parts(folder: str | os.PathLike[str]) -> list[str]:
     one that is cut short.
     """
     path = Path(folder)
-    missing = [name for name in _TRAINING_STATE if not (path / name).is_file()]
+    # DeepSpeed keeps the optimiser in a folder of its own, which it names in a file.
+    sharded = _named_in(path / "latest")
+    wanted = [name for name in _TRAINING_STATE if sharded is None or name != "optimizer.pt"]
+    missing = [name for name in wanted if not (path / name).is_file()]
+    if sharded is not None and not any((path / sharded).glob("*optim_states.pt")):
+        missing.append(f"{sharded}/*optim_states.pt")
     missing += [name for name in _weight_files(path) if not (path / name).is_file()]
     if not any(path.glob("rng_state*.pth")):
         missing.append("rng_state.pth")
@@ -97,6 +102,10 @@ def newest_complete(output_dir: str | os.PathLike[str]) -> str | None:
 def mark_incomplete(folder: str | os.PathLike[str]) -> None:
     """Before a checkpoint is written over an older one of the same step: it is not whole until the end."""
     (Path(folder) / TRAINER_STATE_NAME).unlink(missing_ok=True)
+
+
+def _named_in(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
 
 def _weight_files(folder: Path) -> list[str]:

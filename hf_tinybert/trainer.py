@@ -659,6 +659,15 @@ class DistillationTrainer(SafeSavingTrainer):
         self._forget_parts()
         return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the student, as the Trainer does."""
+        if self.is_deepspeed_enabled and not self._attached:
+            # The engine was the objective's; up to ZeRO stage 2 the student's own weights are whole.
+            if self.args.should_save:
+                self._save(output_dir or self.args.output_dir)
+            return
+        super().save_model(output_dir, _internal_call)
+
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
         compat.let_cpus_have_numbers()
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -234,8 +234,12 @@ class DistillationTrainingArguments(TrainingArguments):
                 "neftune_noise_alpha is not supported: its noise on the student's embeddings would be what the "
                 "embedding loss measures."
             )
-        if self.deepspeed:
-            raise ValueError("DeepSpeed is not supported: use DDP or FSDP through torchrun or accelerate launch.")
+        plugin = getattr(self, "deepspeed_plugin", None)  # of `deepspeed=`, or of `accelerate launch`
+        if plugin is not None and plugin.hf_ds_config.is_zero3():
+            raise ValueError(
+                "DeepSpeed's ZeRO stage 3 is not supported: it cuts up weights, and what the hooks catch with them. A "
+                "student is small: use stage 1 or 2, or FSDP."
+            )
         if self.ddp_find_unused_parameters is False:
             raise ValueError("ddp_find_unused_parameters=False cannot work: each phase leaves some parameters unused.")
         if self.load_best_model_at_end and self.phases == "intermediate":

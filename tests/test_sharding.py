@@ -34,12 +34,12 @@ def test_fsdp_that_would_not_be_is_refused(teacher, tmp_path, monkeypatch):
         workbench.trainer(workbench.small_student(teacher), teacher, args)
 
 
-@pytest.mark.parametrize("name", ["ddp", "fsdp"])
-def test_the_launchers_files_are_read_by_accelerate(name):
+@pytest.mark.parametrize(("name", "kind"), [("ddp", "MULTI_GPU"), ("fsdp", "FSDP"), ("deepspeed", "DEEPSPEED")])
+def test_the_launchers_files_are_read_by_accelerate(name, kind):
     path = Path(__file__).parents[1] / "examples" / "accelerate" / f"{name}.yaml"
     config = load_config_from_file(str(path))
     assert config.num_processes == 2
-    assert config.distributed_type == {"ddp": "MULTI_GPU", "fsdp": "FSDP"}[name]
+    assert config.distributed_type == kind
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the Trainer's FSDP exists on accelerators only")

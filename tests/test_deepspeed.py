@@ -1,0 +1,115 @@
+"""DeepSpeed's ZeRO, stages 1 and 2, on two real processes on a CPU; where it is installed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+import torch
+import workbench
+from safetensors.torch import load_file
+from test_trainer_exactness import finish, start
+from transformers import AutoModelForSequenceClassification
+
+from hf_tinybert import checkpoints, compat
+
+pytest.importorskip("deepspeed")
+
+ZERO = {
+    "train_micro_batch_size_per_gpu": "auto",
+    "gradient_accumulation_steps": "auto",
+    "train_batch_size": "auto",
+    "gradient_clipping": "auto",
+    "zero_allow_untested_optimizer": True,
+}
+
+
+@pytest.fixture(autouse=True)
+def on_a_cpu(monkeypatch):
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+
+
+def options(folder, **changes):
+    return {"output_dir": str(folder)} | compat.group_by_length_argument() | changes
+
+
+def trained(teacher_folder, tmp_path, name, processes=1, **changes):
+    result = tmp_path / f"{name}.safetensors"
+    finish(start(teacher_folder, result, options(tmp_path / name, **changes), processes))
+    return {key: value for key, value in load_file(result).items() if not key.startswith("gradient.")}
+
+
+def assert_same(expected, found):
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-4, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 2])
+def test_two_processes_with_accumulation_equal_one(stage, teacher_folder, tmp_path):
+    """Both phases; then resumed from between them, by the same number of processes, to the same weights."""
+    expected = trained(teacher_folder, tmp_path, "plain")
+    sharded = {
+        "deepspeed": ZERO | {"zero_optimization": {"stage": stage}},
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 8,
+    }
+    assert_same(expected, trained(teacher_folder, tmp_path, "zero", 2, **sharded))
+    folder = tmp_path / "zero" / "checkpoint-8"
+    assert not checkpoints.missing_parts(folder)
+    assert "optimizer.pt" not in {path.name for path in folder.iterdir()}
+    loaded = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert loaded.config.tinybert["layer_mapping"] == "0:0,1:2,2:4,3:6"
+    again = sharded | {"resume": str(folder)}
+    assert_same(expected, trained(teacher_folder, tmp_path, "zero", 2, **again))
+    for path in folder.glob("global_step8/*optim_states.pt"):
+        path.unlink()
+    assert checkpoints.missing_parts(folder) == ["global_step8/*optim_states.pt"]
+
+
+@pytest.mark.slow
+def test_the_student_is_saved_and_evaluated_after_training(teacher_folder, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, sys, torch, workbench\n"
+        "args = workbench.arguments(sys.argv[2], max_steps=4, deepspeed=json.loads(sys.argv[3]))\n"
+        "teacher = workbench.load(sys.argv[1])\n"
+        "trainer = workbench.trainer(workbench.small_student(teacher), teacher, args)\n"
+        "trainer.train()\n"
+        "trainer.save_model()\n"
+        "measured = trainer.evaluate()\n"
+        "loss = trainer.evaluate_teacher()['teacher_loss']\n"
+        "if args.process_index == 0:\n"
+        "    print('MEASURED', measured['eval_agreement'], loss)\n"
+        "torch.distributed.destroy_process_group()\n",
+        encoding="utf-8",
+    )
+    config = json.dumps(ZERO | {"zero_optimization": {"stage": 2}})
+    command = workbench.worker(str(script), teacher_folder, tmp_path / "out", config, processes=2)
+    output = finish(subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+    measured = next(line for line in output.splitlines() if line.startswith("MEASURED")).split()
+    student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    own = workbench.trainer(student, workbench.load(teacher_folder), workbench.arguments(tmp_path / "own"))
+    assert float(measured[1]) == pytest.approx(own.evaluate()["eval_agreement"], abs=1e-6)
+    assert float(measured[2]) == pytest.approx(own.evaluate_teacher()["teacher_loss"], abs=1e-4)
+
+
+REFUSAL = r"ZeRO stage 3 is not supported.*use stage 1 or 2"
+
+
+def test_stage_3_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=REFUSAL):
+        workbench.arguments(tmp_path, deepspeed=ZERO | {"zero_optimization": {"stage": 3}})
+
+
+def test_stage_3_of_accelerates_own_configuration_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    with pytest.raises(ValueError, match=REFUSAL):
+        workbench.arguments(tmp_path)
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    assert workbench.arguments(tmp_path).deepspeed_plugin.zero_stage == 2
