@@ -9,6 +9,11 @@
 | wnut17 | 3,394 texts with tagged words, 1,287 | WNUT-17, its test set |
 | several | 3,000 texts of one to three requests with the intents of all, 900 | the first 30 intents of CLINC150 |
 | questions | 4,000 questions which of five requests is about an intent, 1,000 | CLINC150 |
+| masked | 16,584 paragraphs and sentences, 2,719; the share of hidden tokens that is guessed | Wikipedia |
+| vectors | the sentences of STS-B's training pairs, without their numbers; 1,500 pairs ranked | GLUE |
+
+The teachers of the last two are taken as they are: a masked language model (`--masked-lm`, without which that row is
+left out) and the pretrained encoder, a sentence encoder. There are no gold labels for vectors.
 
 Gold and distilled start from the same weights (`--student`; by default the pretrained encoder's own, reduced to the
 student's width and depth by `create_student`, which no task has been shown) and go over the data equally often: gold
@@ -43,8 +48,9 @@ class Task:
     metric: str
     scale: float  # of the metric, to hundredths
     max_length: int
-    teacher_epochs: int
+    teacher_epochs: int  # 0: taken as it is
     epochs: int  # of a student; four sevenths of them match layers
+    arms: tuple[str, ...] = ("gold", "distilled", "init")
 
 
 TASKS = {
@@ -53,6 +59,8 @@ TASKS = {
     "wnut17": Task("token-classification", "f1", 100, 96, 5, 7),
     "several": Task("text-classification", "f1", 100, 64, 6, 5),
     "questions": Task("question-answering", "f1", 1, 96, 2, 5),
+    "masked": Task("fill-mask", "accuracy", 100, 128, 0, 4),
+    "vectors": Task("feature-extraction", "spearman", 100, 64, 0, 5, ("distilled", "init")),
 }
 ARMS = {"gold": "gold labels", "distilled": "distilled", "init": "distilled, init=teacher"}
 
@@ -61,6 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with glue/, clinc150/ and wnut17/")
     parser.add_argument("--student", help="checkpoint from which gold and distilled start (default: see above)")
+    parser.add_argument("--masked-lm", help="masked language model that teaches `masked`")
     parser.add_argument("--output", type=Path, default=Path("runs/tasks"))
     parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
@@ -70,12 +79,15 @@ def main() -> None:
     options = parser.parse_args()
     if options.student is None and not options.table:
         options.student = str(reduced_encoder(options.data, options.output / "start"))
-    for name in [] if options.table else options.task:
+    chosen = [name for name in options.task if name != "masked" or options.masked_lm]
+    for name in [] if options.table else chosen:
         folder = options.output / name
         folder.mkdir(parents=True, exist_ok=True)
         files = prepare(name, options.data, folder)
-        teacher(TASKS[name], files, folder)
-        jobs = [(TASKS[name], files, folder, arm, seed, options) for seed in options.seeds for arm in options.arms]
+        task = TASKS[name]
+        taught_by = options.masked_lm if name == "masked" else teacher(task, files, folder)
+        arms = [arm for arm in options.arms if arm in task.arms]
+        jobs = [(task, files, folder, taught_by, arm, seed, options) for seed in options.seeds for arm in arms]
         with ThreadPoolExecutor(options.jobs) as pool:
             list(pool.map(lambda job: student(*job), jobs))
     print(table(options))
@@ -103,7 +115,7 @@ def prepare(name: str, data: Path, folder: Path) -> dict[str, Path]:
         return {"train": data / "wnut17" / "train.conll", "eval": data / "wnut17" / "test.conll"}
     files = {}
     for split in ("train", "eval"):
-        rows = {"mrpc": mrpc, "stsb": stsb, "several": several, "questions": questions}[name](data, split)
+        rows = ROWS[name](data, split)
         files[split] = folder / f"{split}.jsonl"
         files[split].write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return files
@@ -146,6 +158,28 @@ def questions(data: Path, split: str) -> Iterator[dict[str, Any]]:
         }
 
 
+def masked(data: Path, split: str) -> Iterator[dict[str, Any]]:
+    names = ["wikitext2/valid.txt", "wiki_sentences.txt"] if split == "train" else ["wikitext2/test.txt"]
+    lines = [line for name in names for line in (data / name).read_text(encoding="utf-8").splitlines()]
+    words = [[word for word in line.split() if word != "<unk>"] for line in lines]
+    yield from ({"text": " ".join(line)} for line in words if len(line) > 3)
+
+
+def vectors(data: Path, split: str) -> Iterator[dict[str, Any]]:
+    for row in stsb(data, split):
+        yield {name: value for name, value in row.items() if split == "eval" or name != "score"}
+
+
+ROWS = {
+    "mrpc": mrpc,
+    "stsb": stsb,
+    "several": several,
+    "questions": questions,
+    "masked": masked,
+    "vectors": vectors,
+}
+
+
 def clinc(data: Path, split: str) -> list[tuple[str, str]]:
     whole = json.loads((data / "clinc150" / "data_full.json").read_text(encoding="utf-8"))
     return [(text, intent) for text, intent in whole["train" if split == "train" else "test"]]
@@ -158,15 +192,24 @@ def common(task: Task, files: dict[str, Path], output: Path, epochs: int, seed: 
     return [*flags, "--logging-steps", "100", "--disable-tqdm", "True"]
 
 
-def teacher(task: Task, files: dict[str, Path], folder: Path) -> None:
+def teacher(task: Task, files: dict[str, Path], folder: Path) -> str:
+    if not task.teacher_epochs:
+        return results.body()
     output = folder / "teacher"
     if not (output / "eval_results.json").is_file():
         command = ["finetune", "--model", results.body(), *common(task, files, output, task.teacher_epochs, 42)]
         results.run([*command, "--learning-rate", "1e-4"], folder / "teacher.log", threads=os.cpu_count() or 1)
+    return str(output)
 
 
 def student(
-    task: Task, files: dict[str, Path], folder: Path, arm: str, seed: int, options: argparse.Namespace
+    task: Task,
+    files: dict[str, Path],
+    folder: Path,
+    taught_by: str,
+    arm: str,
+    seed: int,
+    options: argparse.Namespace,
 ) -> None:
     output = folder / f"{arm}-{seed}"
     if (output / "eval_results.json").is_file():
@@ -176,12 +219,25 @@ def student(
         command = ["finetune", "--model", options.student, *flags]
     else:
         start = "tinybert-4l-312d" if arm == "init" else options.student
-        command = ["distill", "--teacher", str(folder / "teacher"), "--student", start, *flags]
+        command = ["distill", "--teacher", taught_by, "--student", start, *flags]
         command += ["--intermediate-learning-rate", "3e-4", "--num-intermediate-epochs", str(task.epochs * 4 // 7)]
         command += ["--save-total-limit", "1", "--teacher-mixed-precision", "bf16"]
         command += ["--teacher-cache", "logits", "--teacher-cache-dir", str(folder / "cache")]
     threads = max((os.cpu_count() or 1) // options.jobs, 1)
     results.run_on(command, output, folder / f"{arm}-{seed}.log", threads)
+
+
+def scores(task: Task, folder: Path, run: str) -> list[float]:
+    """One score a seed; a teacher taken as it is was measured beside its first student."""
+    if run != "teacher":
+        files = [path / "eval_results.json" for path in sorted(folder.glob(f"{run}-[0-9]*/"))]
+    else:
+        files = [folder / "teacher" / "eval_results.json"]
+    found = [json.loads(path.read_text())[f"eval_{task.metric}"] for path in files if path.is_file()]
+    if run == "teacher" and not found:
+        summaries = sorted(folder.glob("*/summary.json"))[:1]
+        found = [json.loads(path.read_text())["models"][0]["score"] for path in summaries]
+    return [task.scale * value for value in found]
 
 
 def table(options: argparse.Namespace) -> str:
@@ -193,15 +249,10 @@ def table(options: argparse.Namespace) -> str:
     for name, task in TASKS.items():
         folder = options.output / name
 
-        def score(run: Path, task: Task = task) -> float | None:
-            path = run / "eval_results.json"
-            return task.scale * json.loads(path.read_text())[f"eval_{task.metric}"] if path.is_file() else None
-
         cells = []
         for run in ("teacher", *ARMS):
-            runs = [folder / run] if run == "teacher" else sorted(folder.glob(f"{run}-[0-9]*/"))
-            known = [value for value in map(score, runs) if value is not None]
-            cells.append(f"{sum(known) / len(known):.2f}" if known else "-")
+            found = scores(task, folder, run)
+            cells.append(f"{sum(found) / len(found):.2f}" if found else "-")
         lines.append(f"| {name} | {task.metric} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
