@@ -17,7 +17,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from hf_tinybert.families import locate
-from hf_tinybert.inference import Candidate, ModelCost, Plan, Timing, bytes_on_disk, latency, measure
+from hf_tinybert.inference import Candidate, ModelCost, Plan, Timing, bytes_on_disk, latency, machine_name, measure
 from hf_tinybert.saving import file_beside
 
 
@@ -52,6 +52,7 @@ class Comparison:
         length: tokens of the sequence whose latency was measured.
         threads: CPU threads that were used.
         models: the rows.
+        machine: what it was measured on.
     """
 
     metric: str
@@ -59,6 +60,7 @@ class Comparison:
     length: int
     threads: int
     models: tuple[ModelFacts, ...]
+    machine: str = ""
 
     def __str__(self) -> str:
         """A table with a column for each model and the factors between them."""
@@ -155,7 +157,7 @@ def compare(
     Args:
         models: name -> model; the first is the one the others are measured against.
         scores: name -> metric.
-        folders: name -> folder or Hub id; the file size is known for folders only.
+        folders: name -> folder or Hub id, or nothing; the file size is known for folders only.
         metric: name of the score.
         split: which data the scores are of.
         length: tokens of the sequence to time.
@@ -166,13 +168,14 @@ def compare(
             name=name,
             parameters=model.num_parameters(),
             layer_parameters=sum(p.numel() for layer in locate(model).layers for p in layer.parameters()),
-            bytes_on_disk=bytes_on_disk(folders[name]),
+            bytes_on_disk=bytes_on_disk(folders[name]) if folders[name] else None,
             latency_ms=latencies[name],
             score=scores.get(name),
         )
         for name, model in models.items()
     )
-    return Comparison(metric, split, length, torch.get_num_threads(), facts)
+    device = next(iter(models.values())).device
+    return Comparison(metric, split, length, torch.get_num_threads(), facts, machine_name(device))
 
 
 def benchmark(
@@ -184,9 +187,8 @@ def benchmark(
 ) -> Benchmark:
     """Measure models in runtimes; the arguments and errors are those of `inference.measure`."""
     costs, timings = measure(candidates, plan, runtimes, device, progress)
-    device = torch.device(device)
     return Benchmark(
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        device=machine_name(device),
         torch_version=torch.__version__,
         transformers_version=transformers.__version__,
         plan=plan,

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from huggingface_hub.errors import HfHubHTTPError
 from transformers import TrainingArguments
 
 _FIELDS = {field.name for field in dataclasses.fields(TrainingArguments)}
@@ -83,3 +84,10 @@ def let_cpus_have_numbers() -> None:
         return storage if location.startswith("cpu:") else None
 
     torch.serialization.register_package(0, lambda storage: None, restore)
+
+
+def connection_errors() -> tuple[type[Exception], ...]:
+    """What the Hub client raises where a request got no answer: the widest error of the HTTP library below it."""
+    known = ("huggingface_hub", "builtins")
+    of_library = [c for c in HfHubHTTPError.__mro__ if c.__module__.partition(".")[0] not in known]
+    return (*of_library[-1:], ConnectionError, TimeoutError)

@@ -1,9 +1,12 @@
-"""Pictures of a comparison, drawn with matplotlib (the `plots` extra)."""
+"""Pictures, drawn with matplotlib (the `plots` extra): models side by side, losses, attention."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from torch import Tensor
 
 from hf_tinybert.comparison import Comparison
 from hf_tinybert.saving import file_beside
@@ -56,6 +59,77 @@ def comparison_picture(comparison: Comparison, path: str | os.PathLike[str], tit
         axis.tick_params(length=0, colors=_INK)
     with file_beside(path) as file:
         figure.savefig(file, dpi=150, format="png")
+    plt.close(figure)
+
+
+def curves_picture(history: Sequence[Mapping[str, float]], path: str | os.PathLike[str]) -> None:
+    """Draw the training losses by step into a PNG: one panel for each level, one line for each layer.
+
+    Args:
+        history: the Trainer's log history.
+        path: where the picture goes.
+    """
+    plt = _pyplot()
+    series: dict[str, list[tuple[float, float]]] = {}
+    for entry in history:
+        for name, value in entry.items():
+            if name.startswith("loss_") and "step" in entry:
+                series.setdefault(name.removeprefix("loss_"), []).append((entry["step"], value))
+    levels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for name, points in series.items():
+        level, _, layer = name.partition("_")
+        levels.setdefault(level if layer.isdigit() or not layer else name, {})[layer] = points
+    figure, axes = plt.subplots(1, len(levels), figsize=(3.4 * len(levels), 3), layout="constrained", squeeze=False)
+    colours = plt.get_cmap("viridis")
+    for axis, (level, layers) in zip(axes[0], levels.items(), strict=True):
+        for number, (layer, points) in enumerate(layers.items()):
+            colour = _STUDENT if len(layers) == 1 else colours(0.85 * number / max(len(layers) - 1, 1))
+            steps, values = zip(*points, strict=True)
+            label = f"layer {layer}" if layer.isdigit() else None
+            axis.plot(steps, values, color=colour, label=label, linewidth=1.6, marker="." if len(steps) < 9 else None)
+        axis.set_title(level.replace("_", " "), fontsize=10, color=_INK)
+        axis.set_xlabel("step", fontsize=9, color=_INK)
+        axis.set_ylim(bottom=0)
+        axis.grid(color=_FAINT)
+        axis.tick_params(length=0, colors=_INK, labelsize=8)
+        for side in axis.spines.values():
+            side.set_visible(False)
+        if any(layer.isdigit() for layer in layers):
+            axis.legend(frameon=False, fontsize=8)
+    with file_beside(path) as file:
+        figure.savefig(file, dpi=120, format="png")
+    plt.close(figure)
+
+
+def attention_picture(
+    tokens: Sequence[str], maps: Mapping[tuple[int, int], tuple[Tensor, Tensor]], path: str | os.PathLike[str]
+) -> None:
+    """Draw attention of student and teacher, the teacher's above the student's, one column for each pair of layers.
+
+    Args:
+        tokens: that the models read, S of them.
+        maps: (student layer, teacher layer) -> the two maps `[S, S]` of probabilities, the student's first.
+        path: where the picture goes.
+    """
+    plt = _pyplot()
+    size = max(2.6, 0.22 * len(tokens))
+    shape = (2, len(maps))
+    figure, axes = plt.subplots(
+        *shape, figsize=(size * shape[1] + 1, size * 2 + 0.8), layout="constrained", squeeze=False
+    )
+    for column, ((ours, theirs), (student, teacher)) in enumerate(maps.items()):
+        brightest = max(float(student.max()), float(teacher.max()))
+        for row, (title, values) in enumerate(((f"teacher {theirs}", teacher), (f"student {ours}", student))):
+            axis = axes[row][column]
+            axis.imshow(values.float().numpy(), cmap="magma", vmin=0, vmax=brightest)
+            axis.set_title(title, fontsize=9, color=_INK)
+            axis.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=6)
+            axis.set_yticks(range(len(tokens)), tokens if column == 0 else [""] * len(tokens), fontsize=6)
+            axis.tick_params(length=0, colors=_INK)
+            for side in axis.spines.values():
+                side.set_visible(False)
+    with file_beside(path) as file:
+        figure.savefig(file, dpi=120, format="png")
     plt.close(figure)
 
 

@@ -19,7 +19,7 @@ _SECRETS = ("hub_token", "push_to_hub_token")
 
 
 class SafeSavingTrainer(Trainer):
-    """A `Trainer` that writes models beside and renames them, and keeps tokens out of `training_args.bin`."""
+    """A `Trainer` that writes models beside and renames them; `training_args.bin` holds neither tokens nor paths."""
 
     args: Any
 
@@ -39,9 +39,11 @@ class SafeSavingTrainer(Trainer):
     def _without_secrets(self) -> Iterator[None]:
         args = self.args
         self.args = copy.copy(args)
-        for name in _SECRETS:
-            if hasattr(self.args, name):
+        for name, value in vars(args).items():
+            if name in _SECRETS:
                 setattr(self.args, name, None)
+            elif isinstance(value, str) and os.path.isabs(os.path.expanduser(value)):
+                setattr(self.args, name, os.path.basename(value.rstrip(os.sep)))
         try:
             yield
         finally:

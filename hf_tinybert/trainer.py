@@ -21,17 +21,18 @@ from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.utils import logging
 
-from hf_tinybert import adapters, checkpoints, compat, provenance, sampling, sentence_folder, teacher_inputs
+from hf_tinybert import adapters, card, checkpoints, compat, provenance, sampling, sentence_folder, teacher_inputs
 from hf_tinybert.agreement import Agreement
+from hf_tinybert.comparison import Comparison
 from hf_tinybert.counts import BatchCounts
 from hf_tinybert.families import locate
 from hf_tinybert.fidelity import Fidelity
+from hf_tinybert.hub_trainer import HubTrainer
 from hf_tinybert.labels import LabelOrder
 from hf_tinybert.objective import DistillationObjective, Settings, Step
 from hf_tinybert.phases import INTERMEDIATE_LEVELS, LEVELS, Phase, PhasePlan, learning_rate_function
 from hf_tinybert.prediction import LABELS, VECTORS, Prediction, kind_of, logits_of
 from hf_tinybert.projections import Projections, offered
-from hf_tinybert.saving import SafeSavingTrainer
 from hf_tinybert.settings import (
     build_settings,
     check_data,
@@ -85,7 +86,7 @@ def _asks_for_fsdp(args: DistillationTrainingArguments) -> bool:
     return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
 
 
-class DistillationTrainer(SafeSavingTrainer):
+class DistillationTrainer(HubTrainer):
     """A `Trainer` that distils a teacher into `model` as TinyBERT does.
 
     `train()` runs the intermediate phase and then the prediction phase; everything else (`evaluate`,
@@ -160,6 +161,7 @@ class DistillationTrainer(SafeSavingTrainer):
         self._phase: Phase | None = None
         self._agreement: Agreement | None = None
         self._fidelity: Fidelity | None = None
+        self.recorder = card.Recorder()
         self.teacher_processing_class = teacher_processing_class
         self._teachers_inputs: dict[str, Any] = {}
         self._teacher_answers = False
@@ -188,6 +190,7 @@ class DistillationTrainer(SafeSavingTrainer):
         self.teacher = self.teachers[0]
         self.teacher_weights = _shares(teacher_weights, len(self.teachers))
         self.add_callback(_KeepTeacher(self))
+        self.add_callback(self.recorder)
         self._label_order = LabelOrder()
         self._settings()
         ours = collator is None and isinstance(self.data_collator, DataCollatorWithPadding)
@@ -623,6 +626,8 @@ class DistillationTrainer(SafeSavingTrainer):
                 loader, description="Evaluation of the teacher", metric_key_prefix=metric_key_prefix
             )
             metrics: dict[str, float] = output.metrics
+            own_data = eval_dataset is not None
+            self.recorder.note_teacher(metrics, metric_key_prefix, own_data)
             return metrics
         finally:
             self.model = self.model_wrapped = student
@@ -667,6 +672,51 @@ class DistillationTrainer(SafeSavingTrainer):
                 self._save(output_dir or self.args.output_dir)
             return
         super().save_model(output_dir, _internal_call)
+
+    def create_model_card(
+        self,
+        language: str | Sequence[str] | None = None,
+        license: str | None = None,
+        tags: str | Sequence[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: Any = None,
+        dataset_tags: str | Sequence[str] | None = None,
+        dataset: str | Sequence[str] | None = None,
+        dataset_args: Any = None,
+        comparison: Comparison | None = None,
+        sentence: str = card.SENTENCE,
+    ) -> None:
+        """Write the student's model card and its pictures into the output folder.
+
+        The card says what was measured: metrics of the last evaluation of these weights, the teacher's where
+        `evaluate_teacher()` was called, sizes, latencies (taken here, unless `comparison` brings them).
+
+        Args:
+            language: two-letter codes; by default those of the teacher's card.
+            license: by default that of the teacher's card.
+            tags: further tags.
+            model_name: title; by default the name of the repository or of the output folder.
+            finetuned_from: not used; the teacher is known.
+            tasks: not used; the student's head is known.
+            dataset_tags: Hub ids of the data.
+            dataset: what the data is called.
+            dataset_args: not used.
+            comparison: of teacher and student, if it was made before.
+            sentence: what both models read in the picture of attention.
+        """
+        if self.is_world_process_zero():
+            card.make(
+                self,
+                model_name or (self.args.hub_model_id or Path(self.args.output_dir).absolute().name).split("/")[-1],
+                comparison,
+                sentence,
+                language=language,
+                license=license,
+                tags=tags,
+                dataset_tags=dataset_tags,
+                dataset=dataset,
+            )
 
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
         compat.let_cpus_have_numbers()

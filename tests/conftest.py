@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +16,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 sys.path.insert(0, str(Path(__file__).parent))
 
+import hub_server
 import workbench
 
 from hf_tinybert import compat
@@ -82,3 +85,37 @@ def masked_lm_folder() -> str:
     if not folder.is_dir():
         pytest.skip(f"the masked language model is not in {folder}")
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def running_hub():
+    with hub_server.HubServer() as running:
+        yield running
+
+
+@pytest.fixture
+def server(running_hub):
+    """A Hub on loopback that has nothing planned and has noted nothing yet."""
+    running_hub.failures.clear()
+    running_hub.received.clear()
+    running_hub.requests.clear()
+    return running_hub
+
+
+@pytest.fixture(scope="session")
+def client(running_hub, tmp_path_factory):
+    """Does what it is told (`hub_client`), in a process that knows of the Hub by its environment alone."""
+    command = workbench.worker(str(Path(__file__).with_name("hub_client.py")))
+    command["env"] |= running_hub.environment(tmp_path_factory.mktemp("hub_cache"))
+    process = subprocess.Popen(**command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def ask(do, **arguments):
+        process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+        process.stdin.flush()
+        while not (line := process.stdout.readline()).startswith("ANSWER"):
+            assert line, "the client has ended"
+        return json.loads(line.removeprefix("ANSWER"))
+
+    yield ask
+    process.stdin.close()
+    process.wait()

@@ -57,6 +57,7 @@ def test_saves_as_json_whole_or_not_at_all(tmp_path):
         "length": 16,
         "threads": 2,
         "models": [vars(TEACHER), vars(UNKNOWN)],
+        "machine": "",
     }
     assert [p.name for p in tmp_path.iterdir()] == ["comparison.json"]
     with pytest.raises(TypeError):

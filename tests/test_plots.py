@@ -4,9 +4,10 @@ import struct
 import sys
 
 import pytest
+import torch
 
 from hf_tinybert.comparison import Comparison, ModelFacts
-from hf_tinybert.plots import comparison_picture
+from hf_tinybert.plots import attention_picture, comparison_picture, curves_picture
 
 pytest.importorskip("matplotlib")
 
@@ -32,7 +33,9 @@ def test_writes_a_png_in_one_go(models, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["comparison.png"]
 
 
-def test_shows_the_words_and_numbers(tmp_path, monkeypatch):
+@pytest.fixture
+def texts(monkeypatch):
+    """Every text of the pictures that are saved."""
     import matplotlib.figure
 
     seen = []
@@ -43,6 +46,10 @@ def test_shows_the_words_and_numbers(tmp_path, monkeypatch):
         seen.extend(text.get_text() for text in figure.findobj(matplotlib.text.Text))
 
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", savefig)
+    return seen
+
+
+def test_shows_the_words_and_numbers(tmp_path, texts):
     comparison = Comparison("accuracy", "test", 32, 1, (TEACHER, STUDENT))
     comparison_picture(comparison, tmp_path / "comparison.png", "Intents")
     for text in (
@@ -59,7 +66,27 @@ def test_shows_the_words_and_numbers(tmp_path, monkeypatch):
         "6.0",
         "2.0",
     ):
-        assert text in seen, text
+        assert text in texts, text
+
+
+def test_losses_are_drawn_level_by_level(tmp_path, texts):
+    history = [
+        {"loss": 3.0, "loss_hidden_1": 2.0, "loss_hidden_2": 1.0, "loss_embedding": 0.5, "step": 5},
+        {"eval_loss": 1.0, "step": 5},
+        {"loss": 2.0, "loss_prediction": 2.0, "loss_hard_label": 1.0, "step": 10},
+    ]
+    curves_picture(history, tmp_path / "losses.png")
+    for text in ("hidden", "embedding", "prediction", "hard label", "layer 1", "layer 2", "step"):
+        assert text in texts, text
+    assert "loss" not in texts
+    assert (tmp_path / "losses.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_attention_is_drawn_side_by_side(tmp_path, texts):
+    both = (torch.full((2, 2), 0.5), torch.eye(2))
+    attention_picture(["[CLS]", "yes"], {(1, 3): both, (2, 6): both}, tmp_path / "attention.png")
+    for text in ("teacher 3", "student 1", "teacher 6", "student 2", "[CLS]", "yes"):
+        assert text in texts, text
 
 
 def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):

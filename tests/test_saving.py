@@ -6,9 +6,12 @@ from contextlib import suppress
 
 import pytest
 import saving_worker
+import tiny_models
+import torch
 import workbench
+from transformers import TrainingArguments
 
-from hf_tinybert.saving import file_beside, remove_partial, written_beside
+from hf_tinybert.saving import SafeSavingTrainer, file_beside, remove_partial, written_beside
 
 
 def files(folder):
@@ -44,6 +47,21 @@ def test_of_two_processes_one_writes_and_the_other_leaves_it_alone(tmp_path):
     done = subprocess.run(**command, capture_output=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors", "training_args.bin"}
+
+
+def test_training_arguments_hold_neither_tokens_nor_paths(tmp_path):
+    args = TrainingArguments(
+        str(tmp_path / "my-home" / "out"), hub_token="hf_secret", run_name="~/me/run", use_cpu=True, report_to="none"
+    )
+    trainer = SafeSavingTrainer(tiny_models.model(), args)
+    trainer.save_model()
+    raw = (tmp_path / "my-home" / "out" / "training_args.bin").read_bytes()
+    for secret in (b"hf_secret", str(tmp_path).encode(), b"my-home", b"~/me"):
+        assert secret not in raw, secret
+    saved = torch.load(tmp_path / "my-home" / "out" / "training_args.bin", weights_only=False)
+    assert (saved.output_dir, saved.run_name, saved.learning_rate) == ("out", "run", args.learning_rate)
+    assert args.hub_token == "hf_secret"
+    assert args.output_dir == str(tmp_path / "my-home" / "out")
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])

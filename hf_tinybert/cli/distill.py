@@ -97,11 +97,13 @@ def run(argv: Sequence[str]) -> None:
     if trainer.is_world_process_zero():
         mapping = trainer.student.config.tinybert["layer_mapping"]
         print(f"\nLayer mapping\n{LayerMapping.parse(mapping)}\n")
-    _summarise(trainer, model_args, encoded)
+    _summarise(trainer, model_args, data_args, encoded)
 
 
-def _summarise(trainer: DistillationTrainer, model_args: DistillArguments, encoded: tasks.Encoded) -> None:
-    """Evaluate both models on the held-out data and print them side by side."""
+def _summarise(
+    trainer: DistillationTrainer, model_args: DistillArguments, data_args: data.DataArguments, encoded: tasks.Encoded
+) -> None:
+    """Evaluate both models on the held-out data, print them side by side, and write the student's card."""
     splits, leading = encoded.splits, encoded.leading
     split = "test" if "test" in splits else "eval" if "eval" in splits else None
     scores: dict[str, float | None] = {"teacher": None, "student": None}
@@ -111,15 +113,18 @@ def _summarise(trainer: DistillationTrainer, model_args: DistillArguments, encod
         trainer.save_metrics(split, measured)
         scores["student"] = measured[f"{split}_{leading}"]
         scores["teacher"] = trainer.evaluate_teacher(splits[split])[f"teacher_{leading}"]
-    if not trainer.is_world_process_zero():
-        return
-    table = comparison.compare(
-        {"teacher": trainer.teacher, "student": trainer.student},
-        scores,
-        {"teacher": model_args.teacher, "student": trainer.args.output_dir},
-        leading,
-        split or "no data for",
-    )
-    print(table)
-    table.save(os.path.join(trainer.args.output_dir, SUMMARY_NAME))
-    print(f"\nThe student is in {trainer.args.output_dir}")
+    table = None
+    if trainer.is_world_process_zero():
+        table = comparison.compare(
+            {"teacher": trainer.teacher, "student": trainer.student},
+            scores,
+            {"teacher": model_args.teacher, "student": trainer.args.output_dir},
+            leading,
+            split or "no data for",
+        )
+        print(table)
+        table.save(os.path.join(trainer.args.output_dir, SUMMARY_NAME))
+    named = data_args.dataset
+    stage.publish(trainer, comparison=table, dataset_tags=None if named is None or os.path.exists(named) else named)
+    if trainer.is_world_process_zero():
+        print(f"\nThe student is in {trainer.args.output_dir}")

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, TrainingArguments, set_seed
 
 from hf_tinybert import data, tasks
 from hf_tinybert.cli import arguments
-from hf_tinybert.saving import SafeSavingTrainer
+from hf_tinybert.hub_trainer import HubTrainer
 from hf_tinybert.teacher import load_tokenizer
 
 
@@ -44,9 +44,7 @@ def run(argv: Sequence[str]) -> None:
     tokenizer = load_tokenizer(model_args.model, "model", task.single_words)
     task.shorten()
     encoded = task.encode(tokenizer, model.config)
-    trainer = SafeSavingTrainer(
-        model=model, args=training_args, processing_class=tokenizer, **encoded.trainer_arguments()
-    )
+    trainer = HubTrainer(model=model, args=training_args, processing_class=tokenizer, **encoded.trainer_arguments())
     trainer.train(resume_from_checkpoint=arguments.resume(training_args))
     trainer.save_model()
     trainer.save_state()

@@ -52,6 +52,7 @@ def run(
         trainer.save_metrics("eval", measured)
         if trainer.is_world_process_zero():
             print(_report(measured, len(held_out)))
+    stage.publish(trainer)
     if trainer.is_world_process_zero():
         print(f"\nThe student is in {training_args.output_dir}: name it as --student of a task.")
 

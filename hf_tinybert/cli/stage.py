@@ -70,5 +70,18 @@ def own_tokenizer(
 def train(trainer: DistillationTrainer) -> None:
     """Train, from where `--resume-from-checkpoint` says, and save the student and the trainer's state."""
     trainer.train(resume_from_checkpoint=arguments.resume(trainer.args))
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # what goes to the Hub goes there with its card, at the end
     trainer.save_state()
+
+
+def publish(trainer: DistillationTrainer, **card: Any) -> None:
+    """Write the model card, and with `--push-to-hub` put student and card on the Hub.
+
+    Args:
+        trainer: trained and evaluated.
+        **card: for `create_model_card`.
+    """
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub(**card)
+    else:
+        trainer.create_model_card(**card)

@@ -1,0 +1,226 @@
+"""Putting a student on the Hub: what goes up, and what to do when the Hub says no."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+from hf_tinybert import compat
+from hf_tinybert.saving import written_beside
+
+CARD_NAME = "README.md"
+PICTURES = "pictures"
+
+_MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+)
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "bpe.codes",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+_SENTENCE_FILES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json", "[0-9]_*/*")
+#: What a student, its tokenizer and the model that an adapter needs consist of.
+STUDENT_FILES = (
+    *(name for name in (*_MODEL_FILES, *_TOKENIZER_FILES)),
+    *(f"base/{name}" for name in (*_MODEL_FILES, *_TOKENIZER_FILES)),
+    *_SENTENCE_FILES,
+)
+#: What goes up: nothing else in the folder does.
+PATTERNS = (*STUDENT_FILES, CARD_NAME, f"{PICTURES}/*.png", "onnx/*")
+
+_ERRORS: tuple[type[Exception], ...] = (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalTokenNotFoundError,
+    *compat.connection_errors(),
+)
+#: A file that could not be sent comes as a RuntimeError around one of them, or as one of the Xet client's.
+_CAUGHT: tuple[type[Exception], ...] = (*_ERRORS, RuntimeError)
+_ADVICE = {
+    401: "the token is missing or not known: log in with `hf auth login`, or set HF_TOKEN",
+    403: "this token may not write there: make one that can, or choose a --repo-id of your own",
+    404: "there is no such repository, or this token may not see it",
+    409: "somebody else was changing it at the same time: run the command again",
+    412: "somebody else was changing it at the same time: run the command again",
+    429: "too many requests: wait a few minutes and run the command again",
+}
+
+
+class PushError(OSError):
+    """An upload did not arrive; the message says why, and what to do."""
+
+
+def files_of(folder: str | os.PathLike[str]) -> list[str]:
+    """The files of a folder that go up, relative to it and sorted."""
+    root = Path(folder)
+    found = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+    return sorted(name for name in found if any(fnmatch(name, pattern) for pattern in PATTERNS))
+
+
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Refuse what is not a student's folder.
+
+    Raises:
+        ValueError: says what is missing.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise ValueError(f"{folder} is not a folder; expected one that holds a saved student.")
+    files = files_of(path)
+    configs = {"config.json", "adapter_config.json"} & set(files)
+    weights = [name for name in files if name.endswith(".safetensors") and "/" not in name]
+    if not configs or not weights:
+        missing = "configuration (config.json)" if not configs else "weights (model.safetensors)"
+        raise ValueError(f"{folder} holds no {missing}: save a student there first (`trainer.save_model()`).")
+
+
+def create_repository(repo_id: str, token: str | None = None, private: bool | None = None) -> str:
+    """The full name of a model repository, which is created if it is not there.
+
+    Raises:
+        PushError: the Hub refused, or was not reached.
+        ValueError: `repo_id` is not a name.
+    """
+    with explained(repo_id):
+        url = HfApi().create_repo(repo_id, token=token, private=private, exist_ok=True)
+    return str(url.repo_id)
+
+
+def push(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload student",
+) -> Any:
+    """Upload the student in a folder: weights, tokenizer, card, pictures and `onnx/`, nothing else.
+
+    What has arrived is not sent again when an interrupted upload is repeated.
+
+    Args:
+        folder: of the student.
+        repo_id: of the repository, which must be there.
+        token: of the user; that of `hf auth login` or `HF_TOKEN` by default.
+        revision: branch; created from main if it is not there.
+        commit_message: of the commit.
+
+    Returns:
+        huggingface_hub's `CommitInfo`.
+
+    Raises:
+        PushError: the Hub refused, or was not reached.
+        ValueError: the folder holds no student.
+    """
+    check_folder(folder)
+    with explained(repo_id):
+        return _upload(folder, repo_id, token, revision, commit_message, allow_patterns=list(PATTERNS))
+
+
+def push_later(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload student",
+) -> Any:
+    """`push` in the background; returns a future."""
+    kwargs: dict[str, Any] = {"allow_patterns": list(PATTERNS)}
+    return _upload(folder, repo_id, token, revision, commit_message, run_as_future=True, **kwargs)
+
+
+def push_checkpoint_later(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    path_in_repo: str,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload checkpoint",
+) -> Any:
+    """Upload all of a checkpoint, which a training run elsewhere can resume from; returns a future."""
+    kwargs: dict[str, Any] = {"path_in_repo": path_in_repo}
+    return _upload(folder, repo_id, token, revision, commit_message, run_as_future=True, **kwargs)
+
+
+def _upload(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    token: str | None,
+    revision: str | None,
+    commit_message: str,
+    **kwargs: Any,
+) -> Any:
+    api = HfApi(token=token)
+    if revision is not None:
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    return api.upload_folder(
+        repo_id=repo_id, folder_path=str(folder), revision=revision, commit_message=commit_message, **kwargs
+    )
+
+
+def copy_student(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Copy a student, without card and pictures, from a checkpoint into another folder, each file whole."""
+    with written_beside(target) as staging:
+        for name in files_of(source):
+            if any(fnmatch(name, pattern) for pattern in STUDENT_FILES):
+                copy = Path(staging) / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(Path(source) / name, copy)
+
+
+@contextmanager
+def explained(repo_id: str) -> Iterator[None]:
+    """Turn the Hub client's errors into ones that say what to do."""
+    try:
+        yield
+    except _CAUGHT as error:
+        raise explain(error, repo_id) from error
+
+
+def explain(error: BaseException, repo_id: str) -> Exception:
+    """What a failed request means, and what to do."""
+    if type(error) is RuntimeError and isinstance(error.__cause__, _ERRORS):  # of a file that was being sent
+        error = error.__cause__
+    if isinstance(error, HFValidationError):
+        return ValueError(f"{repo_id!r} cannot name a repository; expected NAME or OWNER/NAME. {error}")
+    response = getattr(error, "response", None)
+    status = None if response is None else response.status_code
+    if isinstance(error, LocalTokenNotFoundError):
+        reason = _ADVICE[401]
+    elif status is None:
+        reason = (
+            f"it was not reached, or the connection broke ({type(error).__name__}: {error}): look at the network (and "
+            "HF_ENDPOINT) and run the command again"
+        )
+    elif status >= 500:
+        reason = "it is in trouble: run the command again later"
+    else:
+        reason = _ADVICE.get(status, str(error))
+    code = "" if status is None else f" ({status})"
+    return PushError(
+        f"The Hub did not take {repo_id}{code}: {reason}. Nothing on this disk has changed, and what has arrived is "
+        "not sent twice."
+    )

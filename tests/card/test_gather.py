@@ -1,0 +1,105 @@
+"""What a card knows of a trainer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import workbench
+from datasets import Dataset
+from huggingface_hub import ModelCard
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForTokenClassification,
+)
+
+from hf_tinybert.card import gather
+
+
+@pytest.fixture
+def trainer(teacher_folder, tmp_path):
+    shutil.copytree(teacher_folder, tmp_path / "teacher")
+    teacher = workbench.load(str(tmp_path / "teacher"))
+    args = workbench.arguments(tmp_path / "out", teacher_cache_dir=str(tmp_path / "cache"), temperature=2.0)
+    return workbench.trainer(workbench.small_student(teacher), teacher, args)
+
+
+def facts(trainer, **given):
+    return gather.gather(trainer, "name", None, {}, **given)
+
+
+def test_without_a_card_of_the_teacher_nothing_is_inherited(trainer):
+    known = facts(trainer)
+    assert (known.license, known.language, known.datasets) == (None, [], [])
+    assert known.pipeline_tag == "text-classification"
+    assert known.student_shape == "BertForSequenceClassification with 3 layers, 192 wide"
+    assert known.training_rows == len(trainer.train_dataset)
+
+
+def test_licence_and_language_are_the_teachers(trainer, tmp_path):
+    card = "---\nlicense: mit\nlanguage: de\n---\n\n# Teacher\n"
+    (tmp_path / "teacher" / "README.md").write_text(card, encoding="utf-8")
+    known = facts(trainer)
+    assert (known.license, known.language) == ("mit", ["de"])
+    known = facts(trainer, license="apache-2.0", language=["en", "fr"])
+    assert (known.license, known.language) == ("apache-2.0", ["en", "fr"])
+
+
+def test_a_broken_card_of_the_teacher_is_left_aside(trainer, tmp_path):
+    (tmp_path / "teacher" / "README.md").write_text("---\nlicense: [\n---\n", encoding="utf-8")
+    assert facts(trainer).license is None
+
+
+def test_arguments_are_shown_without_paths(trainer, tmp_path):
+    shown = gather.shown_arguments(trainer.args)
+    assert shown["temperature"] == 2.0
+    assert shown["max_steps"] == 20
+    assert "num_train_epochs" not in shown
+    assert str(tmp_path) not in json.dumps(shown, default=str)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, ["embeddings", "hidden states", "attention scores", "predictions"]),
+        ({"phases": "intermediate", "attention_weight": 0.0}, ["embeddings", "hidden states"]),
+        ({"phases": "prediction", "hard_label_weight": 0.5}, ["predictions", "the gold labels"]),
+    ],
+)
+def test_the_levels_are_those_that_are_matched(tmp_path, settings, expected):
+    assert gather.matched_levels(workbench.arguments(tmp_path, **settings)) == expected
+
+
+def test_data_of_the_hub_is_named(trainer):
+    rows = Dataset.from_dict({"input_ids": [[1, 2]], "labels": [0]})
+    rows.info.builder_name = "clinc_oos"
+    trainer.train_dataset = rows
+    assert facts(trainer).datasets == ["clinc_oos"]
+    assert facts(trainer).dataset_name == "clinc_oos"
+    assert facts(trainer, dataset_tags="glue", dataset="GLUE SST-2").dataset_name == "GLUE SST-2"
+
+
+def test_every_head_has_its_task(body):
+    for auto, tag in (
+        (AutoModel, "feature-extraction"),
+        (AutoModelForMaskedLM, "fill-mask"),
+        (AutoModelForQuestionAnswering, "question-answering"),
+        (AutoModelForTokenClassification, "token-classification"),
+    ):
+        assert gather.PIPELINE_TAGS[gather._auto_name(auto.from_pretrained(body))] == tag
+
+
+def test_the_card_names_no_path(trainer, tmp_path):
+    trainer.train_dataset = trainer.train_dataset.select(range(16))
+    trainer.args.max_steps = 2
+    trainer.train()
+    trainer.save_model()
+    trainer.create_model_card(tags=["one", "two"])
+    text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert str(tmp_path) not in text
+    assert "sha256" not in text
+    assert "| size on disk | 90" in text
+    assert {"one", "two"} <= set(ModelCard(text).data.tags)

@@ -1,0 +1,160 @@
+"""Pushing by the real client over HTTP to a Hub on loopback (`hub_server`); also where that says no."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import hub_server
+import pytest
+import workbench
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from hf_tinybert import create_student, hub
+
+
+@pytest.fixture(scope="module")
+def student_folder(teacher_folder, tmp_path_factory):
+    """A student, and beside it what must stay at home."""
+    folder = tmp_path_factory.mktemp("student")
+    create_student(workbench.load(teacher_folder), "tinybert-3l-192d").save_pretrained(folder)
+    AutoTokenizer.from_pretrained(teacher_folder).save_pretrained(folder)
+    (folder / "README.md").write_text("---\nlibrary_name: transformers\n---\n\n# A student\n", encoding="utf-8")
+    (folder / "pictures").mkdir()
+    shutil.copy(
+        Path(__file__).parents[1] / "docs" / "images" / "training_step.png", folder / "pictures" / "losses.png"
+    )
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "model.onnx").write_bytes(os.urandom(1000))
+    for name in (
+        "optimizer.pt",
+        "training_args.bin",
+        "distillation_projections.safetensors",
+        "summary.json",
+        "checkpoint-3/model.safetensors",
+        "runs/events.out",
+        ".env",
+        "cache/shard.safetensors",
+    ):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("stays at home", encoding="utf-8")
+    return folder
+
+
+PROMISED = {
+    "README.md",
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "pictures/losses.png",
+    "onnx/model.onnx",
+}
+
+
+def test_the_student_goes_up_and_nothing_else(server, client, student_folder):
+    answer = client("push", folder=str(student_folder), repo_id="me/small", private=True, commit_message="Here it is")
+    assert "error" not in answer, answer
+    repository = server.repositories["me/small"]
+    assert repository.private
+    assert repository.messages == ["initial commit", "Here it is"]
+    assert repository.branches["main"] == answer["result"]
+    files = server.files("me/small")
+    assert files.keys() >= PROMISED
+    assert files.keys() - PROMISED <= {".gitattributes", "vocab.txt", "special_tokens_map.json"}
+    assert not any(b"stays at home" in content for content in files.values())
+    for name in PROMISED:
+        assert files[name] == (student_folder / name).read_bytes(), name
+    downloaded = client("download", repo_id="me/small")["result"]
+    weights, back = load_file(student_folder / "model.safetensors"), load_file(Path(downloaded) / "model.safetensors")
+    assert weights.keys() == back.keys()
+    assert all((weights[name] == back[name]).all() for name in weights)
+
+
+def test_large_weights_go_in_parts(server, client, student_folder, monkeypatch):
+    monkeypatch.setattr(hub_server, "PART", 5_000_000)
+    server.blobs.clear()
+    assert "error" not in client("push", folder=str(student_folder), repo_id="me/parts")
+    oid = hashlib.sha256((student_folder / "model.safetensors").read_bytes()).hexdigest()
+    assert [line for line, _ in server.requests if line.startswith(f"PUT /_lfs/{oid}/")]
+    assert server.files("me/parts")["model.safetensors"] == (student_folder / "model.safetensors").read_bytes()
+
+
+def test_a_branch_is_made_where_it_is_missing(server, client, student_folder):
+    for message in ("first", "second"):
+        changed = student_folder / "README.md"
+        changed.write_text(f"# A student\n\n{message}\n", encoding="utf-8")
+        answer = client(
+            "push", folder=str(student_folder), repo_id="me/branched", revision="v2", commit_message=message
+        )
+        assert "error" not in answer, answer
+    assert b"second" in server.files("me/branched", "v2")["README.md"]
+    assert server.files("me/branched").keys() == {".gitattributes"}
+
+
+REFUSALS = {
+    "unknown token": (r"POST /api/repos/create", 401, "log in with `hf auth login`"),
+    "no right to write": (r"POST /api/models/.*/commit", 403, "this token may not write there"),
+    "somebody was faster": (r"POST /api/models/.*/commit", 409, "somebody else was changing it"),
+    "too many requests": (r"POST /api/models/.*/commit", 429, "wait a few minutes"),
+    "trouble": (r"POST /api/models/.*/commit", 500, "run the command again later"),
+    "no preupload": (r"POST /api/models/.*/preupload", 500, "run the command again later"),
+    "broken while creating": (r"POST /api/repos/create", "drop", "look at the network"),
+    "broken while sending": (r"PUT /_lfs/", "drop", "look at the network"),
+    "broken while committing": (r"POST /api/models/.*/commit", "drop", "look at the network"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_refusal_says_what_to_do_and_a_repeat_sends_the_rest(server, client, student_folder, tmp_path, case):
+    pattern, action, advice = REFUSALS[case]
+    folder = tmp_path / "student"
+    shutil.copytree(student_folder, folder)
+    (folder / "README.md").write_text(f"# {case}\n", encoding="utf-8")
+    (folder / "onnx" / "model.onnx").write_bytes(os.urandom(2000))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    server.blobs.pop(hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(), None)
+    repo = f"me/refused-{list(REFUSALS).index(case)}"
+    server.fail(pattern, action, times=100)
+    answer = client("push", folder=str(folder), repo_id=repo)
+    assert answer.get("error") == "PushError", answer
+    assert advice in answer["message"]
+    assert "hf_" not in answer["message"].replace("hf_home", "")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    server.failures.clear()
+    answer = client("push", folder=str(folder), repo_id=repo)
+    assert "error" not in answer, answer
+    assert server.files(repo)["README.md"] == f"# {case}\n".encode()
+    assert len(server.received) == len(set(server.received)), "something was sent twice"
+
+
+def test_what_is_no_student_is_refused(tmp_path, student_folder):
+    with pytest.raises(ValueError, match="is not a folder"):
+        hub.check_folder(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"holds no configuration \(config.json\)"):
+        hub.check_folder(tmp_path)
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"holds no weights \(model.safetensors\)"):
+        hub.check_folder(tmp_path)
+    hub.check_folder(student_folder)
+
+
+def test_tokens_that_may_not(server, client, student_folder):
+    reader = client("push", folder=str(student_folder), repo_id="me/small", token="hf_reader")
+    assert "may not write there" in reader["message"]
+    other = client("push", folder=str(student_folder), repo_id="me/small", token="hf_other")
+    assert "may not write there" in other["message"]
+    unknown = client("push", folder=str(student_folder), repo_id="me/small", token="hf_secretsecret")
+    assert "log in" in unknown["message"]
+    assert "hf_secretsecret" not in json.dumps(unknown)
+
+
+def test_a_name_that_cannot_be(client, student_folder):
+    answer = client("push", folder=str(student_folder), repo_id="a/b/c")
+    assert answer["error"] == "ValueError"
+    assert "expected NAME or OWNER/NAME" in answer["message"]
