@@ -50,17 +50,18 @@ class Task:
     max_length: int
     teacher_epochs: int  # 0: taken as it is
     epochs: int  # of a student; four sevenths of them match layers
+    rate: str = "1e-4"  # of the teacher, of gold, and of the prediction phase
     arms: tuple[str, ...] = ("gold", "distilled", "init")
 
 
 TASKS = {
     "mrpc": Task("text-classification", "accuracy", 100, 128, 3, 5),
-    "stsb": Task("text-classification", "pearson", 100, 128, 2, 4),
+    "stsb": Task("text-classification", "pearson", 100, 128, 4, 4),
     "wnut17": Task("token-classification", "f1", 100, 96, 5, 7),
-    "several": Task("text-classification", "f1", 100, 64, 6, 5),
+    "several": Task("text-classification", "f1", 100, 64, 10, 10, "3e-4"),
     "questions": Task("question-answering", "f1", 1, 96, 2, 5),
     "masked": Task("fill-mask", "accuracy", 100, 128, 0, 4),
-    "vectors": Task("feature-extraction", "spearman", 100, 64, 0, 5, ("distilled", "init")),
+    "vectors": Task("feature-extraction", "spearman", 100, 64, 0, 5, arms=("distilled", "init")),
 }
 ARMS = {"gold": "gold labels", "distilled": "distilled", "init": "distilled, init=teacher"}
 
@@ -198,7 +199,7 @@ def teacher(task: Task, files: dict[str, Path], folder: Path) -> str:
     output = folder / "teacher"
     if not (output / "eval_results.json").is_file():
         command = ["finetune", "--model", results.body(), *common(task, files, output, task.teacher_epochs, 42)]
-        results.run([*command, "--learning-rate", "1e-4"], folder / "teacher.log", threads=os.cpu_count() or 1)
+        results.run([*command, "--learning-rate", task.rate], folder / "teacher.log", threads=os.cpu_count() or 1)
     return str(output)
 
 
@@ -214,7 +215,7 @@ def student(
     output = folder / f"{arm}-{seed}"
     if (output / "eval_results.json").is_file():
         return
-    flags = [*common(task, files, output, task.epochs, seed), "--learning-rate", "1e-4"]
+    flags = [*common(task, files, output, task.epochs, seed), "--learning-rate", task.rate]
     if arm == "gold":
         command = ["finetune", "--model", options.student, *flags]
     else:
