@@ -51,7 +51,7 @@ $(VENV)/.ready: pyproject.toml constraints/transformers-4.57.txt
 $(LATEST)/.ready: pyproject.toml constraints/transformers-5.txt
 	$(PYTHON) -m venv $(LATEST)
 	$(LATEST)/bin/pip install $(PIP_FLAGS) -c constraints/transformers-5.txt torch==2.13.0
-	$(LATEST)/bin/pip install $(PIP_FLAGS) -c constraints/transformers-5.txt -e ".[dev,peft]"
+	$(LATEST)/bin/pip install $(PIP_FLAGS) -c constraints/transformers-5.txt -e ".[dev,onnx-torch,peft]"
 	touch $@
 
 clean:

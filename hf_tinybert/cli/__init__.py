@@ -13,6 +13,7 @@ VERBS = {
     "evaluate": "Measure a fine-tuned model on a file or data set.",
     "augment": "Add variants of texts, with some words replaced by others that fit.",
     "benchmark": "Measure the size and speed of models, side by side.",
+    "export": "Write ONNX files of a student, checked against PyTorch.",
     "push": "Put a student on the Hub.",
     "demo": "The whole job on the data that comes with the package: no Hub, a few minutes on two cores.",
 }
