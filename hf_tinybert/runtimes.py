@@ -1,8 +1,7 @@
-"""The runtimes in which a model can answer: PyTorch, PyTorch with 8-bit linear layers, ONNX Runtime."""
+"""The runtimes in which a model can answer: PyTorch and ONNX Runtime, each also with 8-bit linear layers."""
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import tempfile
 import warnings
@@ -14,9 +13,15 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-RUNTIMES = ("pytorch", "pytorch-int8", "onnxruntime")
+from hf_tinybert.export import quantising, tracing
+from hf_tinybert.export.session import OnnxModel, required
 
-_ONNX_FILES = ("onnx/model.onnx", "model.onnx")
+RUNTIMES = ("pytorch", "pytorch-int8", "onnxruntime", "onnxruntime-int8")
+
+_ONNX_FILES = {
+    "fp32": ("onnx/model.onnx", "model.onnx"),
+    "int8": ("onnx/model_quantized.onnx", "model_quantized.onnx"),
+}
 
 
 def find_runtimes(wanted: Sequence[str], device: torch.device) -> tuple[str, ...]:
@@ -51,8 +56,8 @@ def prepare(
     if runtime == "pytorch-int8":
         quantized = _quantized(model)
         return quantized, _serialized_size(quantized)
-    if runtime == "onnxruntime":
-        exported = _onnx(model, folder, threads, scratch)
+    if runtime.startswith("onnxruntime"):
+        exported = _onnx(model, folder, threads, scratch, quantised=runtime == "onnxruntime-int8")
         # Weights of large models are in files beside, model.onnx_data.
         files = exported.path.parent.glob(f"{exported.path.name}*")
         return exported, sum(file.stat().st_size for file in files)
@@ -68,16 +73,14 @@ def _obstacle(runtime: str, device: torch.device) -> str | None:
             _quantized(nn.Sequential(nn.Linear(4, 4)))(torch.zeros(1, 4))
         except (ImportError, AttributeError, RuntimeError) as error:
             return f"torch {torch.__version__} cannot quantise ({error})"
-    if runtime == "onnxruntime":
-        if importlib.util.find_spec("optimum") is None or importlib.util.find_spec("onnxruntime") is None:
-            return "it needs Optimum: pip install 'hf-tinybert[onnx]'"
+    if runtime.startswith("onnxruntime"):
+        if device.type != "cpu":
+            return f"ONNX Runtime is measured on the CPU only, not on {device.type}"
         try:
-            import onnxruntime
-            from optimum.onnxruntime import ORTModelForSequenceClassification  # noqa: F401
+            for name in ("onnx", "onnxruntime", *(() if tracing.has_optimum() else ("onnxscript",))):
+                required(name)
         except ImportError as error:
-            return f"Optimum cannot be imported ({error})"
-        if device.type == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-            return "the installed onnxruntime has no CUDAExecutionProvider"
+            return str(error)
     return None
 
 
@@ -94,27 +97,16 @@ def _serialized_size(model: nn.Module) -> int:
     return buffer.tell()
 
 
-def _onnx(model: PreTrainedModel, folder: str | None, threads: int, scratch: str) -> Any:
+def _onnx(model: PreTrainedModel, folder: str | None, threads: int, scratch: str, quantised: bool) -> OnnxModel:
     """The model in ONNX Runtime: from its folder's ONNX file, or exported."""
-    import onnxruntime
-    from optimum.onnxruntime import ORTModelForSequenceClassification
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    # Threads that spin on after their turn would be timed with the next model.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.log_severity_level = 3
-    provider = "CUDAExecutionProvider" if model.device.type == "cuda" else "CPUExecutionProvider"
-    present = [Path(folder) / name for name in _ONNX_FILES] if folder else []
+    names = _ONNX_FILES["int8" if quantised else "fp32"]
+    present = [Path(folder) / name for name in names] if folder else []
     file = next((path for path in present if path.is_file()), None)
-    if file is not None:
-        # `from_pretrained` finds files by patterns, and not always this one.
-        session = onnxruntime.InferenceSession(file, options, providers=[provider])
-        return ORTModelForSequenceClassification(config=model.config, session=session)
-    target = tempfile.mkdtemp(dir=scratch)
-    model.save_pretrained(target)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what the exporter's tracing has to say
-        return ORTModelForSequenceClassification.from_pretrained(
-            target, export=True, config=model.config, provider=provider, session_options=options
-        )
+    if file is None:
+        target = Path(tempfile.mkdtemp(dir=scratch))
+        file = target / "model.onnx"
+        tracing.write(model, file)
+        if quantised:
+            plain, file = file, target / "model_quantized.onnx"
+            quantising.to_int8(plain, file, model.config)
+    return OnnxModel(file, model.config, threads)

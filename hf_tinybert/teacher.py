@@ -28,6 +28,14 @@ _AUTO_CLASSES = (
 
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")
+#: Auto class -> the task as `pipeline()` names it.
+PIPELINE_TAGS = {
+    "AutoModelForSequenceClassification": "text-classification",
+    "AutoModelForTokenClassification": "token-classification",
+    "AutoModelForQuestionAnswering": "question-answering",
+    "AutoModelForMaskedLM": "fill-mask",
+    "AutoModel": "feature-extraction",
+}
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -51,6 +59,14 @@ def auto_class(model: PreTrainedModel) -> Any:
         if type(model) in auto_classes.model_classes(model.config, auto):
             return auto
     raise ValueError(f"{type(model).__name__} belongs to none of {', '.join(_AUTO_CLASSES)}.")
+
+
+def pipeline_tag(model: PreTrainedModel) -> str:
+    """A model's task as `pipeline()` names it; text classification of a class that is not known."""
+    try:
+        return PIPELINE_TAGS[auto_class(model).__name__]
+    except ValueError:
+        return "text-classification"
 
 
 def teacher_config(name: str | os.PathLike[str], role: str = "teacher") -> PretrainedConfig:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import AlbertConfig, AutoModel, AutoModelForSequenceClassification
 
+from hf_tinybert.export import tracing
 from hf_tinybert.inference import (
     SHAPES,
     Candidate,
@@ -24,8 +25,8 @@ from hf_tinybert.inference import (
 
 CPU = torch.device("cpu")
 QUICK = Plan(batch_sizes=(1,), lengths=(6,), rounds=3, warm_up=1)
-has_optimum = importlib.util.find_spec("optimum") is not None
-needs_optimum = pytest.mark.skipif(not has_optimum, reason="Optimum is not installed")
+has_onnx = importlib.util.find_spec("onnxruntime") is not None
+needs_onnx = pytest.mark.skipif(not has_onnx, reason="ONNX Runtime is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -284,25 +285,24 @@ def test_a_folder_without_a_model(tmp_path, folders):
         measure(candidates, QUICK, ["pytorch"])
 
 
-@needs_optimum
+@needs_onnx
 def test_onnxruntime_exports_to_a_folder_of_its_own(folders):
     before = sorted(folders.rglob("*"))
-    (pytorch, onnx), timings = measure(
-        [Candidate("teacher", path=str(folders / "teacher"))], QUICK, ["pytorch", "onnxruntime"]
-    )
+    names = ["pytorch", "onnxruntime", "onnxruntime-int8"]
+    (pytorch, onnx, quantised), timings = measure([Candidate("teacher", path=str(folders / "teacher"))], QUICK, names)
     assert sorted(folders.rglob("*")) == before
     assert (onnx.parameters, onnx.flops) == (pytorch.parameters, pytorch.flops)
     assert onnx.bytes_on_disk > 4 * onnx.parameters
+    assert quantised.bytes_on_disk not in (None, onnx.bytes_on_disk)
     assert not onnx.size_is_computed
     assert all(timing.median_ms > 0 for timing in timings)
 
 
-@needs_optimum
+@needs_onnx
 def test_onnxruntime_takes_the_file_that_is_there(tmp_path, folders):
-    from optimum.onnxruntime import ORTModelForSequenceClassification
-
     # Another model's file tells us what was measured; onnx/ goes before the folder itself.
-    ORTModelForSequenceClassification.from_pretrained(folders / "student", export=True).save_pretrained(tmp_path)
+    student = AutoModelForSequenceClassification.from_pretrained(folders / "student").eval()
+    tracing.write(student, tmp_path / "model.onnx")
     tiny_models.model().save_pretrained(tmp_path)
     candidates = [Candidate("teacher", path=str(tmp_path))]
     (at_top,), _ = measure(candidates, QUICK, ["onnxruntime"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 
 import pytest
 import torch
@@ -10,11 +11,11 @@ import torch
 from hf_tinybert.runtimes import RUNTIMES, find_runtimes
 
 CPU = torch.device("cpu")
-has_optimum = importlib.util.find_spec("optimum") is not None
+has_onnx = importlib.util.find_spec("onnxruntime") is not None
 
 
 def test_without_a_wish_every_runtime_that_works_here():
-    assert find_runtimes([], CPU) == (RUNTIMES if has_optimum else RUNTIMES[:2])
+    assert find_runtimes([], CPU) == (RUNTIMES if has_onnx else RUNTIMES[:2])
     assert find_runtimes(["pytorch-int8", "pytorch"], CPU) == ("pytorch-int8", "pytorch")
     assert find_runtimes([], torch.device("cuda"))[0] == "pytorch"
     assert "pytorch-int8" not in find_runtimes([], torch.device("cuda"))
@@ -25,6 +26,7 @@ def test_without_a_wish_every_runtime_that_works_here():
     [
         (["tensorflow"], "cpu", "Unknown runtime 'tensorflow'; the runtimes are pytorch, pytorch-int8, onnxruntime"),
         (["pytorch", "pytorch"], "cpu", "The runtime 'pytorch' is named twice"),
+        (["onnxruntime"], "cuda", "'onnxruntime' does not work here: ONNX Runtime is measured on the CPU only"),
         (["pytorch-int8"], "cuda", "'pytorch-int8' does not work here: dynamic quantisation runs on the CPU only"),
     ],
 )
@@ -33,7 +35,8 @@ def test_runtimes_that_cannot_be(wanted, device, message):
         find_runtimes(wanted, torch.device(device))
 
 
-@pytest.mark.skipif(has_optimum, reason="Optimum is installed")
-def test_onnxruntime_without_optimum_says_how_to_get_it():
+def test_without_onnxruntime_it_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ValueError, match=r"'onnxruntime' does not work here.*pip install 'hf-tinybert\[onnx\]'"):
         find_runtimes(["onnxruntime"], CPU)
+    assert find_runtimes([], CPU) == RUNTIMES[:2]

@@ -22,19 +22,11 @@ from hf_tinybert.families import locate
 from hf_tinybert.hub import CARD_NAME
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.phases import INTERMEDIATE_LEVELS, PREDICTION_LEVELS
-from hf_tinybert.teacher import auto_class
+from hf_tinybert.teacher import pipeline_tag
 from hf_tinybert.training_args import DistillationTrainingArguments
 
 logger = logging.getLogger(__name__)
 
-#: Auto class -> the task as `pipeline()` names it.
-PIPELINE_TAGS = {
-    "AutoModelForSequenceClassification": "text-classification",
-    "AutoModelForTokenClassification": "token-classification",
-    "AutoModelForQuestionAnswering": "question-answering",
-    "AutoModelForMaskedLM": "fill-mask",
-    "AutoModel": "feature-extraction",
-}
 #: The Trainer's arguments that change what is learnt; ours are shown where they are not the defaults.
 _SHOWN = (
     "num_train_epochs",
@@ -101,7 +93,7 @@ def gather(
     return CardFacts(
         name=name,
         model_id=trainer.hub_model_id or trainer.args.hub_model_id or name,
-        pipeline_tag=PIPELINE_TAGS.get(_auto_name(student), "text-classification"),
+        pipeline_tag=pipeline_tag(student),
         teachers=[teachers] if isinstance(teachers, str) else list(teachers),
         teacher_shape=shape(trainer.teacher),
         student_shape=shape(student),
@@ -178,10 +170,3 @@ def _data_ids(dataset: Any) -> list[str]:
 
 def _several(value: str | Sequence[str] | None) -> list[str]:
     return [value] if isinstance(value, str) else list(value or ())
-
-
-def _auto_name(model: PreTrainedModel) -> str:
-    try:
-        return str(auto_class(model).__name__)
-    except ValueError:
-        return ""

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hf_tinybert import tasks
 from hf_tinybert.export import quantising, tracing
 from hf_tinybert.export.session import OnnxModel
 from hf_tinybert.hub import STUDENT_FILES
 from hf_tinybert.saving import written_beside
-from hf_tinybert.teacher import load_teacher, teacher_config
+from hf_tinybert.teacher import load_teacher, load_tokenizer, teacher_config
 
 QUANTISATIONS = ("int8",)
 FOLDER = "onnx"
@@ -76,19 +76,15 @@ def export_onnx(
     config = teacher_config(source, "model")
     task = tasks.of_model(config) or "feature-extraction"
     model = load_teacher(source, tasks.TASKS[task].auto, role="model").to("cpu").float().eval()
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = load_tokenizer(source, "model")
     texts = list(sentences) or _sentences()
     inputs = dict(tokenizer(texts, padding=True, truncation=True, max_length=128, return_tensors="pt"))
     differences, sizes = {}, {}
     with written_beside(output_dir or source) as staging:
         onnx = Path(staging) / FOLDER
         onnx.mkdir()
-        by_optimum = tracing.has_optimum()
         plain = onnx / FILES["fp32"]
-        if by_optimum:
-            tracing.by_optimum(source, task, plain)
-        else:
-            tracing.by_torch(model, {name: value[:2] for name, value in inputs.items()}, task, plain)
+        exporter = tracing.write(model, plain)
         differences["fp32"] = difference(model, OnnxModel(plain, config), inputs)
         if not differences["fp32"] <= tolerance:
             raise ValueError(
@@ -101,7 +97,7 @@ def export_onnx(
         sizes = {kind: (onnx / name).stat().st_size for kind, name in FILES.items() if (onnx / name).is_file()}
         if output_dir is not None:
             _copy_beside(source, Path(staging), model, tokenizer)
-    return Export(Path(output_dir or source), "optimum" if by_optimum else "torch", differences, sizes)
+    return Export(Path(output_dir or source), exporter, differences, sizes)
 
 
 @torch.inference_mode()

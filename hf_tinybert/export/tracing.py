@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_tinybert.export.session import required
+from hf_tinybert.teacher import pipeline_tag
 
 #: What a head says, in the order of Optimum's outputs.
 _OUTPUTS = {
@@ -38,42 +39,63 @@ def has_optimum() -> bool:
     return True
 
 
-def by_optimum(folder: str, task: str, file: Path) -> None:
-    """Write the ONNX file of the model in a folder."""
-    from optimum.exporters.onnx import main_export
-
-    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what tracing has to say
-        main_export(folder, scratch, task=task, library_name="transformers", do_validation=False, device="cpu")
-        shutil.copyfile(Path(scratch) / "model.onnx", file)
-
-
-def by_torch(model: PreTrainedModel, inputs: dict[str, Tensor], task: str, file: Path) -> None:
-    """Write a model's ONNX file with the names and dynamic axes of Optimum's.
+def write(model: PreTrainedModel, file: Path) -> str:
+    """Write a model's ONNX file, with Optimum's names and dynamic axes.
 
     Args:
         model: in eval mode, on the CPU.
-        inputs: a batch of two or more texts.
-        task: as `pipeline()` names it.
         file: to write.
+
+    Returns:
+        `"optimum"` or `"torch"`.
     """
+    required("onnxruntime")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what tracing has to say
+        if has_optimum():
+            _by_optimum(model, file)
+            return "optimum"
+        _by_torch(model, file)
+        return "torch"
+
+
+def _by_optimum(model: PreTrainedModel, file: Path) -> None:
+    from optimum.exporters.onnx import main_export
+
+    with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
+        source, target = Path(scratch) / "source", Path(scratch) / "target"
+        model.save_pretrained(source)
+        main_export(
+            str(source),
+            str(target),
+            task=pipeline_tag(model),
+            library_name="transformers",
+            do_validation=False,
+            device="cpu",
+        )
+        shutil.move(target / "model.onnx", file)
+
+
+def _by_torch(model: PreTrainedModel, file: Path) -> None:
     required("onnx")
     required("onnxscript")
-    names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in inputs]
+    some = torch.arange(16).reshape(2, 8) % model.config.vocab_size
+    inputs = {"input_ids": some, "attention_mask": torch.ones_like(some), "token_type_ids": torch.zeros_like(some)}
+    if model.config.model_type != "bert" and getattr(model.config, "type_vocab_size", 0) < 2:
+        del inputs["token_type_ids"]
+    outputs = _OUTPUTS[pipeline_tag(model)]
     batch, length = torch.export.Dim(_BATCH), torch.export.Dim(_LENGTH)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            _Positional(model, names, _OUTPUTS[task]),
-            tuple(inputs[name] for name in names),
-            str(file),
-            input_names=names,
-            output_names=list(_OUTPUTS[task]),
-            dynamic_shapes={"arguments": tuple({0: batch, 1: length} for _ in names)},
-            external_data=False,
-            dynamo=True,
-            verbose=False,
-        )
+    torch.onnx.export(
+        _Positional(model, list(inputs), outputs),
+        tuple(inputs.values()),
+        str(file),
+        input_names=list(inputs),
+        output_names=list(outputs),
+        dynamic_shapes={"arguments": tuple({0: batch, 1: length} for _ in inputs)},
+        external_data=False,
+        dynamo=True,
+        verbose=False,
+    )
 
 
 class _Positional(nn.Module):

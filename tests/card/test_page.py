@@ -9,9 +9,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from hf_tinybert.card import CardFacts, Scores, page, write
-from hf_tinybert.card.gather import PIPELINE_TAGS
 from hf_tinybert.comparison import Comparison, ModelFacts
 from hf_tinybert.layer_mapping import LayerMapping
+from hf_tinybert.teacher import PIPELINE_TAGS
 
 BARE = CardFacts(
     name="small",

@@ -7,6 +7,8 @@ import tiny_models
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from hf_tinybert.inference import machine_name
+
 QUICK = ["--batch-sizes", 1, 2, "--lengths", 4, 8, "--rounds", 2, "--warm-up", 0, "--threads", 1, "--use-cpu"]
 
 
@@ -23,7 +25,7 @@ def test_models_and_shapes_side_by_side(command, tiny, tmp_path, monkeypatch):
     result = command("benchmark", *flags, *QUICK, "--output-dir", tmp_path / "new" / "folder")
     assert result.code == 0, result
     lines = result.out.splitlines()
-    assert lines[0].startswith(f"cpu, 1 thread, torch {torch.__version__}, transformers ")
+    assert f"{machine_name('cpu')}, 1 thread, torch {torch.__version__}, transformers " in lines[0]
     assert lines[1] == "2 rounds in turns after 0 of warm-up; speed-up against teacher, pytorch"
     labels = ["teacher, pytorch", "tiny, pytorch", "tinybert-3l-192d (random weights), pytorch"]
     for label in labels:
