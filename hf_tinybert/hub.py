@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
 from hf_tinybert import compat
@@ -28,7 +29,7 @@ _MODEL_FILES = (
     "adapter_config.json",
     "adapter_model.safetensors",
 )
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -45,8 +46,8 @@ _TOKENIZER_FILES = (
 _SENTENCE_FILES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json", "[0-9]_*/*")
 #: What a student, its tokenizer and the model that an adapter needs consist of.
 STUDENT_FILES = (
-    *(name for name in (*_MODEL_FILES, *_TOKENIZER_FILES)),
-    *(f"base/{name}" for name in (*_MODEL_FILES, *_TOKENIZER_FILES)),
+    *(name for name in (*_MODEL_FILES, *TOKENIZER_FILES)),
+    *(f"base/{name}" for name in (*_MODEL_FILES, *TOKENIZER_FILES)),
     *_SENTENCE_FILES,
 )
 #: What goes up: nothing else in the folder does.
@@ -68,6 +69,10 @@ _ADVICE = {
     412: "somebody else was changing it at the same time: run the command again",
     429: "too many requests: wait a few minutes and run the command again",
 }
+
+
+#: One for all: uploads in the background wait for each other in its queue.
+_API = HfApi()
 
 
 class PushError(OSError):
@@ -93,6 +98,12 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
     files = files_of(path)
     configs = {"config.json", "adapter_config.json"} & set(files)
     weights = [name for name in files if name.endswith(".safetensors") and "/" not in name]
+    if "adapter_config.json" in configs:
+        raise ValueError(
+            f"{folder} holds a LoRA adapter, which names its base model by a folder of this machine: save the merged "
+            "student (`merge_adapter(trainer.student).save_pretrained(...)`, and the tokenizer) and push that; "
+            "`trainer.push_to_hub()` does so itself."
+        )
     if not configs or not weights:
         missing = "configuration (config.json)" if not configs else "weights (model.safetensors)"
         raise ValueError(f"{folder} holds no {missing}: save a student there first (`trainer.save_model()`).")
@@ -106,7 +117,7 @@ def create_repository(repo_id: str, token: str | None = None, private: bool | No
         ValueError: `repo_id` is not a name.
     """
     with explained(repo_id):
-        url = HfApi().create_repo(repo_id, token=token, private=private, exist_ok=True)
+        url = _API.create_repo(repo_id, token=token, private=private, exist_ok=True)
     return str(url.repo_id)
 
 
@@ -123,7 +134,7 @@ def push(
 
     Args:
         folder: of the student.
-        repo_id: of the repository, which must be there.
+        repo_id: of the repository, OWNER/NAME, which must be there.
         token: of the user; that of `hf auth login` or `HF_TOKEN` by default.
         revision: branch; created from main if it is not there.
         commit_message: of the commit.
@@ -137,7 +148,7 @@ def push(
     """
     check_folder(folder)
     with explained(repo_id):
-        return _upload(folder, repo_id, token, revision, commit_message, allow_patterns=list(PATTERNS))
+        return _commit(folder, repo_id, token, revision, commit_message)
 
 
 def push_later(
@@ -147,9 +158,8 @@ def push_later(
     revision: str | None = None,
     commit_message: str = "Upload student",
 ) -> Any:
-    """`push` in the background; returns a future."""
-    kwargs: dict[str, Any] = {"allow_patterns": list(PATTERNS)}
-    return _upload(folder, repo_id, token, revision, commit_message, run_as_future=True, **kwargs)
+    """`push` in the background, after those that were begun before; returns a future."""
+    return _commit(folder, repo_id, token, revision, commit_message, run_as_future=True)
 
 
 def push_checkpoint_later(
@@ -161,24 +171,47 @@ def push_checkpoint_later(
     commit_message: str = "Upload checkpoint",
 ) -> Any:
     """Upload all of a checkpoint, which a training run elsewhere can resume from; returns a future."""
-    kwargs: dict[str, Any] = {"path_in_repo": path_in_repo}
-    return _upload(folder, repo_id, token, revision, commit_message, run_as_future=True, **kwargs)
+    _make_branch(repo_id, revision, token)
+    return _API.upload_folder(
+        repo_id=repo_id,
+        folder_path=str(folder),
+        path_in_repo=path_in_repo,
+        token=token,
+        revision=revision,
+        commit_message=commit_message,
+        run_as_future=True,
+    )
 
 
-def _upload(
+def _commit(
     folder: str | os.PathLike[str],
     repo_id: str,
     token: str | None,
     revision: str | None,
     commit_message: str,
-    **kwargs: Any,
+    run_as_future: bool = False,
 ) -> Any:
-    api = HfApi(token=token)
-    if revision is not None:
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
-    return api.upload_folder(
-        repo_id=repo_id, folder_path=str(folder), revision=revision, commit_message=commit_message, **kwargs
-    )
+    _make_branch(repo_id, revision, token)
+    contents: dict[str, str | bytes] = {name: str(Path(folder) / name) for name in files_of(folder)}
+    if CARD_NAME in contents:
+        card = (Path(folder) / CARD_NAME).read_text(encoding="utf-8")
+        contents[CARD_NAME] = named(card, repo_id).encode("utf-8")
+    kwargs: dict[str, Any] = {"token": token, "revision": revision, "run_as_future": run_as_future}
+    additions = [CommitOperationAdd(name, content) for name, content in contents.items()]
+    return _API.create_commit(repo_id, additions, commit_message=commit_message, **kwargs)
+
+
+def named(card: str, repo_id: str) -> str:
+    """A card whose examples load the model from its repository: before it had one, they named it by its title."""
+    title = re.search(r"^# (.+)$", card, re.MULTILINE)
+    if title is None:
+        return card
+    return re.sub(rf'(?<=[(=])"{re.escape(title[1].strip())}"', f'"{repo_id}"', card)
+
+
+def _make_branch(repo_id: str, revision: str | None, token: str | None) -> None:
+    if revision is not None and not revision.startswith("refs/"):
+        _API.create_branch(repo_id, branch=revision, token=token, exist_ok=True)
 
 
 def copy_student(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:

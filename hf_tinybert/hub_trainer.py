@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress
 
-from hf_tinybert import hub
+from hf_tinybert import adapters, hub
 from hf_tinybert.saving import SafeSavingTrainer
 
 logger = logging.getLogger(__name__)
@@ -20,7 +24,8 @@ LAST_CHECKPOINT = "last-checkpoint"
 class HubTrainer(SafeSavingTrainer):
     """A `Trainer` whose pushes hold weights, tokenizer, card, pictures and `onnx/`, and say what went wrong.
 
-    With `hub_strategy="checkpoint"` or `"all_checkpoints"`, checkpoints go up whole, to resume elsewhere.
+    A model with an adapter goes up merged, once training is over. Of others, `hub_strategy="checkpoint"` and
+    `"all_checkpoints"` upload whole checkpoints besides, to resume elsewhere.
     """
 
     hub_model_id: Any
@@ -73,18 +78,43 @@ class HubTrainer(SafeSavingTrainer):
         name = (self.args.hub_model_id or Path(self.args.output_dir).absolute().name).split("/")[-1]
         self.create_model_card(model_name=kwargs.pop("model_name", None) or name, **kwargs)
         self._finish_current_push()
-        push = hub.push if blocking else hub.push_later
-        return push(
-            self.args.output_dir,
-            self.hub_model_id,
-            token=token or self.args.hub_token,
-            revision=revision or getattr(self.args, "hub_revision", None),
-            commit_message=commit_message or "End of training",
-        )
+        with self._folder_to_push() as folder:
+            push = hub.push if blocking or folder != self.args.output_dir else hub.push_later
+            return push(
+                folder,
+                self.hub_model_id,
+                token=token or self.args.hub_token,
+                revision=revision or getattr(self.args, "hub_revision", None),
+                commit_message=commit_message or "End of training",
+            )
+
+    @property
+    def _saved(self) -> Any:
+        """The model that is saved, also where it is inside another while training runs."""
+        return self.model
+
+    @contextmanager
+    def _folder_to_push(self) -> Iterator[str]:
+        """The output folder; of a model with an adapter a folder with both merged, which loads without the base."""
+        if not adapters.has_adapter(self._saved):
+            yield self.args.output_dir
+            return
+        with tempfile.TemporaryDirectory() as merged:
+            for name in hub.files_of(self.args.output_dir):
+                if name == hub.CARD_NAME or name.startswith(f"{hub.PICTURES}/"):
+                    (Path(merged) / name).parent.mkdir(exist_ok=True)
+                    shutil.copyfile(Path(self.args.output_dir) / name, Path(merged) / name)
+            adapters.merge_adapter(self._saved).save_pretrained(merged)
+            if hasattr(self.processing_class, "save_pretrained"):
+                self.processing_class.save_pretrained(merged)
+            yield merged
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         args = self.args
         if not self.is_world_process_zero() or args.hub_strategy == HubStrategy.END:
+            return
+        if adapters.has_adapter(self._saved):
+            logger.info("A model with an adapter is pushed when training is over, merged.")
             return
         if self._is_pushing() and not args.hub_always_push:
             return
@@ -97,10 +127,10 @@ class HubTrainer(SafeSavingTrainer):
         except hub.PushError as error:
             logger.error(f"An upload during training failed. {error}")
             return
-        if self._is_pushing():
-            self.push_in_progress.jobs.extend(jobs)
-        else:
+        if self.push_in_progress is None:
             self.push_in_progress = PushInProgress(jobs)
+        else:  # what it holds is reported once all of it is done
+            self.push_in_progress.jobs.extend(jobs)
 
     def _begin_pushes(self, checkpoint_folder: str) -> list[Any]:
         args = self.args

@@ -25,7 +25,7 @@ def comparison_picture(comparison: Comparison, path: str | os.PathLike[str], tit
     Raises:
         ImportError: matplotlib is not installed; says which extra brings it.
     """
-    plt = _pyplot()
+    new = _figure()
     models = comparison.models
     sizes = [None if m.bytes_on_disk is None else m.bytes_on_disk / 1e6 for m in models]
     panels = [
@@ -33,7 +33,8 @@ def comparison_picture(comparison: Comparison, path: str | os.PathLike[str], tit
         ("file size (MB)", sizes, "{:.0f}", "smaller"),
         (f"latency (ms, {comparison.length} tokens)", [m.latency_ms for m in models], "{:.1f}", "faster"),
     ]
-    figure, axes = plt.subplots(1, len(panels), figsize=(10, 3.6), layout="constrained")
+    figure = new(figsize=(10, 3.6), layout="constrained")
+    axes = figure.subplots(1, len(panels))
     figure.suptitle(title, color=_INK, fontsize=13, fontweight="bold")
     colours = [_TEACHER] + [_STUDENT] * (len(models) - 1)
     for axis, (label, values, form, word) in zip(axes, panels, strict=True):
@@ -59,7 +60,6 @@ def comparison_picture(comparison: Comparison, path: str | os.PathLike[str], tit
         axis.tick_params(length=0, colors=_INK)
     with file_beside(path) as file:
         figure.savefig(file, dpi=150, format="png")
-    plt.close(figure)
 
 
 def curves_picture(history: Sequence[Mapping[str, float]], path: str | os.PathLike[str]) -> None:
@@ -69,7 +69,7 @@ def curves_picture(history: Sequence[Mapping[str, float]], path: str | os.PathLi
         history: the Trainer's log history.
         path: where the picture goes.
     """
-    plt = _pyplot()
+    new = _figure()
     series: dict[str, list[tuple[float, float]]] = {}
     for entry in history:
         for name, value in entry.items():
@@ -79,8 +79,11 @@ def curves_picture(history: Sequence[Mapping[str, float]], path: str | os.PathLi
     for name, points in series.items():
         level, _, layer = name.partition("_")
         levels.setdefault(level if layer.isdigit() or not layer else name, {})[layer] = points
-    figure, axes = plt.subplots(1, len(levels), figsize=(3.4 * len(levels), 3), layout="constrained", squeeze=False)
-    colours = plt.get_cmap("viridis")
+    figure = new(figsize=(3.4 * len(levels), 3), layout="constrained")
+    axes = figure.subplots(1, len(levels), squeeze=False)
+    from matplotlib import colormaps
+
+    colours = colormaps["viridis"]
     for axis, (level, layers) in zip(axes[0], levels.items(), strict=True):
         for number, (layer, points) in enumerate(layers.items()):
             colour = _STUDENT if len(layers) == 1 else colours(0.85 * number / max(len(layers) - 1, 1))
@@ -98,7 +101,6 @@ def curves_picture(history: Sequence[Mapping[str, float]], path: str | os.PathLi
             axis.legend(frameon=False, fontsize=8)
     with file_beside(path) as file:
         figure.savefig(file, dpi=120, format="png")
-    plt.close(figure)
 
 
 def attention_picture(
@@ -111,12 +113,10 @@ def attention_picture(
         maps: (student layer, teacher layer) -> the two maps `[S, S]` of probabilities, the student's first.
         path: where the picture goes.
     """
-    plt = _pyplot()
+    new = _figure()
     size = max(2.6, 0.22 * len(tokens))
-    shape = (2, len(maps))
-    figure, axes = plt.subplots(
-        *shape, figsize=(size * shape[1] + 1, size * 2 + 0.8), layout="constrained", squeeze=False
-    )
+    figure = new(figsize=(size * len(maps) + 1, size * 2 + 0.8), layout="constrained")
+    axes = figure.subplots(2, len(maps), squeeze=False)
     for column, ((ours, theirs), (student, teacher)) in enumerate(maps.items()):
         brightest = max(float(student.max()), float(teacher.max()))
         for row, (title, values) in enumerate(((f"teacher {theirs}", teacher), (f"student {ours}", student))):
@@ -130,7 +130,6 @@ def attention_picture(
                 side.set_visible(False)
     with file_beside(path) as file:
         figure.savefig(file, dpi=120, format="png")
-    plt.close(figure)
 
 
 def _change(values: list[float | None], word: str) -> str:
@@ -141,12 +140,12 @@ def _change(values: list[float | None], word: str) -> str:
     return f"\n{last / first:.1%} {word}" if word == "kept" else f"\n{first / last:.1f} times {word}"
 
 
-def _pyplot() -> Any:
+def _figure() -> Any:
+    """Figures that nobody's pyplot knows of: a notebook's own drawing goes on as before."""
     try:
         import matplotlib
     except ImportError:
         raise ImportError("Pictures need matplotlib: pip install 'hf-tinybert[plots]'.") from None
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    import matplotlib.figure
 
-    return plt
+    return matplotlib.figure.Figure

@@ -1,4 +1,4 @@
-"""Batches of similar length whose order depends on seed and epoch alone."""
+"""Batches of similar length whose order depends on seed and epoch alone; evaluation in the order of the data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 import pyarrow.compute
 import torch
 from datasets import Dataset
+from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
+
+from hf_tinybert import compat
 
 
 class SeededLengthGroupedSampler(LengthGroupedSampler):
@@ -61,3 +64,15 @@ def token_counts(dataset: Dataset, column: str = "input_ids") -> list[int] | Non
     for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=10_000):
         lengths += pyarrow.compute.list_value_length(table[column]).to_pylist()
     return lengths
+
+
+class OrderedTrainer(Trainer):
+    """A `Trainer` whose predictions come in the order of the data.
+
+    With batches of similar length the stock Trainer groups what it evaluates, too, and metrics that look beyond the
+    labels, as those of question answering do, then compare the wrong rows.
+    """
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        with compat.without_grouping(self.args):
+            return super()._get_eval_sampler(eval_dataset)

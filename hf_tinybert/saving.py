@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer
+from hf_tinybert.sampling import OrderedTrainer
 
 _STAGING = ".partial-"
 _SECRETS = ("hub_token", "push_to_hub_token")
 
 
-class SafeSavingTrainer(Trainer):
+class SafeSavingTrainer(OrderedTrainer):
     """A `Trainer` that writes models beside and renames them; `training_args.bin` holds neither tokens nor paths."""
 
     args: Any

@@ -16,7 +16,7 @@ from transformers.utils import cached_file
 
 from hf_tinybert.pooling import POOLINGS
 
-_MODULES, _POOLING, _DENSE, _NORMALIZE = "modules.json", "1_Pooling", "2_Dense", "Normalize"
+MODULES, _POOLING, _DENSE, _NORMALIZE = "modules.json", "1_Pooling", "2_Dense", "Normalize"
 _MODES = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token"}
 _DENSE_WEIGHTS = "model.safetensors"
 
@@ -46,7 +46,7 @@ def write(folder: str | os.PathLike[str], size: int, pooling: str, max_length: i
         {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for number, (path, kind) in enumerate(steps)
     ]
-    _json(target / _MODULES, modules)
+    _json(target / MODULES, modules)
     _json(target / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
 
 

@@ -181,6 +181,11 @@ class DistillationTrainer(HubTrainer):
                 "FSDP was asked for and is not on: accelerate shards models on accelerators, in a launched run, only. "
                 "Use DDP (`torchrun --nproc-per-node N` or `accelerate launch --multi_gpu`)."
             )
+        if self.is_fsdp_enabled and not getattr(self.accelerator, "is_fsdp2", False):
+            raise ValueError(
+                "FSDP of version 1 cannot give the student's weights back whole once training is over: use version 2 "
+                "(`fsdp_version: 2` in accelerate's file, see examples/accelerate/fsdp.yaml)."
+            )
         # Our loss is a share of the global batch's mean; the Trainer divides it by the accumulation steps.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
@@ -205,6 +210,10 @@ class DistillationTrainer(HubTrainer):
     def student(self) -> PreTrainedModel:
         """The student, also while `trainer.model` is the objective around it."""
         return self._objective.student if self._attached and self._objective is not None else self.model
+
+    @property
+    def _saved(self) -> PreTrainedModel:
+        return self.student
 
     @property
     def _attached(self) -> bool:
@@ -580,6 +589,22 @@ class DistillationTrainer(HubTrainer):
                 self._for_evaluation.close()
                 self._for_evaluation = None
 
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The student's metrics, as of any Trainer."""
+        metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        dataset = self._evaluated(eval_dataset)
+        if not isinstance(dataset, Mapping):  # of several data sets, each was evaluated by itself
+            self.recorder.note_student(metrics, metric_key_prefix, dataset)
+        return metrics
+
+    def _evaluated(self, eval_dataset: Any) -> Any:
+        """The data set, or the mapping of them, that an argument of `evaluate` means."""
+        if isinstance(eval_dataset, str):
+            return self.eval_dataset[eval_dataset]
+        return self.eval_dataset if eval_dataset is None else eval_dataset
+
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> Any:
@@ -606,7 +631,8 @@ class DistillationTrainer(HubTrainer):
         """The teacher's own metrics on a data set, computed as the student's are.
 
         Args:
-            eval_dataset: tokenised examples; the trainer's `eval_dataset` by default.
+            eval_dataset: tokenised examples; the trainer's `eval_dataset` by default. Of several, by name, or of the
+                name of one in the trainer's `eval_dataset`, as in `evaluate`.
             metric_key_prefix: prefix of the metrics' names.
 
         Raises:
@@ -614,20 +640,22 @@ class DistillationTrainer(HubTrainer):
         """
         if kind_of(self.teacher) == VECTORS and self.args.phases == "intermediate":
             raise ValueError("A teacher without a head has no metrics of its own where only layers are matched.")
+        dataset = self._evaluated(eval_dataset)
+        if isinstance(dataset, Mapping):
+            each = [self.evaluate_teacher(data, f"{metric_key_prefix}_{name}") for name, data in dataset.items()]
+            return {name: value for found in each for name, value in found.items()}
         student, reports = self.model, self.args.report_agreement
         self._teacher_answers = kind_of(self.teacher) == VECTORS
         if not self._teacher_answers:
             self.model = self.model_wrapped = self.teacher
         self.args.report_agreement = False
         try:
-            dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
             loader = self.get_test_dataloader(dataset)
             output = self.evaluation_loop(
                 loader, description="Evaluation of the teacher", metric_key_prefix=metric_key_prefix
             )
             metrics: dict[str, float] = output.metrics
-            own_data = eval_dataset is not None
-            self.recorder.note_teacher(metrics, metric_key_prefix, own_data)
+            self.recorder.note_teacher(metrics, metric_key_prefix, dataset)
             return metrics
         finally:
             self.model = self.model_wrapped = student
@@ -670,6 +698,8 @@ class DistillationTrainer(HubTrainer):
             # The engine was the objective's; up to ZeRO stage 2 the student's own weights are whole.
             if self.args.should_save:
                 self._save(output_dir or self.args.output_dir)
+            if self.args.push_to_hub and not _internal_call:
+                self.push_to_hub(commit_message="Model save")
             return
         super().save_model(output_dir, _internal_call)
 
@@ -709,6 +739,7 @@ class DistillationTrainer(HubTrainer):
             card.make(
                 self,
                 model_name or (self.args.hub_model_id or Path(self.args.output_dir).absolute().name).split("/")[-1],
+                self._settings_of(self.student),
                 comparison,
                 sentence,
                 language=language,
@@ -797,8 +828,3 @@ class DistillationTrainer(HubTrainer):
         seed = args.data_seed if args.data_seed is not None else args.seed
         batch = args.train_batch_size * args.gradient_accumulation_steps * max(args.world_size, 1)
         return sampling.SeededLengthGroupedSampler(batch, lengths, seed)
-
-    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        # The stock sampler groups here too, and predictions then come back in another order than the data.
-        with compat.without_grouping(self.args):
-            return super()._get_eval_sampler(eval_dataset)

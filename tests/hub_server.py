@@ -170,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if isinstance(action, int):
                 raise _Refused(action, f"as the test asked for: {action}")
-            answer = self._route("GET" if method == "HEAD" else method, unquote(split.path))
+            answer = self._route("GET" if method == "HEAD" else method, split.path)
         except _Refused as refusal:
             headers = {"X-Error-Message": str(refusal)} | ({"X-Error-Code": refusal.code} if refusal.code else {})
             answer = (
@@ -188,7 +188,9 @@ class _Handler(BaseHTTPRequestHandler):
             found = re.fullmatch(pattern, path)
             if wanted == method and found:
                 with self.hub.lock:
-                    answer = getattr(self, f"_on_{name}")(**found.groupdict())
+                    answer = getattr(self, f"_on_{name}")(
+                        **{k: v and unquote(v) for k, v in found.groupdict().items()}
+                    )
                 return answer if isinstance(answer, tuple) else (200, json.dumps(answer).encode(), {})
         raise _Refused(404, f"nothing here: {method} {path}", "EntryNotFound")
 

@@ -1,4 +1,4 @@
-"""Train with `push_to_hub=True`, once with each strategy: `python hub_training.py TEACHER FOLDER STRATEGY...`"""
+"""Train and push, with each strategy or "adapter": `python hub_training.py TEACHER FOLDER STRATEGY...`"""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import workbench
+from peft import LoraConfig
 
 teacher_folder, folder, *strategies = sys.argv[1:]
 for strategy in strategies:
@@ -20,7 +21,7 @@ for strategy in strategies:
         logging_steps=1,
         push_to_hub=True,
         hub_model_id=f"me/{strategy}",
-        hub_strategy=strategy,
+        hub_strategy="every_save" if strategy == "adapter" else strategy,
         hub_token=os.environ.get("TRAINING_TOKEN", "hf_writer"),
         hub_always_push=True,
     )
@@ -28,6 +29,7 @@ for strategy in strategies:
         workbench.small_student(teacher, init="teacher"),
         teacher,
         args,
+        peft_config=LoraConfig(task_type="SEQ_CLS") if strategy == "adapter" else None,
         compute_metrics=lambda p: {"accuracy": float((p.predictions.argmax(-1) == p.label_ids).mean())},
     )
     trainer.train()

@@ -144,6 +144,31 @@ def test_what_is_no_student_is_refused(tmp_path, student_folder):
     hub.check_folder(student_folder)
 
 
+def test_an_adapter_is_not_pushed_as_it_lies_there(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"weights")
+    with pytest.raises(ValueError, match=r"names its base model by a folder of this machine: save the merged student"):
+        hub.check_folder(tmp_path)
+
+
+def test_the_cards_examples_name_the_repository():
+    card = '# small\n\npipeline("text-classification", model="small")\nfrom_pretrained("small") and "small"\n'
+    expected = card.replace('model="small"', 'model="me/x"').replace('("small")', '("me/x")')
+    assert hub.named(card, "me/x") == expected
+    assert hub.named("no title", "me/x") == "no title"
+
+
+def test_into_a_pull_requests_branch(server, client, student_folder):
+    """Which exists already, and cannot be made."""
+    assert "error" not in client("push", folder=str(student_folder), repo_id="me/reviewed")
+    repository = server.repositories["me/reviewed"]
+    repository.branches["refs/pr/1"] = repository.branches["main"]
+    (student_folder / "README.md").write_text("# Changed\n", encoding="utf-8")
+    answer = client("push", folder=str(student_folder), repo_id="me/reviewed", revision="refs/pr/1")
+    assert "error" not in answer, answer
+    assert server.files("me/reviewed", "refs/pr/1")["README.md"] == b"# Changed\n"
+
+
 def test_tokens_that_may_not(server, client, student_folder):
     reader = client("push", folder=str(student_folder), repo_id="me/small", token="hf_reader")
     assert "may not write there" in reader["message"]

@@ -44,7 +44,7 @@ def trained(running_hub, teacher_folder, tmp_path_factory):
     """Every strategy once; where the Hub is in trouble for a while, training goes on."""
     folder = tmp_path_factory.mktemp("trained")
     running_hub.fail(r"POST /api/models/me/every_save/commit", 500, times=1)
-    strategies = ["end", "every_save", "checkpoint", "all_checkpoints"]
+    strategies = ["end", "every_save", "checkpoint", "all_checkpoints", "adapter"]
     done = run(running_hub, folder / "cache", SCRIPT, teacher_folder, folder, *strategies)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, done.stdout + done.stderr
@@ -99,7 +99,15 @@ def test_the_card_says_what_was_measured(running_hub, trained):
     assert 'pipeline("text-classification", model="me/end")' in card.text
 
 
-@pytest.mark.parametrize("strategy", ["end", "checkpoint"])
+def test_an_adapter_arrives_merged(running_hub, trained):
+    files = running_hub.files("me/adapter")
+    assert files.keys() - SLOW_TOKENIZER == STUDENT
+    assert running_hub.repositories["me/adapter"].messages == ["initial commit", "Done"]
+    assert "LoRA" in files["README.md"].decode()
+    assert (trained[0] / "adapter" / "adapter_model.safetensors").is_file()  # here it stays an adapter
+
+
+@pytest.mark.parametrize("strategy", ["end", "checkpoint", "adapter"])
 def test_a_clean_process_answers(running_hub, trained, tmp_path, strategy):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(

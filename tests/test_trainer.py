@@ -783,3 +783,20 @@ def test_data_of_unknown_lengths_are_taken_as_they_come(data, teacher, tmp_path)
     trained.train()
     assert trained.state.global_step == 2
     assert compat.groups_by_length(args)
+
+
+def test_the_teacher_is_evaluated_as_the_student_is(teacher, household, tmp_path):
+    """Several data sets, one of them by name, and metrics that are no numbers."""
+
+    def metrics(prediction):
+        return {"rows": len(prediction.label_ids), "by_class": {"a": 1.0}}
+
+    args = workbench.arguments(tmp_path, max_steps=2)
+    both = {"first": household["eval"].select(range(8)), "second": household["eval"].select(range(12))}
+    student = workbench.small_student(teacher)
+    trainer = workbench.trainer(student, teacher, args, eval_dataset=both, compute_metrics=metrics)
+    measured = trainer.evaluate() | trainer.evaluate_teacher()
+    assert [measured[f"{who}_{name}_rows"] for who in ("eval", "teacher") for name in both] == [8, 12, 8, 12]
+    assert trainer.evaluate_teacher("second")["teacher_rows"] == 12
+    scores = {one.split: (one.student["rows"], one.teacher["rows"]) for one in trainer.recorder.scores()}
+    assert scores == {"eval_first": (8, 8), "eval_second": (12, 12)}

@@ -11,6 +11,7 @@ from hf_tinybert.layer_mapping import LayerMapping
 
 #: Metrics that say how the evaluation went, not how good the model is.
 _NO_SCORES = ("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "epoch")
+_ERRORS = ("mse", "rmse", "mae", "error_rate", "perplexity")
 #: How closely the student follows its teacher, which is no metric of the task.
 FOLLOWS = ("agreement", "kl", "teacher_mse")
 
@@ -36,9 +37,9 @@ class Scores:
         return [name for name in known if not name.startswith(("loss_", "cosine_hidden", "attention_overlap"))]
 
     def kept(self, name: str) -> float | None:
-        """Student's score as a share of the teacher's."""
+        """Student's score as a share of the teacher's; None of an error, of which less is better."""
         teacher = self.teacher.get(name)
-        return self.student[name] / teacher if teacher else None
+        return self.student[name] / teacher if teacher and name not in _ERRORS else None
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ class CardFacts:
         mapping: which teacher layer each student layer learnt from.
         phases: which phases were trained.
         init: what the student started from.
-        adapter: the folder holds a LoRA adapter and its base model.
+        adapter: it was trained through a LoRA adapter.
+        sentences: the folder opens with sentence-transformers.
+        dtypes: numbers that the models computed with when they were timed.
         comparison: sizes and times of teacher and student.
         scores: metrics of both, each split once.
         history: the Trainer's log history.
@@ -83,6 +86,8 @@ class CardFacts:
     phases: str | None = None
     init: str | None = None
     adapter: bool = False
+    sentences: bool = False
+    dtypes: Sequence[str] = ("float32",)
     comparison: Comparison | None = None
     scores: Sequence[Scores] = ()
     history: Sequence[Mapping[str, float]] = ()

@@ -14,7 +14,7 @@ import datasets
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel, TrainingArguments
 
-from hf_tinybert import adapters
+from hf_tinybert import adapters, sentence_folder
 from hf_tinybert.card.facts import CardFacts
 from hf_tinybert.comparison import Comparison
 from hf_tinybert.configuration import PROVENANCE_KEY
@@ -64,6 +64,7 @@ _FILE_DATA = ("csv", "json", "pandas", "parquet", "text", "arrow", "generator")
 def gather(
     trainer: Any,
     name: str,
+    mapping: LayerMapping | None,
     comparison: Comparison | None,
     pictures: Mapping[str, str],
     language: str | Sequence[str] | None = None,
@@ -77,16 +78,18 @@ def gather(
     Args:
         trainer: a `DistillationTrainer`.
         name: title of the page.
+        mapping: the layers that were matched.
         comparison: sizes and times.
         pictures: file -> caption.
         language: two-letter codes; the teacher's by default.
-        license: the teacher's by default.
+        license: the teacher's by default, where all teachers have the same.
         tags: further tags.
         dataset_tags: Hub ids of the data; what `datasets` knows of them by default.
         dataset: what the data is called; the ids by default.
     """
     student, known = trainer.student, dict(getattr(trainer.student.config, PROVENANCE_KEY, None) or {})
-    inherited = _card_of(trainer.teacher)
+    cards = [_card_of(teacher) for teacher in trainer.teachers]
+    licenses = {card.license for card in cards}
     teachers = known.get("teacher") or []
     ids = _several(dataset_tags) or _data_ids(trainer.train_dataset)
     called = ", ".join(_several(dataset)) or ", ".join(ids)
@@ -98,10 +101,12 @@ def gather(
         teacher_shape=shape(trainer.teacher),
         student_shape=shape(student),
         levels=matched_levels(trainer.args),
-        mapping=LayerMapping.parse(known["layer_mapping"]) if "layer_mapping" in known else None,
+        mapping=mapping,
         phases=_PHASES.get(known.get("phases", "")),
         init=known.get("init"),
         adapter=adapters.has_adapter(student),
+        sentences=(Path(trainer.args.output_dir) / sentence_folder.MODULES).is_file(),
+        dtypes=sorted({str(model.dtype).removeprefix("torch.") for model in (trainer.teacher, student)}),
         comparison=comparison,
         scores=trainer.recorder.scores(),
         history=trainer.state.log_history,
@@ -109,8 +114,8 @@ def gather(
         arguments=shown_arguments(trainer.args),
         versions={**known.get("versions", {}), "datasets": datasets.__version__},
         max_length=locate(student).max_length,
-        language=_several(language) or _several(inherited.language),
-        license=license or inherited.license,
+        language=_several(language) or _several(cards[0].language),
+        license=license or (licenses.pop() if len(licenses) == 1 else None),
         tags=_several(tags),
         datasets=ids,
         dataset_name=called or None,
@@ -136,11 +141,12 @@ def matched_levels(args: DistillationTrainingArguments) -> list[str]:
 def shown_arguments(args: Any) -> dict[str, Any]:
     """The arguments that change what is learnt; never a path or a token."""
     standard = {field.name for field in dataclasses.fields(TrainingArguments)}
+    ours = [field for field in dataclasses.fields(DistillationTrainingArguments) if field.name not in standard]
     shown: dict[str, Any] = {name: getattr(args, name) for name in _SHOWN if hasattr(args, name)}
     shown.pop("num_train_epochs" if shown.get("max_steps", 0) > 0 else "max_steps", None)
-    for field in dataclasses.fields(args):
+    for field in ours:  # and none that a user's own subclass has added
         value = getattr(args, field.name)
-        if field.name not in standard and not field.name.endswith("_dir") and value != field.default:
+        if not field.name.endswith("_dir") and value != field.default:
             shown[field.name] = value
     if args.world_size > 1:
         shown["processes"] = args.world_size

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from hf_tinybert import adapters
 from hf_tinybert.card import pictures
 from hf_tinybert.card.gather import gather
 from hf_tinybert.card.page import write
 from hf_tinybert.comparison import Comparison, compare
-from hf_tinybert.configuration import PROVENANCE_KEY
 from hf_tinybert.layer_mapping import LayerMapping
+from hf_tinybert.objective import Settings
+
+logger = logging.getLogger(__name__)
 
 
 def make(
-    trainer: Any, name: str, comparison: Comparison | None = None, sentence: str = pictures.SENTENCE, **given: Any
+    trainer: Any,
+    name: str,
+    settings: Settings,
+    comparison: Comparison | None = None,
+    sentence: str = pictures.SENTENCE,
+    **given: Any,
 ) -> None:
     """Write card and pictures into a trainer's output folder.
 
     Args:
         trainer: a `DistillationTrainer`, in the one process that writes.
         name: title of the page.
+        settings: what is matched.
         comparison: of teacher and student; by default their sizes and latencies are taken now.
         sentence: what both models read in the picture of attention.
         **given: `language`, `license`, `tags`, `dataset_tags`, `dataset` (see `gather`).
@@ -29,12 +39,18 @@ def make(
     folder, student, teacher = trainer.args.output_dir, trainer.student, trainer.teacher
     whole = not trainer.is_fsdp_enabled  # of a sharded model this process has a part
     if comparison is None and whole:
-        folders = {"teacher": getattr(teacher.config, "_name_or_path", "") or "", "student": folder}
+        folders = {
+            "teacher": getattr(teacher.config, "_name_or_path", "") or "",
+            "student": "" if adapters.has_adapter(student) else folder,
+        }
         comparison = compare({"teacher": teacher, "student": student}, {}, folders, metric="", split="")
-    known = getattr(student.config, PROVENANCE_KEY, None) or {}
-    matched = whole and trainer.teacher_processing_class is None and known.get("layer_mapping")
-    mapping = LayerMapping.parse(known["layer_mapping"]) if matched else None
+    matched = sorted({*settings.hidden_layers, *settings.attention_layers})
+    mapping = LayerMapping({m: settings.mapping[m] for m in matched}) if matched else None
     reads = trainer.processing_class
-    tokenizer = reads if isinstance(reads, PreTrainedTokenizerBase) else None
-    drawn = pictures.draw(folder, trainer.state.log_history, student, teacher, mapping, tokenizer, sentence)
-    write(gather(trainer, name, comparison, drawn, **given), folder)
+    tokenizer = reads if isinstance(reads, PreTrainedTokenizerBase) and whole else None
+    drawn: dict[str, str] = {}
+    try:
+        drawn = pictures.draw(folder, trainer.state.log_history, student, teacher, mapping, tokenizer, sentence)
+    except Exception as error:  # a card without pictures is better than none
+        logger.warning(f"The card has no pictures: {type(error).__name__}: {error}")
+    write(gather(trainer, name, mapping, comparison, drawn, **given), folder)

@@ -20,7 +20,6 @@ _EXAMPLES = {
     "text-classification": '"I did not expect to like it."',
     "token-classification": '"Angela Merkel was born in Hamburg."',
     "fill-mask": 'f"Paris is the {pipe.tokenizer.mask_token} of France."',
-    "question-answering": 'question="Where is it?", context="It is on the table."',
     "feature-extraction": '"I did not expect to like it."',
 }
 
@@ -39,7 +38,7 @@ def page(facts: CardFacts) -> ModelCard:
         metadata(facts),
         template_path=str(_TEMPLATE),
         facts=facts,
-        example=_EXAMPLES[facts.pipeline_tag],
+        example=_EXAMPLES.get(facts.pipeline_tag),
         table=side_by_side(facts),
         follows=follows(facts.scores),
         hub_teachers=hub_teachers(facts),

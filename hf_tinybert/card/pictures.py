@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_tinybert import plots
+from hf_tinybert import adapters, plots
 from hf_tinybert.families import locate
 from hf_tinybert.features import PLAIN_OUTPUT, FeatureCapture
 from hf_tinybert.fidelity import attention_probabilities
@@ -76,7 +77,8 @@ def attention_maps(
 
     Padding and dropout play no part.
     """
-    inputs: Any = tokenizer(sentence, return_tensors="pt")
+    longest = min((limit for model in (student, teacher) if (limit := locate(model).max_length)), default=None)
+    inputs: Any = tokenizer(sentence, return_tensors="pt", truncation=longest is not None, max_length=longest)
     pairs = {m: mapping[m] for m in mapping if m > 0}
     theirs = _maps(teacher, sorted(set(pairs.values())), inputs)
     ours = _maps(student, list(pairs), inputs)
@@ -85,11 +87,13 @@ def attention_maps(
 
 
 def _maps(model: PreTrainedModel, layers: Sequence[int], inputs: Mapping[str, Tensor]) -> dict[int, Tensor]:
+    model = adapters.unwrapped(model)
     place, training = locate(model), model.training
     capture = FeatureCapture(place, [], layers)
     model.eval()
     try:
-        accepted = {name: value.to(model.device) for name, value in inputs.items()}
+        takes = inspect.signature(model.base_model.forward).parameters
+        accepted = {name: value.to(model.device) for name, value in inputs.items() if name in takes}
         with capture.recording() as features:
             model.base_model(**accepted, **PLAIN_OUTPUT)
     finally:

@@ -114,7 +114,7 @@ def _summarise(
         scores["student"] = measured[f"{split}_{leading}"]
         scores["teacher"] = trainer.evaluate_teacher(splits[split])[f"teacher_{leading}"]
     table = None
-    if trainer.is_world_process_zero():
+    if trainer.is_world_process_zero() and not trainer.is_fsdp_enabled:  # of a sharded model it has a part
         table = comparison.compare(
             {"teacher": trainer.teacher, "student": trainer.student},
             scores,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from hf_tinybert import data, tasks
 from hf_tinybert.cli import arguments
-from hf_tinybert.export import Export, export_onnx
+from hf_tinybert.export import export_onnx
 from hf_tinybert.export.exporting import FILES, FOLDER, QUANTISATIONS
 from hf_tinybert.export.session import OnnxModel
 from hf_tinybert.teacher import load_teacher, load_tokenizer, teacher_config
@@ -47,40 +48,49 @@ def run(argv: Sequence[str]) -> None:
     if data_args.eval_file or data_args.test_file or data_args.dataset:
         task = tasks.start(None, teacher_config(args.model, "model"), data_args)
         task.read(training=False)
-    done = export_onnx(args.model, args.output_dir, args.quantize, args.tolerance)
+    check = None if task is None else _Check(args, task)
+    done = export_onnx(args.model, args.output_dir, args.quantize, args.tolerance, check=check)
     print(f"{done.folder / FOLDER}, by {done.exporter}")
     for kind, size in done.sizes.items():
         print(f"  {FILES[kind]:<22}{size / 1e6:>8.1f} MB   differs by up to {done.differences[kind]:.2g}")
-    if task is not None:
-        _measure(args, task, done)
 
 
-def _measure(args: ExportArguments, task: tasks.Task, done: Export) -> None:
-    """The metric of the model and of its files.
+class _Check:
+    """Measures files on the task's data, and refuses those that have lost too much."""
 
-    Raises:
-        ValueError: a file has lost more than `--max-drop`.
-    """
-    model = load_teacher(args.model, task.auto, role="model")
-    tokenizer = load_tokenizer(args.model, "model", task.single_words)
-    encoded = task.encode(tokenizer, model.config)
-    split = next(iter(encoded.splits))
-    own = _score(model, tokenizer, encoded, split)
-    print(f"{split} {encoded.leading}: {own:.4f} in PyTorch")
-    for kind in done.sizes:
-        exported = OnnxModel(done.folder / FOLDER / FILES[kind], model.config)
-        score = _score(exported, tokenizer, encoded, split)
-        print(f"{split} {encoded.leading}: {score:.4f} in {FILES[kind]}")
-        if own - score > args.max_drop:
+    def __init__(self, args: ExportArguments, task: tasks.Task) -> None:
+        self.model = load_teacher(args.model, task.auto, role="model")
+        self.tokenizer = load_tokenizer(args.model, "model", task.single_words)
+        self.encoded = task.encode(self.tokenizer, self.model.config)
+        self.split = next(iter(self.encoded.splits))
+        spans = isinstance(task, tasks.QuestionAnswering)
+        self.labels = ["start_positions", "end_positions"] if spans else ["labels"]
+        self.allowed = args.max_drop * (100 if spans else 1)  # SQuAD's metrics are in hundredths
+        self.own = self.score(self.model, "PyTorch")
+
+    def __call__(self, kind: str, file: Path) -> None:
+        """Measure one file.
+
+        Raises:
+            ValueError: it has lost more than `--max-drop`.
+        """
+        lost = self.own - self.score(OnnxModel(file, self.model.config), file.name)
+        if not lost <= self.allowed:
             raise ValueError(
-                f"{FILES[kind]} has lost {own - score:.4f} of {encoded.leading}, more than --max-drop {args.max_drop}."
+                f"{file.name} has lost {lost:.4f} of {self.encoded.leading}, more than --max-drop allows "
+                f"({self.allowed:g}): nothing was written."
             )
 
-
-def _score(model: Any, tokenizer: PreTrainedTokenizerBase, encoded: tasks.Encoded, split: str) -> float:
-    with tempfile.TemporaryDirectory() as scratch:
-        settings = TrainingArguments(scratch, report_to="none", use_cpu=True, disable_tqdm=True)
-        trainer = Trainer(model=model, args=settings, processing_class=tokenizer, **encoded.trainer_arguments())
-        trainer.compute_metrics = encoded.metrics[split]
-        measured = trainer.evaluate(encoded.splits[split], metric_key_prefix=split)
-    return float(measured[f"{split}_{encoded.leading}"])
+    def score(self, model: Any, name: str) -> float:
+        """The leading metric of a model, which is printed."""
+        with tempfile.TemporaryDirectory() as scratch:
+            settings = TrainingArguments(
+                scratch, report_to="none", use_cpu=True, disable_tqdm=True, label_names=self.labels
+            )
+            kwargs = self.encoded.trainer_arguments()
+            trainer = Trainer(model=model, args=settings, processing_class=self.tokenizer, **kwargs)
+            trainer.compute_metrics = self.encoded.metrics[self.split]
+            measured = trainer.evaluate(self.encoded.splits[self.split], metric_key_prefix=self.split)
+        score = float(measured[f"{self.split}_{self.encoded.leading}"])
+        print(f"{self.split} {self.encoded.leading}: {score:.4f} in {name}")
+        return score

@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from transformers import PreTrainedModel
 from hf_tinybert import tasks
 from hf_tinybert.export import quantising, tracing
 from hf_tinybert.export.session import OnnxModel
-from hf_tinybert.hub import STUDENT_FILES
+from hf_tinybert.hub import TOKENIZER_FILES
 from hf_tinybert.saving import written_beside
-from hf_tinybert.teacher import load_teacher, load_tokenizer, teacher_config
+from hf_tinybert.teacher import load_teacher, load_tokenizer, pipeline_tag, teacher_config
 
 QUANTISATIONS = ("int8",)
 FOLDER = "onnx"
@@ -51,6 +50,7 @@ def export_onnx(
     quantize: str | None = None,
     tolerance: float = 1e-4,
     sentences: Sequence[str] = (),
+    check: Callable[[str, Path], None] | None = None,
 ) -> Export:
     """Write `onnx/model.onnx` of a student, configuration and tokenizer beside it: what transformers.js reads, too.
 
@@ -60,6 +60,8 @@ def export_onnx(
         quantize: `"int8"` also writes `onnx/model_quantized.onnx`, dynamically quantised.
         tolerance: the largest difference that an output of the float32 file may have from PyTorch's.
         sentences: on which they are compared; those of the package's demo by default.
+        check: is called with `"fp32"` or `"int8"` and the file, before it is moved to its place; what it raises leaves
+            everything as it was.
 
     Returns:
         what was written.
@@ -94,6 +96,9 @@ def export_onnx(
         if quantize is not None:
             quantising.to_int8(plain, onnx / FILES["int8"], config)
             differences["int8"] = difference(model, OnnxModel(onnx / FILES["int8"], config), inputs)
+        if check is not None:
+            for kind in differences:
+                check(kind, onnx / FILES[kind])
         sizes = {kind: (onnx / name).stat().st_size for kind, name in FILES.items() if (onnx / name).is_file()}
         if output_dir is not None:
             _copy_beside(source, Path(staging), model, tokenizer)
@@ -106,13 +111,12 @@ def difference(model: PreTrainedModel, exported: OnnxModel, inputs: dict[str, An
     accepted = {name: value for name, value in inputs.items() if name in exported.inputs}
     own, found = model(**accepted, return_dict=True), exported(**accepted)
     real = inputs["attention_mask"].bool()
-    worst = 0.0
+    of_tokens = pipeline_tag(model) != "text-classification"
+    worst = torch.zeros(())
     for name in exported.outputs:
         apart = (own[name] - found[name]).abs()
-        if apart.shape[:2] == real.shape:
-            apart = apart[real]
-        worst = max(worst, float(apart.max()))
-    return worst
+        worst = torch.maximum(worst, (apart[real] if of_tokens else apart).max())  # NaN stays NaN
+    return float(worst)
 
 
 def _sentences() -> list[str]:
@@ -126,8 +130,7 @@ def _copy_beside(source: str, folder: Path, model: PreTrainedModel, tokenizer: A
     model.config.save_pretrained(folder)
     if os.path.isdir(source):
         for path in Path(source).iterdir():
-            named = any(fnmatch(path.name, pattern) for pattern in STUDENT_FILES)
-            if path.is_file() and named and path.suffix != ".safetensors" and path.name != "config.json":
+            if path.is_file() and path.name in TOKENIZER_FILES:
                 shutil.copyfile(path, folder / path.name)
     else:
         tokenizer.save_pretrained(folder)

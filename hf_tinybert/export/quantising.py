@@ -30,6 +30,7 @@ def to_int8(source: Path, target: Path, config: PretrainedConfig) -> None:
         kind = "arm64" if platform.machine().lower() in ("arm64", "aarch64") else "avx2" if reduced else "avx512_vnni"
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
             settings = getattr(AutoQuantizationConfig, kind)(is_static=False, per_channel=True)
+            settings.reduce_range = reduced
             ORTQuantizer(source, config).quantize(settings, save_dir=scratch, file_suffix="quantized")
             Path(scratch, f"{source.stem}_quantized.onnx").replace(target)
         return

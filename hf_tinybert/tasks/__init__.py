@@ -13,7 +13,7 @@ from hf_tinybert.tasks.task import Encoded, Task
 from hf_tinybert.tasks.text_classification import TextClassification
 from hf_tinybert.tasks.token_classification import TokenClassification
 
-__all__ = ["TASKS", "WITH_LABELS", "Encoded", "Task", "of_model", "start"]
+__all__ = ["TASKS", "WITH_LABELS", "Encoded", "QuestionAnswering", "Task", "of_model", "start"]
 
 TASKS: dict[str, type[Task]] = {
     "text-classification": TextClassification,

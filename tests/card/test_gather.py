@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 
 import pytest
 import workbench
@@ -13,9 +14,12 @@ from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    DistilBertConfig,
 )
 
+from hf_tinybert import DistillationTrainingArguments
 from hf_tinybert.card import gather
 from hf_tinybert.teacher import pipeline_tag
 
@@ -29,7 +33,7 @@ def trainer(teacher_folder, tmp_path):
 
 
 def facts(trainer, **given):
-    return gather.gather(trainer, "name", None, {}, **given)
+    return gather.gather(trainer, "name", None, None, {}, **given)
 
 
 def test_without_a_card_of_the_teacher_nothing_is_inherited(trainer):
@@ -62,6 +66,25 @@ def test_arguments_are_shown_without_paths(trainer, tmp_path):
     assert str(tmp_path) not in json.dumps(shown, default=str)
 
 
+def test_arguments_that_a_users_own_class_adds_are_not_shown(tmp_path):
+    @dataclass
+    class Own(DistillationTrainingArguments):
+        train_file: str = "/home/me/train.csv"
+        api_key: str = "sk-123"
+
+    shown = gather.shown_arguments(Own(str(tmp_path), use_cpu=True))
+    assert not {"train_file", "api_key"} & shown.keys()
+
+
+def test_of_several_teachers_a_licence_is_inherited_where_all_have_it(trainer, teacher_folder, tmp_path):
+    shutil.copytree(teacher_folder, tmp_path / "second")
+    trainer.teachers.append(workbench.load(str(tmp_path / "second")))
+    (tmp_path / "teacher" / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
+    assert facts(trainer).license is None
+    (tmp_path / "second" / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
+    assert facts(trainer).license == "mit"
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
@@ -91,6 +114,30 @@ def test_every_head_has_its_task(body):
         (AutoModelForTokenClassification, "token-classification"),
     ):
         assert pipeline_tag(auto.from_pretrained(body)) == tag
+
+
+def test_layers_that_were_not_matched_are_not_claimed(teacher, tmp_path):
+    args = workbench.arguments(tmp_path, max_steps=2, phases="prediction")
+    trainer = workbench.trainer(workbench.small_student(teacher), teacher, args)
+    trainer.train()
+    trainer.save_model()
+    trainer.create_model_card()
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "| layer 1 |" not in text
+    assert "attention.png" not in text
+    assert "Matched: predictions." in text
+
+
+def test_a_student_of_another_family_reads_what_its_tokenizer_gives(teacher, tmp_path):
+    """DistilBERT takes no token types, which BERT's tokenizer makes."""
+    config = DistilBertConfig(dim=48, hidden_dim=96, n_layers=2, n_heads=12, num_labels=teacher.config.num_labels)
+    config.id2label, config.label2id = teacher.config.id2label, teacher.config.label2id
+    student = AutoModelForSequenceClassification.from_config(config)
+    trainer = workbench.trainer(student, teacher, workbench.arguments(tmp_path, max_steps=2))
+    trainer.train()
+    trainer.save_model()
+    trainer.create_model_card()
+    assert (tmp_path / "pictures" / "attention.png").is_file()
 
 
 def test_the_card_names_no_path(trainer, tmp_path):

@@ -92,7 +92,7 @@ def test_what_was_not_measured_is_left_out():
     assert "base_model" not in str(card)
     for word in ("kept", "faster", "| layer", "Training arguments", "None", "model-index", "sha256", "Matched"):
         assert word not in str(card), word
-    assert "distilled from a BertForSequenceClassification with 12 layers" in card.text
+    assert "distilled from a model that is not on the Hub (BertForSequenceClassification with 12" in card.text
 
 
 @pytest.mark.parametrize("tag", sorted(PIPELINE_TAGS.values()))
@@ -109,6 +109,26 @@ def test_a_page_for_every_task(facts, tag):
 def test_a_teacher_that_was_not_measured_leaves_a_dash():
     scores = [Scores("eval", {"accuracy": 0.87})]
     assert "| accuracy (eval) | - | 0.8700 |  |" in page(dataclasses.replace(BARE, scores=scores)).text
+
+
+def test_an_error_has_no_share_that_is_kept():
+    scores = [Scores("eval", {"mse": 0.4, "pearson": 0.8}, {"mse": 0.2, "pearson": 0.9})]
+    text = page(dataclasses.replace(BARE, scores=scores)).text
+    assert "| mse (eval) | 0.2000 | 0.4000 |  |" in text
+    assert "| pearson (eval) | 0.9000 | 0.8000 | 88.9% kept |" in text
+
+
+def test_teachers_on_the_hub_and_off_it_are_both_named():
+    text = page(dataclasses.replace(BARE, teachers=["me/teacher", "sha256:0123"])).text
+    assert "[me/teacher](https://huggingface.co/me/teacher) and a model that is not on the Hub" in text
+
+
+@pytest.mark.parametrize(
+    ("sentences", "words"), [(True, "SentenceTransformer("), (False, "AutoModel.from_pretrained(")]
+)
+def test_a_model_without_a_head_is_a_sentence_encoder_where_its_folder_says_so(sentences, words):
+    text = page(dataclasses.replace(BARE, pipeline_tag="feature-extraction", sentences=sentences)).text
+    assert words in text
 
 
 def test_it_is_written_whole(tmp_path):

@@ -45,7 +45,8 @@ def test_what_has_lost_too_much_is_said(command, model, tmp_path):
     data = ["--eval-file", str(DEMO / "test.csv"), "--label-column", "intent"]
     done = command("export", model, "--output-dir", tmp_path, "--max-drop", "-1", *data)
     assert done.code == 2
-    assert "more than --max-drop -1" in done.error
+    assert "more than --max-drop allows (-1): nothing was written" in done.error
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize(

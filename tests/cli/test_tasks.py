@@ -64,7 +64,8 @@ def write(folder, make):
 def distilled_by_command(command, body, folder, flags, task, extra=()):
     quick = [*flags, *extra, "--use-cpu", "--disable-tqdm", "True", "--per-device-train-batch-size", "16"]
     finetune = ["finetune", "--task", task, "--model", body, *quick, "--learning-rate", "3e-4", "--max-steps", "20"]
-    assert command(*finetune, "--output-dir", folder / "teacher").code == 0
+    finetuned = command(*finetune, "--output-dir", folder / "teacher")
+    assert finetuned.code == 0, finetuned
     assert of_model(AutoConfig.from_pretrained(folder / "teacher")) == task
     cache = ["--teacher-cache", "logits", "--teacher-cache-dir", folder / "cache"]
     distil = ["distill", "--teacher", folder / "teacher", "--student", "tinybert-3l-192d", *quick, *cache]
@@ -76,6 +77,7 @@ def distilled_by_command(command, body, folder, flags, task, extra=()):
     assert 0.0 < measured["eval_agreement"] <= 1.0
     again = command("evaluate", "--model", folder / "student", *flags, *extra)
     metric = scores["metric"]
+    assert f"eval {metric}: {scores['models'][0]['score']:.4f}" in finetuned.out
     assert f"eval {metric} {measured['eval_' + metric]:.4f}" in " ".join(again.out.split())
     return folder / "student", scores
 

@@ -144,6 +144,25 @@ def test_what_is_too_far_off_leaves_nothing(classifier, tmp_path):
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
+def test_what_is_no_number_is_no_match(classifier, monkeypatch, tmp_path):
+    forward = OnnxModel.forward
+    monkeypatch.setattr(
+        OnnxModel, "forward", lambda self, **given: {k: v * float("nan") for k, v in forward(self, **given).items()}
+    )
+    with pytest.raises(ValueError, match="by up to nan, more than"):
+        export_onnx(classifier, tmp_path / "out")
+
+
+def test_a_check_that_fails_leaves_everything_as_it_was(classifier, tmp_path):
+    def check(kind, file):
+        assert file.is_file()
+        raise ValueError(f"not {kind}")
+
+    with pytest.raises(ValueError, match="not fp32"):
+        export_onnx(classifier, tmp_path / "out", check=check)
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
 def test_into_the_students_own_folder(classifier):
     before = {path.name: path.read_bytes() for path in classifier.iterdir() if path.is_file()}
     done = export_onnx(classifier)
