@@ -14,11 +14,12 @@ from torch import Tensor
 from transformers import AutoConfig, BertConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
-from hf_tinybert import projections, provenance, reduction, sentence_folder
+from hf_tinybert import heads, projections, provenance, reduction, sentence_folder
 from hf_tinybert.configuration import PRESETS, TinyBertConfig, preset_sizes
 from hf_tinybert.families import locate
 from hf_tinybert.labels import LabelOrder
 from hf_tinybert.layer_mapping import LayerMapping
+from hf_tinybert.prediction import MULTI_LABEL
 from hf_tinybert.teacher import auto_class, check_vocabularies
 
 Init = Literal["teacher", "random"]
@@ -107,6 +108,8 @@ def _from_checkpoint(teacher: PreTrainedModel, name: str, own_vocabulary: bool) 
         config.problem_type = teacher.config.problem_type
     student: PreTrainedModel
     student, info = auto.from_pretrained(name, config=config, output_loading_info=True, dtype=torch.float32)
+    if config.problem_type == MULTI_LABEL:
+        heads.start_at_teachers(student, info["missing_keys"], teacher)
     offers = {f"{projections.VECTORS}.{part}": value for part, value in sentence_folder.dense_of(name).items()}
     if any("fit_dense" in key for key in info["unexpected_keys"]):
         offers |= _authors_projections(name)

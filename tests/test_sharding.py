@@ -43,7 +43,8 @@ def test_the_launchers_files_are_read_by_accelerate(name, kind):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the Trainer's FSDP exists on accelerators only")
-def test_the_trainers_fsdp_is_on_and_never_falls_back(teacher, tmp_path):
+def test_the_trainers_fsdp_is_on_and_never_falls_back(teacher, tmp_path, monkeypatch):
+    monkeypatch.setenv("FSDP_VERSION", "2")
     args = workbench.arguments(tmp_path, use_cpu=False, max_steps=2, fsdp="full_shard")
     trainer = workbench.trainer(workbench.small_student(teacher), teacher, args)
     assert trainer.is_fsdp_enabled

@@ -62,7 +62,9 @@ def _load(name: str, task: tasks.Task) -> PreTrainedModel:
         raise ValueError(f"The model folder {name} holds no model: there is no config.json in it.")
     kwargs = task.config_kwargs()
     try:
-        model: PreTrainedModel = task.auto.from_pretrained(name, **kwargs)
+        model: PreTrainedModel
+        model, info = task.auto.from_pretrained(name, output_loading_info=True, **kwargs)
+        task.start_head(model, info["missing_keys"])
         return model
     except (SafetensorError, RuntimeError) as error:
         wanted = f"{kwargs['num_labels']} label(s)" if "num_labels" in kwargs else "this task"

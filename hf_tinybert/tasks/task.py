@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
 from datasets import DatasetDict
-from transformers import EvalPrediction, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import EvalPrediction, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_tinybert import data, teacher_inputs
 from hf_tinybert.data import DataArguments
@@ -123,6 +123,14 @@ class Task(ABC):
     @abstractmethod
     def config_kwargs(self) -> dict[str, Any]:
         """What the configuration of a model for the training data says of its labels."""
+
+    def start_head(self, model: PreTrainedModel, missing: Collection[str]) -> None:
+        """Make a new head ready for the training data; by default it is as it was initialised.
+
+        Args:
+            model: just loaded.
+            missing: names of weights that the checkpoint did not have.
+        """
 
     @abstractmethod
     def encode(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Encoded:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset, DatasetDict, LargeList, List
-from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from hf_tinybert import column_names, data, metrics
+from hf_tinybert import column_names, data, heads, metrics
 from hf_tinybert.data import DataArguments, pick_column
 from hf_tinybert.tasks.labels import Labels
 from hf_tinybert.tasks.task import Encoded, Task
@@ -76,6 +77,13 @@ class TextClassification(Task):
     def config_kwargs(self) -> dict[str, Any]:
         """Labels as the training data have them."""
         return Labels.of_dataset(self.splits["train"], self.columns.label).config_kwargs()
+
+    def start_head(self, model: PreTrainedModel, missing: Collection[str]) -> None:
+        """Where texts have several labels, a new head starts at their frequencies."""
+        labels = Labels.of_config(model.config)
+        if labels.several:
+            rows = _label_ids(self.splits["train"], "train", self.columns.label, labels)
+            heads.start_at_frequencies(model, missing, [[i for i, one in enumerate(row) if one] for row in rows])
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Encoded:
         """Token ids, and label ids as the model counts them."""
