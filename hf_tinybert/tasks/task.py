@@ -131,6 +131,7 @@ class Task(ABC):
             model: just loaded.
             missing: names of weights that the checkpoint did not have.
         """
+        return
 
     @abstractmethod
     def encode(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Encoded:
