@@ -8,6 +8,8 @@ import pytest
 
 pytest.importorskip("onnxruntime")
 
+pytestmark = pytest.mark.one_world("5")
+
 DEMO = resources.files("hf_tinybert") / "demo_data"
 
 

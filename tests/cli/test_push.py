@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
+pytestmark = pytest.mark.one_world("4.57")
+
 
 @pytest.fixture(scope="module")
 def student(command, body, tmp_path_factory):
