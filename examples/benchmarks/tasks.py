@@ -57,7 +57,7 @@ TASKS = {
     "mrpc": Task("text-classification", "accuracy", 100, 128, 3, 5),
     "stsb": Task("text-classification", "pearson", 100, 128, 2, 4),
     "wnut17": Task("token-classification", "f1", 100, 96, 5, 7),
-    "several": Task("text-classification", "f1", 100, 64, 4, 5),
+    "several": Task("text-classification", "f1", 100, 64, 4, 12),
     "questions": Task("question-answering", "f1", 1, 96, 2, 5),
     "masked": Task("fill-mask", "accuracy", 100, 128, 0, 4),
     "vectors": Task("feature-extraction", "spearman", 100, 64, 0, 5, arms=("distilled", "init")),
