@@ -16,7 +16,9 @@ from hf_tinybert.cli.benchmark import BenchmarkArguments
 from hf_tinybert.cli.demo import DemoArguments
 from hf_tinybert.cli.distill import DistillArguments
 from hf_tinybert.cli.evaluate import EvaluateArguments
+from hf_tinybert.cli.export import ExportArguments
 from hf_tinybert.cli.finetune import FinetuneArguments
+from hf_tinybert.cli.push import PushArguments
 from hf_tinybert.corpus import CorpusArguments
 from hf_tinybert.data import DataArguments
 
@@ -26,6 +28,8 @@ CLASSES = {
     "evaluate": (EvaluateArguments, DataArguments),
     "augment": (AugmentArguments,),
     "benchmark": (BenchmarkArguments,),
+    "export": (ExportArguments, DataArguments),
+    "push": (PushArguments,),
     "demo": (DemoArguments,),
 }
 
@@ -91,6 +95,8 @@ def test_an_unknown_flag(command, tmp_path, monkeypatch, verb, word):
         "distill": ["--teacher", "x"],
         "evaluate": ["--model", "x"],
         "augment": ["--input-file", "x", "--output-file", "x"],
+        "export": ["--model", "x"],
+        "push": ["--folder", "x", "--repo-id", "me/x"],
     }
     result = command(verb, *required.get(verb, []), word)
     assert result.code == 2
