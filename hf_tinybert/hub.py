@@ -127,6 +127,7 @@ def push(
     token: str | None = None,
     revision: str | None = None,
     commit_message: str = "Upload student",
+    blocking: bool = True,
 ) -> Any:
     """Upload the student in a folder: weights, tokenizer, card, pictures and `onnx/`, nothing else.
 
@@ -138,9 +139,10 @@ def push(
         token: of the user; that of `hf auth login` or `HF_TOKEN` by default.
         revision: branch; created from main if it is not there.
         commit_message: of the commit.
+        blocking: wait until all has arrived; otherwise it is sent in the background, after what was begun before.
 
     Returns:
-        huggingface_hub's `CommitInfo`.
+        huggingface_hub's `CommitInfo`; a future of it where `blocking` is false.
 
     Raises:
         PushError: the Hub refused, or was not reached.
@@ -148,18 +150,14 @@ def push(
     """
     check_folder(folder)
     with explained(repo_id):
-        return _commit(folder, repo_id, token, revision, commit_message)
-
-
-def push_later(
-    folder: str | os.PathLike[str],
-    repo_id: str,
-    token: str | None = None,
-    revision: str | None = None,
-    commit_message: str = "Upload student",
-) -> Any:
-    """`push` in the background, after those that were begun before; returns a future."""
-    return _commit(folder, repo_id, token, revision, commit_message, run_as_future=True)
+        _make_branch(repo_id, revision, token)
+        contents: dict[str, str | bytes] = {name: str(Path(folder) / name) for name in files_of(folder)}
+        if CARD_NAME in contents:
+            card = (Path(folder) / CARD_NAME).read_text(encoding="utf-8")
+            contents[CARD_NAME] = named(card, repo_id).encode("utf-8")
+        kwargs: dict[str, Any] = {"token": token, "revision": revision, "run_as_future": not blocking}
+        additions = [CommitOperationAdd(name, content) for name, content in contents.items()]
+        return _API.create_commit(repo_id, additions, commit_message=commit_message, **kwargs)
 
 
 def push_checkpoint_later(
@@ -181,24 +179,6 @@ def push_checkpoint_later(
         commit_message=commit_message,
         run_as_future=True,
     )
-
-
-def _commit(
-    folder: str | os.PathLike[str],
-    repo_id: str,
-    token: str | None,
-    revision: str | None,
-    commit_message: str,
-    run_as_future: bool = False,
-) -> Any:
-    _make_branch(repo_id, revision, token)
-    contents: dict[str, str | bytes] = {name: str(Path(folder) / name) for name in files_of(folder)}
-    if CARD_NAME in contents:
-        card = (Path(folder) / CARD_NAME).read_text(encoding="utf-8")
-        contents[CARD_NAME] = named(card, repo_id).encode("utf-8")
-    kwargs: dict[str, Any] = {"token": token, "revision": revision, "run_as_future": run_as_future}
-    additions = [CommitOperationAdd(name, content) for name, content in contents.items()]
-    return _API.create_commit(repo_id, additions, commit_message=commit_message, **kwargs)
 
 
 def named(card: str, repo_id: str) -> str:

@@ -39,9 +39,8 @@ class HubTrainer(SafeSavingTrainer):
         """
         if not self.is_world_process_zero():
             return
-        name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
         private = self.args.hub_private_repo if private is None else private
-        self.hub_model_id = hub.create_repository(name, token or self.args.hub_token, private)
+        self.hub_model_id = hub.create_repository(self._repository, token or self.args.hub_token, private)
         self.push_in_progress = None
 
     def push_to_hub(
@@ -75,18 +74,27 @@ class HubTrainer(SafeSavingTrainer):
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
-        name = (self.args.hub_model_id or Path(self.args.output_dir).absolute().name).split("/")[-1]
-        self.create_model_card(model_name=kwargs.pop("model_name", None) or name, **kwargs)
+        self.create_model_card(model_name=kwargs.pop("model_name", None) or self._title, **kwargs)
         self._finish_current_push()
         with self._folder_to_push() as folder:
-            push = hub.push if blocking or folder != self.args.output_dir else hub.push_later
-            return push(
+            return hub.push(
                 folder,
                 self.hub_model_id,
                 token=token or self.args.hub_token,
                 revision=revision or getattr(self.args, "hub_revision", None),
                 commit_message=commit_message or "End of training",
+                blocking=blocking or folder != self.args.output_dir,  # the merged folder is gone afterwards
             )
+
+    @property
+    def _repository(self) -> str:
+        """The repository as it was asked for; by default it is named as the output folder."""
+        return self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+
+    @property
+    def _title(self) -> str:
+        """What the model is called: its repository without the owner."""
+        return self._repository.split("/")[-1]
 
     @property
     def _saved(self) -> Any:
@@ -138,7 +146,7 @@ class HubTrainer(SafeSavingTrainer):
         where = f"step {self.state.global_step}" if by_step else f"epoch {int(self.state.epoch or 0)}"
         message = f"Training in progress, {where}"
         common = {"token": args.hub_token, "revision": getattr(args, "hub_revision", None)}
-        jobs = [hub.push_later(args.output_dir, self.hub_model_id, commit_message=message, **common)]
+        jobs = [hub.push(args.output_dir, self.hub_model_id, commit_message=message, blocking=False, **common)]
         if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             only_last = args.hub_strategy == HubStrategy.CHECKPOINT
             path = LAST_CHECKPOINT if only_last else Path(checkpoint_folder).name

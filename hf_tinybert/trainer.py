@@ -738,7 +738,7 @@ class DistillationTrainer(HubTrainer):
         if self.is_world_process_zero():
             card.make(
                 self,
-                model_name or (self.args.hub_model_id or Path(self.args.output_dir).absolute().name).split("/")[-1],
+                model_name or self._title,
                 self._settings_of(self.student),
                 comparison,
                 sentence,

@@ -62,7 +62,6 @@ class CardFacts:
         dtypes: numbers that the models computed with when they were timed.
         comparison: sizes and times of teacher and student.
         scores: metrics of both, each split once.
-        history: the Trainer's log history.
         training_rows: examples of the training data.
         arguments: training arguments, by name.
         versions: package -> version.
@@ -90,7 +89,6 @@ class CardFacts:
     dtypes: Sequence[str] = ("float32",)
     comparison: Comparison | None = None
     scores: Sequence[Scores] = ()
-    history: Sequence[Mapping[str, float]] = ()
     training_rows: int | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

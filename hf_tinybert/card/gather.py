@@ -109,7 +109,6 @@ def gather(
         dtypes=sorted({str(model.dtype).removeprefix("torch.") for model in (trainer.teacher, student)}),
         comparison=comparison,
         scores=trainer.recorder.scores(),
-        history=trainer.state.log_history,
         training_rows=len(trainer.train_dataset) if hasattr(trainer.train_dataset, "__len__") else None,
         arguments=shown_arguments(trainer.args),
         versions={**known.get("versions", {}), "datasets": datasets.__version__},

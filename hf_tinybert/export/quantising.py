@@ -6,7 +6,6 @@ import platform
 import tempfile
 from pathlib import Path
 
-import torch
 from transformers import PretrainedConfig
 
 from hf_tinybert.export import tracing
@@ -45,6 +44,5 @@ def has_vnni() -> bool:
     """Whether the CPU multiplies 8-bit numbers without overflow (VNNI); else weights get 7 bits."""
     if platform.machine().lower() in ("arm64", "aarch64"):
         return True
-    capabilities = getattr(torch.backends.cpu, "get_cpu_capability", lambda: "")()
     flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    return "vnni" in flags or "VNNI" in str(capabilities)
+    return "vnni" in flags
