@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -85,7 +86,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Models and runtimes side by side; speed-ups are against the first row.
+    """Models and runtimes side by side.
 
     Attributes:
         device: what they ran on.
@@ -93,7 +94,8 @@ class Benchmark:
         transformers_version: of the installed transformers.
         plan: what was timed, and how.
         costs: a row for each model in each runtime.
-        timings: such a row for each batch size and length.
+        timings: such a row for each number of threads, batch size and length.
+        baseline: label of the row that speed-ups are against.
     """
 
     device: str
@@ -102,22 +104,22 @@ class Benchmark:
     plan: Plan
     costs: tuple[ModelCost, ...]
     timings: tuple[Timing, ...]
+    baseline: str
 
     def __str__(self) -> str:
         """A header, a table of costs, and a table of times for each batch size and length."""
         plan = self.plan
         versions = f"torch {self.torch_version}, transformers {self.transformers_version}"
         lines = [
-            f"{self.device}, {plan.threads} thread{'s' if plan.threads > 1 else ''}, {versions}, float32",
-            f"{plan.rounds} rounds in turns after {plan.warm_up} of warm-up; speed-up against {self.costs[0].label}",
+            f"{self.device}, {versions}, float32",
+            f"{plan.rounds} rounds in turns after {plan.warm_up} of warm-up; speed-up against {self.baseline}",
             "",
             *self._cost_table(),
         ]
         if any(cost.size_is_computed for cost in self.costs):
             lines.append("* computed: there is no such file")
-        for batch_size in plan.batch_sizes:
-            for length in plan.lengths:
-                lines += ["", *self._time_table(batch_size, length)]
+        for shape in product(plan.threads, plan.batch_sizes, plan.lengths):
+            lines += ["", *self._time_table(*shape)]
         return "\n".join(lines)
 
     def _cost_table(self) -> list[str]:
@@ -131,9 +133,11 @@ class Benchmark:
         rows[0][-1] += " "
         return _aligned(rows)
 
-    def _time_table(self, batch_size: int, length: int) -> list[str]:
-        rows = [[f"batch of {batch_size}, {length} tokens", "median", "p95", "sequences/s", "speed-up"]]
-        found = [t for t in self.timings if (t.batch_size, t.length) == (batch_size, length)]
+    def _time_table(self, threads: int, batch_size: int, length: int) -> list[str]:
+        title = f"{threads} thread{'s' if threads > 1 else ''}, batch of {batch_size}, {length} tokens"
+        rows = [[title, "median", "p95", "sequences/s", "speed-up"]]
+        shape = (threads, batch_size, length)
+        found = [t for t in self.timings if (t.threads, t.batch_size, t.length) == shape]
         for cost, timing in zip(self.costs, found, strict=True):
             times = [f"{timing.median_ms:.2f} ms", f"{timing.p95_ms:.2f} ms"]
             rows.append([cost.label, *times, f"{timing.sequences_per_second:,.1f}", f"{timing.speed_up:.1f}x"])
@@ -184,9 +188,10 @@ def benchmark(
     runtimes: Sequence[str] = (),
     device: str | torch.device = "cpu",
     progress: Callable[[str], None] | None = None,
+    baseline: str | None = None,
 ) -> Benchmark:
     """Measure models in runtimes; the arguments and errors are those of `inference.measure`."""
-    costs, timings = measure(candidates, plan, runtimes, device, progress)
+    costs, timings = measure(candidates, plan, runtimes, device, progress, baseline)
     return Benchmark(
         device=machine_name(device),
         torch_version=torch.__version__,
@@ -194,6 +199,7 @@ def benchmark(
         plan=plan,
         costs=tuple(costs),
         timings=tuple(timings),
+        baseline=next(cost.label for cost in costs if baseline is None or cost.name == baseline),
     )
 
 

@@ -10,13 +10,13 @@ import os
 import platform
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from hf_tinybert.configuration import PRESETS
 from hf_tinybert.families import locate
 from hf_tinybert.runtimes import find_runtimes, prepare
 from hf_tinybert.teacher import load_teacher, load_tokenizer
+from hf_tinybert.timing import in_turns, random_inputs
 
 #: Architectures to compare with that need no weights: BERT-base and the presets, with BERT's vocabulary.
 SHAPES: dict[str, dict[str, int]] = {
@@ -41,9 +42,6 @@ SHAPES: dict[str, dict[str, int]] = {
     **PRESETS,
 }
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-_SPECIAL = ("pad", "unk", "bos", "eos", "cls", "sep", "mask")
-_SEED = 0
-_Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True)
@@ -68,14 +66,14 @@ class Plan:
     Attributes:
         batch_sizes: sequences in a batch.
         lengths: tokens of each sequence.
-        threads: CPU threads.
+        threads: numbers of CPU threads, all else being timed with each.
         rounds: how often each model is timed for each batch size and length.
         warm_up: rounds before these, which do not count.
     """
 
     batch_sizes: tuple[int, ...] = (1, 32)
     lengths: tuple[int, ...] = (32, 128)
-    threads: int = 1
+    threads: tuple[int, ...] = (1,)
     rounds: int = 30
     warm_up: int = 5
 
@@ -85,12 +83,15 @@ class Plan:
         Raises:
             ValueError: names the flag, what it was given and what it takes.
         """
-        for flag, values in (("--batch-sizes", self.batch_sizes), ("--lengths", self.lengths)):
+        for flag, values in (
+            ("--batch-sizes", self.batch_sizes),
+            ("--lengths", self.lengths),
+            ("--threads", self.threads),
+        ):
             if not values or min(values) < 1 or len(set(values)) < len(values):
                 given = " ".join(map(str, values)) or "nothing"
                 raise ValueError(f"{flag} takes different whole numbers of at least 1, got {given}.")
         for flag, value, least in (
-            ("--threads", self.threads, 1),
             ("--rounds", self.rounds, 1),
             ("--warm-up", self.warm_up, 0),
         ):
@@ -134,16 +135,18 @@ class Timing:
     Attributes:
         name: of the model.
         runtime: one of `runtimes.RUNTIMES`.
+        threads: CPU threads.
         batch_size: sequences in the batch.
         length: tokens of each.
         median_ms: median milliseconds of a batch.
         p95_ms: the milliseconds that 95 % of the batches stay below.
         sequences_per_second: throughput at the median.
-        speed_up: the first row's median over this one's.
+        speed_up: the baseline's median over this one's.
     """
 
     name: str
     runtime: str
+    threads: int
     batch_size: int
     length: int
     median_ms: float
@@ -154,10 +157,10 @@ class Timing:
 
 @dataclass(frozen=True)
 class _Contender:
-    """A model in a runtime, ready to run."""
+    """A model in a runtime; `opened` takes a number of threads and returns what answers with them."""
 
     cost: ModelCost
-    forward: Callable[..., Any]
+    opened: Callable[[int], Callable[..., Any]]
     config: PretrainedConfig
     special_ids: frozenset[int]
 
@@ -199,37 +202,48 @@ def measure(
     runtimes: Sequence[str] = (),
     device: str | torch.device = "cpu",
     progress: Callable[[str], None] | None = None,
+    baseline: str | None = None,
 ) -> tuple[list[ModelCost], list[Timing]]:
-    """Measure models in runtimes, all of them taking turns for each batch size and length.
+    """Measure models in runtimes, all of them taking turns for each number of threads, batch size and length.
 
     Args:
-        candidates: the models; speed-ups are against the first, in its first runtime.
+        candidates: the models.
         plan: what to time, and how.
         runtimes: names in `runtimes.RUNTIMES`; none for all that work here.
         device: where to run.
         progress: told in a line what comes next.
+        baseline: name of the model against which speed-ups are counted, in its first runtime and with as many
+            threads; the first by default.
 
     Returns:
-        A row for each model in each runtime; and such a row for each batch size and length.
+        A row for each model in each runtime; and such a row for each number of threads, batch size and length.
 
     Raises:
-        ValueError: a runtime does not work here, a model cannot be loaded, or a length is beyond a model's
-            positions; all before anything is timed.
+        ValueError: a runtime does not work here, a model cannot be loaded, a length is beyond a model's positions, or
+            the baseline is none of the models; all before anything is timed.
     """
     device = torch.device(device)
     say = progress or (lambda text: None)
     names = find_runtimes(runtimes, device)
+    known = [candidate.name for candidate in candidates]
+    if baseline is not None and baseline not in known:
+        raise ValueError(f"--baseline must be one of the models, {', '.join(known)}; got {baseline!r}.")
+    first = known.index(baseline) * len(names) if baseline else 0
     loaded = [(candidate, _load(candidate, plan.lengths, device)) for candidate in candidates]
     contenders: list[_Contender] = []
     timings: list[Timing] = []
-    with _threads(plan.threads), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         for candidate, model in loaded:
             say(f"preparing {candidate.name}")
             contenders += _contenders(candidate, model, names, plan, scratch)
-        for batch_size in plan.batch_sizes:
-            for length in plan.lengths:
-                say(f"timing batches of {batch_size}, {length} tokens")
-                timings += _time(contenders, batch_size, length, plan, device)
+        for threads in plan.threads:
+            with _threads(threads):
+                forwards = [contender.opened(threads) for contender in contenders]
+                for batch_size, length in product(plan.batch_sizes, plan.lengths):
+                    say(f"timing batches of {batch_size}, {length} tokens, threads: {threads}")
+                    times = _time(contenders, forwards, batch_size, length, plan, device)
+                    shape = {"threads": threads, "batch_size": batch_size, "length": length}
+                    timings += _timings(contenders, times, times[first], shape)
     return [contender.cost for contender in contenders], timings
 
 
@@ -242,54 +256,6 @@ def latency(
         for name, model in models.items()
     }
     return {name: statistics.median(times) for name, times in in_turns(calls, rounds, warm_up).items()}
-
-
-@torch.inference_mode()
-def in_turns(calls: Mapping[_Key, Callable[[], object]], rounds: int, warm_up: int) -> dict[_Key, list[float]]:
-    """Milliseconds of each call in each round.
-
-    In a round every call has one turn, so that what else the machine does hits all alike.
-
-    Args:
-        calls: each returns when its work is done.
-        rounds: turns of each call that count.
-        warm_up: turns of each call before these.
-    """
-    times: dict[_Key, list[float]] = {key: [] for key in calls}
-    for turn in range(warm_up + rounds):
-        for key, call in calls.items():
-            start = time.perf_counter()
-            call()
-            taken = time.perf_counter() - start
-            if turn >= warm_up:
-                times[key].append(taken * 1000)
-    return times
-
-
-def random_inputs(
-    config: PretrainedConfig,
-    batch_size: int,
-    length: int,
-    device: str | torch.device = "cpu",
-    special_ids: frozenset[int] = frozenset(),
-) -> dict[str, Tensor]:
-    """Random ordinary tokens without padding, the same at every call.
-
-    Args:
-        config: says how large the vocabulary is and names special ids.
-        batch_size: B.
-        length: S.
-        device: where the tensors shall be.
-        special_ids: further ids to leave out.
-
-    Returns:
-        `input_ids` and `attention_mask`, `[B, S]`.
-    """
-    left_out = special_ids | {getattr(config, f"{name}_token_id", None) for name in _SPECIAL}
-    ordinary = torch.tensor([token for token in range(config.vocab_size) if token not in left_out])
-    chosen = torch.randint(len(ordinary), (batch_size, length), generator=torch.Generator().manual_seed(_SEED))
-    ids = ordinary[chosen].to(device)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 @torch.inference_mode()
@@ -348,43 +314,47 @@ def _contenders(
     flops = {length: count_flops(model, length) for length in plan.lengths}
     special_ids = _special_ids(candidate.path)
     for runtime in names:
-        forward, size = prepare(runtime, model, candidate.path, plan.threads, scratch)
+        opened, size = prepare(runtime, model, candidate.path, scratch)
         computed = runtime == "pytorch-int8" or (shape_only and runtime == "pytorch")
         if size is None:
             size = 4 * parameters if candidate.path is None else bytes_on_disk(candidate.path)
         cost = ModelCost(candidate.name, runtime, shape_only, parameters, flops, size, computed)
-        yield _Contender(cost, forward, model.config, special_ids)
+        yield _Contender(cost, opened, model.config, special_ids)
 
 
 def _time(
-    contenders: Sequence[_Contender], batch_size: int, length: int, plan: Plan, device: torch.device
-) -> list[Timing]:
-    calls = {
-        index: partial(
-            _finish,
-            contender.forward,
-            random_inputs(contender.config, batch_size, length, device, contender.special_ids),
+    contenders: Sequence[_Contender],
+    forwards: Sequence[Callable[..., Any]],
+    batch_size: int,
+    length: int,
+    plan: Plan,
+    device: torch.device,
+) -> list[list[float]]:
+    """Milliseconds of every contender."""
+    calls = {}
+    for index, (contender, forward) in enumerate(zip(contenders, forwards, strict=True)):
+        inputs = random_inputs(contender.config, batch_size, length, device, contender.special_ids)
+        calls[index] = partial(_finish, forward, inputs)
+    return list(in_turns(calls, plan.rounds, plan.warm_up).values())
+
+
+def _timings(
+    contenders: Sequence[_Contender],
+    times: Sequence[Sequence[float]],
+    baseline: Sequence[float],
+    shape: dict[str, int],
+) -> Iterator[Timing]:
+    for contender, taken in zip(contenders, times, strict=True):
+        median = statistics.median(taken)
+        yield Timing(
+            name=contender.cost.name,
+            runtime=contender.cost.runtime,
+            **shape,
+            median_ms=median,
+            p95_ms=float(torch.tensor(taken, dtype=torch.float64).quantile(0.95)),
+            sequences_per_second=shape["batch_size"] * 1000 / median,
+            speed_up=statistics.median(baseline) / median,
         )
-        for index, contender in enumerate(contenders)
-    }
-    times = in_turns(calls, plan.rounds, plan.warm_up)
-    first = statistics.median(times[0])
-    timings = []
-    for index, contender in enumerate(contenders):
-        median = statistics.median(times[index])
-        timings.append(
-            Timing(
-                name=contender.cost.name,
-                runtime=contender.cost.runtime,
-                batch_size=batch_size,
-                length=length,
-                median_ms=median,
-                p95_ms=float(torch.tensor(times[index], dtype=torch.float64).quantile(0.95)),
-                sequences_per_second=batch_size * 1000 / median,
-                speed_up=first / median,
-            )
-        )
-    return timings
 
 
 def _finish(forward: Callable[..., Any], inputs: Mapping[str, Tensor]) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_tinybert.export import quantising, tracing
+from hf_tinybert.export import fusing, quantising, tracing
 from hf_tinybert.export.session import OnnxModel, required
 
 RUNTIMES = ("pytorch", "pytorch-int8", "onnxruntime", "onnxruntime-int8")
@@ -42,26 +42,29 @@ def find_runtimes(wanted: Sequence[str], device: torch.device) -> tuple[str, ...
 
 
 def prepare(
-    runtime: str, model: PreTrainedModel, folder: str | None, threads: int, scratch: str
-) -> tuple[Callable[..., Any], int | None]:
+    runtime: str, model: PreTrainedModel, folder: str | None, scratch: str
+) -> tuple[Callable[[int], Callable[..., Any]], int | None]:
     """A model in a runtime, and the size of what it is read from, where that is not the model's own file.
 
     Args:
         runtime: one of `RUNTIMES`.
         model: in eval mode, on its device.
         folder: where the model came from, which may hold an ONNX file, or None.
-        threads: CPU threads.
         scratch: a folder for what is made on the way.
+
+    Returns:
+        A function from a number of CPU threads to what answers with them, and bytes or None. PyTorch's own number of
+        threads is for the caller to set.
     """
     if runtime == "pytorch-int8":
         quantized = _quantized(model)
-        return quantized, _serialized_size(quantized)
+        return lambda threads: quantized, _serialized_size(quantized)
     if runtime.startswith("onnxruntime"):
-        exported = _onnx(model, folder, threads, scratch, quantised=runtime == "onnxruntime-int8")
+        file = _onnx_file(model, folder, scratch, quantised=runtime == "onnxruntime-int8")
         # Weights of large models are in files beside, model.onnx_data.
-        files = exported.path.parent.glob(f"{exported.path.name}*")
-        return exported, sum(file.stat().st_size for file in files)
-    return model, None
+        size = sum(path.stat().st_size for path in file.parent.glob(f"{file.name}*"))
+        return lambda threads: OnnxModel(file, model.config, threads), size
+    return lambda threads: model, None
 
 
 def _obstacle(runtime: str, device: torch.device) -> str | None:
@@ -97,8 +100,8 @@ def _serialized_size(model: nn.Module) -> int:
     return buffer.tell()
 
 
-def _onnx(model: PreTrainedModel, folder: str | None, threads: int, scratch: str, quantised: bool) -> OnnxModel:
-    """The model in ONNX Runtime: from its folder's ONNX file, or exported."""
+def _onnx_file(model: PreTrainedModel, folder: str | None, scratch: str, quantised: bool) -> Path:
+    """The model's ONNX file: its folder's, or one that is made now, with fused attention where that can be."""
     names = _ONNX_FILES["int8" if quantised else "fp32"]
     present = [Path(folder) / name for name in names] if folder else []
     file = next((path for path in present if path.is_file()), None)
@@ -106,7 +109,11 @@ def _onnx(model: PreTrainedModel, folder: str | None, threads: int, scratch: str
         target = Path(tempfile.mkdtemp(dir=scratch))
         file = target / "model.onnx"
         tracing.write(model, file)
+        if fusing.can_fuse(model):
+            plain, file = file, target / "fused" / "model.onnx"
+            file.parent.mkdir()
+            fusing.fuse(model, plain, file, "O2")
         if quantised:
-            plain, file = file, target / "model_quantized.onnx"
-            quantising.to_int8(plain, file, model.config)
-    return OnnxModel(file, model.config, threads)
+            source, file = file, target / "model_quantized.onnx"
+            quantising.to_int8(source, file, model.config)
+    return file

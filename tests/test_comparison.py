@@ -82,6 +82,7 @@ def benchmark_of_three(**changes):
         Timing(
             cost.name,
             cost.runtime,
+            2,
             batch,
             length,
             median,
@@ -93,14 +94,14 @@ def benchmark_of_three(**changes):
         for cost in COSTS
         for median, p95 in [TIMES[cost.name, key]]
     )
-    fields = {"plan": Plan(threads=2), "costs": COSTS, "timings": timings} | changes
+    fields = {"plan": Plan(threads=(2,)), "costs": COSTS, "timings": timings, "baseline": COSTS[0].label} | changes
     return Benchmark(device="cpu", torch_version="2.9", transformers_version="4.57", **fields)
 
 
 def test_the_tables_of_a_benchmark():
     lines = str(benchmark_of_three()).splitlines()
     assert lines[:16] == [
-        "cpu, 2 threads, torch 2.9, transformers 4.57, float32",
+        "cpu, torch 2.9, transformers 4.57, float32",
         "30 rounds in turns after 5 of warm-up; speed-up against teacher, pytorch",
         "",
         "                                   parameters  FLOPs (32 tokens)  FLOPs (128 tokens)  file size",
@@ -110,18 +111,18 @@ def test_the_tables_of_a_benchmark():
         "hub (random weights), onnxruntime       0.0 M              0.0 M               1.0 M          -",
         "* computed: there is no such file",
         "",
-        "batch of 1, 32 tokens               median      p95  sequences/s  speed-up",
+        "2 threads, batch of 1, 32 tokens    median      p95  sequences/s  speed-up",
         "-" * 74,
         "teacher, pytorch                   6.00 ms  6.70 ms        166.7      1.0x",
         "student, pytorch-int8              2.40 ms  3.00 ms        416.7      2.5x",
         "hub (random weights), onnxruntime  1.00 ms  1.00 ms      1,000.0      6.0x",
         "",
     ]
-    assert [line.split("  ")[0] for line in lines if line.startswith("batch")] == [
-        "batch of 1, 32 tokens",
-        "batch of 1, 128 tokens",
-        "batch of 32, 32 tokens",
-        "batch of 32, 128 tokens",
+    assert [line.split("  ")[0] for line in lines if line.startswith("2 threads")] == [
+        "2 threads, batch of 1, 32 tokens",
+        "2 threads, batch of 1, 128 tokens",
+        "2 threads, batch of 32, 32 tokens",
+        "2 threads, batch of 32, 128 tokens",
     ]
     assert lines[-1].endswith("  0.50 ms    0.50 ms     64,000.0    800.0x")
     assert all(line == line.rstrip() for line in lines)
@@ -137,7 +138,7 @@ def test_a_benchmark_saves_as_json_whole_or_not_at_all(tmp_path):
     path.write_text("old")
     benchmark_of_three().save(path)
     saved = json.loads(path.read_text())
-    assert saved["plan"] == {"batch_sizes": [1, 32], "lengths": [32, 128], "threads": 2, "rounds": 30, "warm_up": 5}
+    assert saved["plan"] == {"batch_sizes": [1, 32], "lengths": [32, 128], "threads": [2], "rounds": 30, "warm_up": 5}
     assert saved["costs"][0]["flops"] == {"32": 689_600_000, "128": 2_900_000_000}
     assert len(saved["timings"]) == 12
     with pytest.raises(TypeError):

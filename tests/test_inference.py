@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
-import threading
+from itertools import product
 
 import pytest
 import tiny_models
@@ -17,10 +17,8 @@ from hf_tinybert.inference import (
     bytes_on_disk,
     count_flops,
     find_candidates,
-    in_turns,
     latency,
     measure,
-    random_inputs,
 )
 
 CPU = torch.device("cpu")
@@ -94,38 +92,7 @@ def test_flops_of_a_real_body(body):
 # inputs
 
 
-def test_inputs_are_ordinary_tokens_without_padding_and_the_same_at_every_call():
-    config = tiny_models.config("roberta")  # pad 1, bos 0, eos 2
-    inputs = random_inputs(config, 50, 70, special_ids=frozenset(range(10, 80)))
-    assert set(inputs) == {"input_ids", "attention_mask"}
-    assert inputs["input_ids"].unique().tolist() == [*range(3, 10), *range(80, 90)]
-    assert inputs["input_ids"].shape == inputs["attention_mask"].shape == (50, 70)
-    assert inputs["attention_mask"].all()
-    again = random_inputs(config, 50, 70, special_ids=frozenset(range(10, 80)))
-    assert torch.equal(inputs["input_ids"], again["input_ids"])
-
-
 # timing
-
-
-def test_calls_take_turns_and_the_warm_up_does_not_count():
-    log = []
-    times = in_turns({name: lambda name=name: log.append(name) for name in "abc"}, rounds=4, warm_up=2)
-    assert log == list("abc") * 6
-    assert {name: len(values) for name, values in times.items()} == {"a": 4, "b": 4, "c": 4}
-    assert all(value > 0 for values in times.values() for value in values)
-
-
-def test_times_are_milliseconds_and_no_gradients_are_kept():
-    event, modes = threading.Event(), []
-
-    def wait():
-        modes.append(torch.is_inference_mode_enabled())
-        event.wait(0.02)
-
-    (times,) = in_turns({0: wait}, rounds=3, warm_up=0).values()
-    assert min(times) >= 19
-    assert modes == [True] * 3
 
 
 def test_latencies_are_positive_of_every_model_and_grow_with_its_depth():
@@ -183,7 +150,7 @@ def test_candidates_that_cannot_be(models, shapes, message):
         ({"batch_sizes": ()}, "--batch-sizes .* got nothing"),
         ({"lengths": (0,)}, "--lengths .* got 0"),
         ({"lengths": (8, 16, 8)}, "--lengths .* different .* got 8 16 8"),
-        ({"threads": 0}, "--threads must be at least 1, got 0"),
+        ({"threads": (0,)}, "--threads takes different whole numbers of at least 1, got 0"),
         ({"rounds": 0}, "--rounds must be at least 1, got 0"),
         ({"warm_up": -1}, "--warm-up must be at least 0, got -1"),
     ],
@@ -197,13 +164,14 @@ def test_plans_that_cannot_be(changes, message):
 
 
 def test_every_model_in_every_runtime_for_every_batch_size_and_length(folders):
-    plan = Plan(batch_sizes=(1, 3), lengths=(5, 9), rounds=4, warm_up=0)
+    plan = Plan(batch_sizes=(1, 3), lengths=(5, 9), threads=(1, 2), rounds=4, warm_up=0)
     candidates = find_candidates([str(folders / "teacher"), f"small={folders / 'student'}"])
     costs, timings = measure(candidates, plan, ["pytorch", "pytorch-int8"])
     rows = [(name, runtime) for name in ("teacher", "small") for runtime in ("pytorch", "pytorch-int8")]
     assert [(cost.name, cost.runtime) for cost in costs] == rows
-    blocks = [(batch_size, length) for batch_size in (1, 3) for length in (5, 9)]
-    assert [(t.batch_size, t.length, t.name, t.runtime) for t in timings] == [b + r for b in blocks for r in rows]
+    blocks = list(product((1, 2), (1, 3), (5, 9)))
+    found = [(t.threads, t.batch_size, t.length, t.name, t.runtime) for t in timings]
+    assert found == [block + row for block in blocks for row in rows]
     for timing in timings:
         assert timing.p95_ms >= timing.median_ms > 0
         assert timing.sequences_per_second == pytest.approx(timing.batch_size * 1000 / timing.median_ms)
@@ -242,9 +210,17 @@ def test_bert_base_is_bert_base():
 def test_the_threads_are_set_for_the_measurement_only(folders, monkeypatch):
     before, given = torch.get_num_threads(), []
     monkeypatch.setattr(torch, "set_num_threads", given.append)
-    plan = Plan(batch_sizes=(1,), lengths=(4,), threads=before + 1, rounds=1, warm_up=0)
+    plan = Plan(batch_sizes=(1,), lengths=(4,), threads=(before + 1, before), rounds=1, warm_up=0)
     measure([Candidate("t", path=str(folders / "teacher"))], plan, ["pytorch"])
-    assert given == [before + 1, before]
+    assert given == [before + 1, before, before, before]
+
+
+def test_speed_ups_against_another_than_the_first(folders):
+    candidates = find_candidates([str(folders / "teacher"), f"small={folders / 'student'}"])
+    _, timings = measure(candidates, QUICK, ["pytorch", "pytorch-int8"], baseline="small")
+    assert [t.speed_up for t in timings] == [pytest.approx(timings[2].median_ms / t.median_ms) for t in timings]
+    with pytest.raises(ValueError, match=r"--baseline must be one of the models, teacher, small; got 'large'\."):
+        measure(candidates, QUICK, ["pytorch"], baseline="large")
 
 
 def test_of_a_real_model(body, tmp_path):

@@ -34,7 +34,12 @@ class BenchmarkArguments:
     )
     batch_sizes: list[int] = field(default_factory=lambda: [1, 32], metadata={"help": "Sequences in a batch."})
     lengths: list[int] = field(default_factory=lambda: [32, 128], metadata={"help": "Tokens of each sequence."})
-    threads: int | None = field(default=None, metadata={"help": "CPU threads; torch's own number if not given."})
+    threads: list[int] = field(
+        default_factory=list, metadata={"help": "Numbers of CPU threads; torch's own number if not given."}
+    )
+    baseline: str | None = field(
+        default=None, metadata={"help": "Model against which speed-ups are counted; the first by default."}
+    )
     rounds: int = field(default=30, metadata={"help": "Batches timed of each model, all models taking turns."})
     warm_up: int = field(default=5, metadata={"help": "Rounds before these, which do not count."})
     use_cpu: bool = field(default=False, metadata={"help": "Leave a GPU alone."})
@@ -49,7 +54,7 @@ def run(argv: Sequence[str]) -> None:
     plan = inference.Plan(
         batch_sizes=tuple(args.batch_sizes),
         lengths=tuple(args.lengths),
-        threads=torch.get_num_threads() if args.threads is None else args.threads,
+        threads=tuple(args.threads) or (torch.get_num_threads(),),
         rounds=args.rounds,
         warm_up=args.warm_up,
     )
@@ -57,7 +62,7 @@ def run(argv: Sequence[str]) -> None:
     if args.output_dir is not None:
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() and not args.use_cpu else "cpu"
-    result = comparison.benchmark(candidates, plan, args.runtimes, device, progress=_say)
+    result = comparison.benchmark(candidates, plan, args.runtimes, device, _say, args.baseline)
     print(result)
     if args.output_dir is not None:
         result.save(Path(args.output_dir) / RESULT_NAME)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,9 +14,11 @@ from transformers import Trainer, TrainingArguments
 from hf_tinybert import data, tasks
 from hf_tinybert.cli import arguments
 from hf_tinybert.export import export_onnx
-from hf_tinybert.export.exporting import FILES, FOLDER, QUANTISATIONS
+from hf_tinybert.export.exporting import FILES, FOLDER, OPTIMISATIONS, QUANTISATIONS
 from hf_tinybert.export.session import OnnxModel
 from hf_tinybert.teacher import load_teacher, load_tokenizer, teacher_config
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -26,7 +29,24 @@ class ExportArguments:
     output_dir: str | None = field(default=None, metadata={"help": "Where to; the student's own folder by default."})
     quantize: str | None = field(
         default=None,
-        metadata={"help": "'int8': also a quantised file, a quarter of the size.", "choices": list(QUANTISATIONS)},
+        metadata={
+            "help": "'int8': also a quantised file, a quarter of the size. 'int8-static': by ranges found on "
+            "--train-file. 'auto': the faster of them, if it is accurate and faster than float32.",
+            "choices": list(QUANTISATIONS),
+        },
+    )
+    optimize: str = field(
+        default="auto",
+        metadata={
+            "help": "'none': the graph as exported. 'O1', 'O2', 'O3': Optimum's levels. 'auto': what is fastest here.",
+            "choices": ["none", *OPTIMISATIONS],
+        },
+    )
+    calibration_samples: int = field(
+        default=256, metadata={"help": "Rows of --train-file that static quantisation finds its ranges on."}
+    )
+    threads: int | None = field(
+        default=None, metadata={"help": "CPU threads while files are timed; ONNX Runtime's own number by default."}
     )
     tolerance: float = field(
         default=1e-4, metadata={"help": "Largest difference from PyTorch that a float32 output may have."}
@@ -44,15 +64,44 @@ def run(argv: Sequence[str]) -> None:
     args, data_args = arguments.parse(
         "export", "Write ONNX files of a student.", (ExportArguments, data.DataArguments), argv
     )
-    task = None
-    if data_args.eval_file or data_args.test_file or data_args.dataset:
+    for flag, value in (("--calibration-samples", args.calibration_samples), ("--threads", args.threads)):
+        if value is not None and value < 1:
+            raise ValueError(f"{flag} must be at least 1, got {value}.")
+    check = calibration = None
+    calibrates = args.quantize == "int8-static" or (args.quantize == "auto" and data_args.train_file is not None)
+    if calibrates or data_args.eval_file or data_args.test_file or data_args.dataset:
         task = tasks.start(None, teacher_config(args.model, "model"), data_args)
-        task.read(training=False)
-    check = None if task is None else _Check(args, task)
-    done = export_onnx(args.model, args.output_dir, args.quantize, args.tolerance, check=check)
+        task.read(training=calibrates)
+        measured = _Check(args, task)
+        if measured.split is not None:
+            check = measured
+        if calibrates:
+            rows = measured.encoded.splits["train"].shuffle(seed=0)
+            calibration = rows.select(range(min(args.calibration_samples, len(rows))))
+    if args.quantize is not None and check is None:
+        logger.warning("What 8 bits cost this student is not measured: give --eval-file.")
+    optimize = None if args.optimize == "none" else args.optimize
+    done = export_onnx(
+        args.model,
+        args.output_dir,
+        args.quantize,
+        optimize,
+        calibration,
+        args.tolerance,
+        check=check,
+        threads=args.threads,
+    )
     print(f"{done.folder / FOLDER}, by {done.exporter}")
-    for kind, size in done.sizes.items():
-        print(f"  {FILES[kind]:<22}{size / 1e6:>8.1f} MB   differs by up to {done.differences[kind]:.2g}")
+    title = f"{done.length} tokens"
+    print(f"  {'':<22}{'':>15}{'size':>12}{title:>14}   differs by up to")
+    for kind, file in done.files.items():
+        how = f"{file.optimize or 'plain'}, {file.quantize or 'float32'}"
+        size, taken = f"{file.size / 1e6:.1f} MB", f"{file.milliseconds:.2f} ms"
+        print(f"  {FILES[kind]:<22}{how:>15}{size:>12}{taken:>14}   {file.difference:.2g}")
+    if args.quantize == "auto" and "int8" not in done.files:
+        print("  8 bits are not faster here, or lose too much.")
+    elif len(done.files) > 1:
+        print(f"  {FILES[done.fastest]} is the fastest here.")
 
 
 class _Check:
@@ -62,11 +111,11 @@ class _Check:
         self.model = load_teacher(args.model, task.auto, role="model")
         self.tokenizer = load_tokenizer(args.model, "model", task.single_words)
         self.encoded = task.encode(self.tokenizer, self.model.config)
-        self.split = next(iter(self.encoded.splits))
+        self.split = next((name for name in self.encoded.splits if name != "train"), None)
         spans = isinstance(task, tasks.QuestionAnswering)
         self.labels = ["start_positions", "end_positions"] if spans else ["labels"]
         self.allowed = args.max_drop * (100 if spans else 1)  # SQuAD's metrics are in hundredths
-        self.own = self.score(self.model, "PyTorch")
+        self.own = 0.0 if self.split is None else self.score(self.model, "PyTorch")
 
     def __call__(self, kind: str, file: Path) -> None:
         """Measure one file.
@@ -89,8 +138,9 @@ class _Check:
             )
             kwargs = self.encoded.trainer_arguments()
             trainer = Trainer(model=model, args=settings, processing_class=self.tokenizer, **kwargs)
-            trainer.compute_metrics = self.encoded.metrics[self.split]
-            measured = trainer.evaluate(self.encoded.splits[self.split], metric_key_prefix=self.split)
-        score = float(measured[f"{self.split}_{self.encoded.leading}"])
-        print(f"{self.split} {self.encoded.leading}: {score:.4f} in {name}")
+            split = str(self.split)
+            trainer.compute_metrics = self.encoded.metrics[split]
+            measured = trainer.evaluate(self.encoded.splits[split], metric_key_prefix=split)
+        score = float(measured[f"{split}_{self.encoded.leading}"])
+        print(f"{split} {self.encoded.leading}: {score:.4f} in {name}")
         return score

@@ -1,5 +1,5 @@
 """Students as ONNX files: exported, quantised, and checked against PyTorch."""
 
-from hf_tinybert.export.exporting import Export, export_onnx
+from hf_tinybert.export.exporting import Export, ExportedFile, export_onnx
 
-__all__ = ["Export", "export_onnx"]
+__all__ = ["Export", "ExportedFile", "export_onnx"]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,45 @@ import torch
 from transformers import PreTrainedModel
 
 from hf_tinybert import tasks
-from hf_tinybert.export import quantising, tracing
+from hf_tinybert.export import fusing, quantising, tracing
+from hf_tinybert.export.choosing import milliseconds
 from hf_tinybert.export.session import OnnxModel
+from hf_tinybert.families import locate
 from hf_tinybert.hub import TOKENIZER_FILES
 from hf_tinybert.saving import written_beside
 from hf_tinybert.teacher import load_teacher, load_tokenizer, pipeline_tag, teacher_config
 
-QUANTISATIONS = ("int8",)
+logger = logging.getLogger(__name__)
+
+AUTO = "auto"
+QUANTISATIONS = ("int8", "int8-static", AUTO)
+OPTIMISATIONS = (*fusing.LEVELS, AUTO)
 FOLDER = "onnx"
 #: `dtype` of transformers.js -> file.
 FILES = {"fp32": "model.onnx", "int8": "model_quantized.onnx"}
+LENGTH = 128
+#: A plain graph, which other engines read, too, is left for a fused one that is at least so many times faster.
+_WORTH_FUSING = 1.05
+_Made = tuple[str | None, str | None]  # how a file was optimised and quantised
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """One file.
+
+    Attributes:
+        optimize: level of `fusing.LEVELS`, or None.
+        quantize: `"dynamic"`, `"static"` or None.
+        difference: the largest difference of an output from PyTorch's on the sentences.
+        size: bytes.
+        milliseconds: median of one sequence on this machine, in turns with all that were tried.
+    """
+
+    optimize: str | None
+    quantize: str | None
+    difference: float
+    size: int
+    milliseconds: float
 
 
 @dataclass(frozen=True)
@@ -34,46 +64,57 @@ class Export:
     Attributes:
         folder: where it lies.
         exporter: `"optimum"` or `"torch"`.
-        differences: `fp32`, `int8` -> largest difference of an output from PyTorch's on the sentences.
-        sizes: `fp32`, `int8` -> bytes.
+        files: `fp32`, `int8` -> what was written.
+        length: tokens of the sequence that was timed.
     """
 
     folder: Path
     exporter: str
-    differences: dict[str, float] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
+    files: Mapping[str, ExportedFile]
+    length: int
+
+    @property
+    def fastest(self) -> str:
+        """`"fp32"` or `"int8"`."""
+        return min(self.files, key=lambda kind: self.files[kind].milliseconds)
 
 
 def export_onnx(
     model_dir: str | os.PathLike[str],
     output_dir: str | os.PathLike[str] | None = None,
     quantize: str | None = None,
+    optimize: str | None = AUTO,
+    calibration: Sequence[Mapping[str, Sequence[int]]] | None = None,
     tolerance: float = 1e-4,
     sentences: Sequence[str] = (),
     check: Callable[[str, Path], None] | None = None,
+    threads: int | None = None,
 ) -> Export:
     """Write `onnx/model.onnx` of a student, configuration and tokenizer beside it: what transformers.js reads, too.
 
     Args:
         model_dir: folder or Hub id of a student of any task.
         output_dir: where to; by default the student's own folder.
-        quantize: `"int8"` also writes `onnx/model_quantized.onnx`, dynamically quantised.
+        quantize: `"int8"` also writes `onnx/model_quantized.onnx`, dynamically quantised; `"int8-static"` statically;
+            `"auto"` whichever is faster here and passes `check`, and none that is slower than float32.
+        optimize: None leaves the graph as it was exported; `"O1"`, `"O2"`, `"O3"` are Optimum's levels; `"auto"` takes
+            the faster of the plain graph and `"O2"` on this machine, for each file, and the plain one where they are
+            within 5%: other engines than ONNX Runtime read only that.
+        calibration: for static quantisation: rows as the tokenizer makes them, a `Dataset` for instance.
         tolerance: the largest difference that an output of the float32 file may have from PyTorch's.
         sentences: on which they are compared; those of the package's demo by default.
-        check: is called with `"fp32"` or `"int8"` and the file, before it is moved to its place; what it raises leaves
-            everything as it was.
+        check: is called with `"fp32"` or `"int8"` and the file, before it is moved to its place. If it raises a
+            `ValueError`, the next fastest is tried; if none is left, everything stays as it was.
+        threads: CPU threads while files are timed; ONNX Runtime's own number by default.
 
     Returns:
         what was written.
 
     Raises:
-        ValueError: an argument is wrong, or the file does not say what the model says; nothing is left behind then.
+        ValueError: an argument is wrong, or a file does not say what the model says; nothing is left behind then.
         ImportError: says what to install.
     """
-    if quantize is not None and quantize not in QUANTISATIONS:
-        raise ValueError(f"quantize must be None or one of {', '.join(QUANTISATIONS)}; got {quantize!r}.")
-    if output_dir is None and not os.path.isdir(model_dir):
-        raise ValueError(f"{model_dir} is no folder: say with output_dir where its ONNX files go.")
+    _refuse(model_dir, output_dir, quantize, optimize, calibration)
     source = os.fspath(model_dir)
     config = teacher_config(source, "model")
     task = tasks.of_model(config) or "feature-extraction"
@@ -81,28 +122,123 @@ def export_onnx(
     tokenizer = load_tokenizer(source, "model")
     texts = list(sentences) or _sentences()
     inputs = dict(tokenizer(texts, padding=True, truncation=True, max_length=128, return_tensors="pt"))
-    differences, sizes = {}, {}
+    length = min(LENGTH, locate(model).max_length or LENGTH)
     with written_beside(output_dir or source) as staging:
-        onnx = Path(staging) / FOLDER
+        onnx, scratch = Path(staging) / FOLDER, Path(staging) / "candidates"
         onnx.mkdir()
-        plain = onnx / FILES["fp32"]
-        exporter = tracing.write(model, plain)
-        differences["fp32"] = difference(model, OnnxModel(plain, config), inputs)
-        if not differences["fp32"] <= tolerance:
-            raise ValueError(
-                f"The exported model's outputs differ from PyTorch's by up to {differences['fp32']:.2g}, more than "
-                f"the tolerance of {tolerance:g}: nothing was written."
-            )
-        if quantize is not None:
-            quantising.to_int8(plain, onnx / FILES["int8"], config)
-            differences["int8"] = difference(model, OnnxModel(onnx / FILES["int8"], config), inputs)
-        if check is not None:
-            for kind in differences:
-                check(kind, onnx / FILES[kind])
-        sizes = {kind: (onnx / name).stat().st_size for kind, name in FILES.items() if (onnx / name).is_file()}
+        scratch.mkdir()
+        graphs, exporter = _graphs(model, scratch, optimize)
+        found: dict[_Made, Path] = {(level, None): file for level, file in graphs.items()}
+        found |= _quantised(model, graphs, scratch, quantize, calibration)
+        times = milliseconds(found, config, length, threads)
+        order = sorted(found, key=lambda made: times[made] * (1 if made[0] is None else _WORTH_FUSING))
+
+        def take(kind: str, made: _Made) -> ExportedFile:
+            file = onnx / FILES[kind]
+            shutil.copyfile(found[made], file)
+            try:
+                apart = difference(model, OnnxModel(file, config), inputs)
+                if kind == "fp32" and not apart <= tolerance:
+                    raise ValueError(
+                        f"The exported model's outputs differ from PyTorch's by up to {apart:.2g}, more than the "
+                        f"tolerance of {tolerance:g}: nothing was written."
+                    )
+                if check is not None:
+                    check(kind, file)
+            except ValueError:
+                file.unlink()
+                raise
+            return ExportedFile(*made, apart, file.stat().st_size, times[made])
+
+        files = {"fp32": _first_that_passes("fp32", [made for made in order if made[1] is None], take)}
+        in_int8 = [made for made in order if made[1] is not None]
+        if quantize == AUTO:
+            in_int8 = [made for made in in_int8 if times[made] < files["fp32"].milliseconds]
+        try:
+            if in_int8:
+                files["int8"] = _first_that_passes("int8", in_int8, take)
+        except ValueError as error:
+            if quantize != AUTO:
+                raise
+            logger.warning(f"No {FILES['int8']} was written: {error}")
+        shutil.rmtree(scratch)
         if output_dir is not None:
             _copy_beside(source, Path(staging), model, tokenizer)
-    return Export(Path(output_dir or source), exporter, differences, sizes)
+    return Export(Path(output_dir or source), exporter, files, length)
+
+
+def _first_that_passes(
+    kind: str, candidates: Sequence[_Made], take: Callable[[str, _Made], ExportedFile]
+) -> ExportedFile:
+    """The first of them that `take` accepts; what it said of the last, if it accepts none."""
+    for made in candidates[:-1]:
+        try:
+            return take(kind, made)
+        except ValueError as error:
+            logger.info(f"{FILES[kind]} is not {made[0] or 'the plain graph'}, {made[1] or 'float32'}: {error}")
+    return take(kind, candidates[-1])
+
+
+def _refuse(
+    model_dir: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str] | None,
+    quantize: str | None,
+    optimize: str | None,
+    calibration: Sequence[Any] | None,
+) -> None:
+    """What cannot be done.
+
+    Raises:
+        ValueError: says which.
+    """
+    if quantize is not None and quantize not in QUANTISATIONS:
+        raise ValueError(f"quantize must be None or one of {', '.join(QUANTISATIONS)}; got {quantize!r}.")
+    if optimize is not None and optimize not in OPTIMISATIONS:
+        raise ValueError(f"optimize must be None or one of {', '.join(OPTIMISATIONS)}; got {optimize!r}.")
+    if quantize == "int8-static" and not calibration:
+        raise ValueError("quantize='int8-static' needs calibration data, rows of the training data for instance.")
+    if quantize == "int8-static" and optimize not in (None, AUTO):
+        raise ValueError(
+            f"quantize='int8-static' takes the plain graph, whose operators can be calibrated; got "
+            f"optimize={optimize!r}."
+        )
+    if output_dir is None and not os.path.isdir(model_dir):
+        raise ValueError(f"{model_dir} is no folder: say with output_dir where its ONNX files go.")
+
+
+def _graphs(model: PreTrainedModel, scratch: Path, optimize: str | None) -> tuple[dict[str | None, Path], str]:
+    """Optimisation level -> file in float32, and what exported them."""
+    plain = scratch / "plain.onnx"
+    exporter = tracing.write(model, plain)
+    level = optimize
+    if optimize == AUTO:
+        level = "O2" if fusing.can_fuse(model) else None
+    if level is None:
+        return {None: plain}, exporter
+    fused = scratch / f"{level}.onnx"
+    fusing.fuse(model, plain, fused, level)
+    return {level: fused} | ({None: plain} if optimize == AUTO else {}), exporter
+
+
+def _quantised(
+    model: PreTrainedModel,
+    graphs: Mapping[str | None, Path],
+    scratch: Path,
+    quantize: str | None,
+    calibration: Sequence[Mapping[str, Sequence[int]]] | None,
+) -> dict[_Made, Path]:
+    """How it was made -> file in 8 bits, of all that `quantize` asks for."""
+    wanted: list[_Made] = []
+    if quantize in ("int8", AUTO):
+        wanted += [(level, "dynamic") for level in graphs]
+    if None in graphs and calibration and quantize in ("int8-static", AUTO):
+        wanted.append((None, "static"))
+    found = {}
+    for level, kind in wanted:
+        found[level, kind] = scratch / f"{level}-{kind}.onnx"
+        rows = calibration if kind == "static" else None
+        quantising.to_int8(graphs[level], found[level, kind], model.config, rows)
+    return found
 
 
 @torch.inference_mode()

@@ -50,19 +50,18 @@ def write(model: PreTrainedModel, file: Path) -> str:
         `"optimum"` or `"torch"`.
     """
     required("onnxruntime")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what tracing has to say
-        if has_optimum():
-            _by_optimum(model, file)
-            return "optimum"
-        _by_torch(model, file)
-        return "torch"
+    if has_optimum():
+        _by_optimum(model, file)
+        return "optimum"
+    by_torch(model, file)
+    return "torch"
 
 
 def _by_optimum(model: PreTrainedModel, file: Path) -> None:
     from optimum.exporters.onnx import main_export
 
-    with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
+    with tempfile.TemporaryDirectory(dir=file.parent) as scratch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what tracing has to say
         source, target = Path(scratch) / "source", Path(scratch) / "target"
         model.save_pretrained(source)
         main_export(
@@ -76,7 +75,15 @@ def _by_optimum(model: PreTrainedModel, file: Path) -> None:
         shutil.move(target / "model.onnx", file)
 
 
-def _by_torch(model: PreTrainedModel, file: Path) -> None:
+def by_torch(model: PreTrainedModel, file: Path, mask_axes: int = 2) -> None:
+    """Write a model's ONNX file with `torch.onnx`.
+
+    Args:
+        model: in eval mode, on the CPU.
+        file: to write.
+        mask_axes: 4 hands the model an attention mask of `[B, 1, 1, S]`, which transformers 5 passes on to the layers
+            as it is; 2 the usual `[B, S]`.
+    """
     required("onnx")
     required("onnxscript")
     some = torch.arange(16).reshape(2, 8) % model.config.vocab_size
@@ -85,26 +92,31 @@ def _by_torch(model: PreTrainedModel, file: Path) -> None:
         del inputs["token_type_ids"]
     outputs = _OUTPUTS[pipeline_tag(model)]
     batch, length = torch.export.Dim(_BATCH), torch.export.Dim(_LENGTH)
-    torch.onnx.export(
-        _Positional(model, list(inputs), outputs),
-        tuple(inputs.values()),
-        str(file),
-        input_names=list(inputs),
-        output_names=list(outputs),
-        dynamic_shapes={"arguments": tuple({0: batch, 1: length} for _ in inputs)},
-        external_data=False,
-        dynamo=True,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what tracing has to say
+        torch.onnx.export(
+            _Positional(model, list(inputs), outputs, mask_axes),
+            tuple(inputs.values()),
+            str(file),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes={"arguments": tuple({0: batch, 1: length} for _ in inputs)},
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
 
 
 class _Positional(nn.Module):
     """A model that takes tensors in a fixed order and returns tensors."""
 
-    def __init__(self, model: PreTrainedModel, names: Sequence[str], outputs: Sequence[str]) -> None:
+    def __init__(self, model: PreTrainedModel, names: Sequence[str], outputs: Sequence[str], mask_axes: int) -> None:
         super().__init__()
-        self.model, self.names, self.outputs = model, names, outputs
+        self.model, self.names, self.outputs, self.mask_axes = model, names, outputs, mask_axes
 
     def forward(self, *arguments: Tensor) -> Any:
-        output = self.model(**dict(zip(self.names, arguments, strict=True)), return_dict=True)
+        inputs = dict(zip(self.names, arguments, strict=True))
+        if self.mask_axes == 4:
+            inputs["attention_mask"] = inputs["attention_mask"][:, None, None, :]
+        output = self.model(**inputs, return_dict=True)
         return tuple(output[name] for name in self.outputs)

@@ -25,19 +25,19 @@ def test_models_and_shapes_side_by_side(command, tiny, tmp_path, monkeypatch):
     result = command("benchmark", *flags, *QUICK, "--output-dir", tmp_path / "new" / "folder")
     assert result.code == 0, result
     lines = result.out.splitlines()
-    assert f"{machine_name('cpu')}, 1 thread, torch {torch.__version__}, transformers " in lines[0]
+    assert f"{machine_name('cpu')}, torch {torch.__version__}, transformers " in lines[0]
     assert lines[1] == "2 rounds in turns after 0 of warm-up; speed-up against teacher, pytorch"
     labels = ["teacher, pytorch", "tiny, pytorch", "tinybert-3l-192d (random weights), pytorch"]
     for label in labels:
         assert sum(line.startswith(label) for line in lines) == 5
-    blocks = [f"batch of {batch}, {length} tokens" for batch in (1, 2) for length in (4, 8)]
-    assert [line.split("  ")[0] for line in lines if line.startswith("batch of")] == blocks
-    assert "timing batches of 2, 8 tokens" in result.err
+    blocks = [f"1 thread, batch of {batch}, {length} tokens" for batch in (1, 2) for length in (4, 8)]
+    assert [line.split("  ")[0] for line in lines if line.startswith("1 thread, batch of")] == blocks
+    assert "timing batches of 2, 8 tokens, threads: 1" in result.err
 
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
     assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["benchmark.json"]
     saved = json.loads((tmp_path / "new" / "folder" / "benchmark.json").read_text())
-    assert saved["plan"] == {"batch_sizes": [1, 2], "lengths": [4, 8], "threads": 1, "rounds": 2, "warm_up": 0}
+    assert saved["plan"] == {"batch_sizes": [1, 2], "lengths": [4, 8], "threads": [1], "rounds": 2, "warm_up": 0}
     assert [cost["name"] for cost in saved["costs"]] == ["teacher", "tiny", "tinybert-3l-192d"]
     assert set(saved["costs"][0]["flops"]) == {"4", "8"}
     assert len(saved["timings"]) == 12
@@ -68,7 +68,7 @@ def test_a_configuration_file(command, tiny, tmp_path):
     )
     result = command("benchmark", "--config", config, "--threads", 1, "--use-cpu")
     assert result.code == 0, result
-    assert "batch of 1, 6 tokens" in result.out
+    assert "1 thread, batch of 1, 6 tokens" in result.out
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_configuration_file(command, tiny, tmp_path):
         (["--shapes", "bert-base", "--runtimes", "tf"], "Unknown runtime 'tf'; the runtimes are pytorch, "),
         (["--shapes", "bert-base", "--batch-sizes", 0], "--batch-sizes takes different whole numbers of at least 1"),
         (["--shapes", "bert-base", "--batch-sizes", 1, -1], "--batch-sizes takes different whole numbers"),
-        (["--shapes", "bert-base", "--threads", 0], "--threads must be at least 1, got 0."),
+        (["--shapes", "bert-base", "--threads", 0], "--threads takes different whole numbers of at least 1, got 0."),
         (["--shapes", "bert-base", "--rounds", 0], "--rounds must be at least 1, got 0."),
         (["--models", "a=x", "a=y"], "Two models are called 'a'; tell them apart with --models name=path."),
         (["--models", "./nothing"], "The model folder nothing does not exist."),

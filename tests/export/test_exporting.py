@@ -20,10 +20,11 @@ from transformers import (
 )
 
 from hf_tinybert import create_student
-from hf_tinybert.export import export_onnx, tracing
+from hf_tinybert.export import export_onnx, exporting, tracing
 from hf_tinybert.export.session import OnnxModel
 
 pytest.importorskip("onnxruntime")
+onnx = pytest.importorskip("onnx")
 
 ROOT = Path(__file__).parents[2]
 HEADS = {
@@ -33,6 +34,7 @@ HEADS = {
     "fill-mask": (AutoModelForMaskedLM, {}, ["logits"]),
     "feature-extraction": (AutoModel, {}, ["last_hidden_state"]),
 }
+TEXTS = ["turn on the lights", "what is the weather like", "set an alarm for half past six tomorrow morning"]
 OPEN = """
 import json, sys
 from optimum.onnxruntime import {cls}
@@ -43,6 +45,10 @@ inputs = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tenso
 model = {cls}.from_pretrained(folder, subfolder="onnx", file_name="model.onnx")
 print("ANSWER", json.dumps(model(**inputs)[0].tolist()))
 """
+
+
+def fused(file):
+    return any(node.op_type in ("Attention", "QAttention") for node in onnx.load(file).graph.node)
 
 
 @pytest.fixture(scope="module", params=list(HEADS))
@@ -62,7 +68,7 @@ def test_the_file_says_what_the_model_says(exported, body):
     task, folder, done = exported
     auto, _, outputs = HEADS[task]
     assert done.exporter == ("optimum" if tracing.has_optimum() else "torch")
-    assert done.differences["fp32"] <= 1e-4
+    assert done.files["fp32"].difference <= 1e-4
     model = auto.from_pretrained(folder).eval()
     found = OnnxModel(done.folder / "onnx" / "model.onnx", model.config)
     assert found.inputs == ["input_ids", "attention_mask", "token_type_ids"]
@@ -83,8 +89,10 @@ def test_the_file_says_what_the_model_says(exported, body):
 
 def test_a_quantised_file_is_small_and_near(exported):
     _, _, done = exported
-    assert done.sizes["int8"] <= 0.3 * done.sizes["fp32"]
-    assert done.differences["fp32"] < done.differences["int8"] < 0.3
+    fp32, int8 = done.files["fp32"], done.files["int8"]
+    assert int8.size <= 0.3 * fp32.size
+    assert fp32.difference < int8.difference < 0.3
+    assert int8.size == (done.folder / "onnx" / "model_quantized.onnx").stat().st_size
 
 
 def test_configuration_and_tokenizer_lie_beside(exported):
@@ -165,7 +173,7 @@ def test_a_check_that_fails_leaves_everything_as_it_was(classifier, tmp_path):
 
 def test_into_the_students_own_folder(classifier):
     before = {path.name: path.read_bytes() for path in classifier.iterdir() if path.is_file()}
-    done = export_onnx(classifier)
+    done = export_onnx(classifier, optimize=None)
     assert done.folder == classifier
     assert [path.name for path in (classifier / "onnx").iterdir()] == ["model.onnx"]
     assert {path.name: path.read_bytes() for path in classifier.iterdir() if path.is_file()} == before
@@ -174,13 +182,81 @@ def test_into_the_students_own_folder(classifier):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"quantize": "int4"}, r"quantize must be None or one of int8; got 'int4'"),
+        ({"quantize": "int4"}, r"quantize must be None or one of int8, int8-static, auto; got 'int4'"),
+        ({"optimize": "O9"}, r"optimize must be None or one of O1, O2, O3, auto; got 'O9'"),
+        ({"quantize": "int8-static"}, r"needs calibration data, rows of the training data"),
+        (
+            {"quantize": "int8-static", "optimize": "O2", "calibration": [{"input_ids": [1]}]},
+            r"takes the plain graph, .* got optimize='O2'",
+        ),
         ({"model_dir": "some/hub-id"}, r"is no folder: say with output_dir"),
     ],
 )
 def test_what_cannot_be(classifier, arguments, message):
     with pytest.raises(ValueError, match=message):
         export_onnx(**({"model_dir": classifier} | arguments))
+
+
+def test_what_is_faster_here_is_taken(classifier, tmp_path, monkeypatch):
+    """Times are given, so that each file could be the fastest; what is then written is made as said."""
+    times = {(None, None): 1.0, ("O2", None): 0.97, (None, "dynamic"): 0.5, ("O2", "dynamic"): 0.4}
+    monkeypatch.setattr(exporting, "milliseconds", lambda found, *rest: {key: times[key] for key in found})
+    done = export_onnx(classifier, tmp_path / "a", quantize="int8")
+    made = {kind: (file.optimize, file.quantize) for kind, file in done.files.items()}
+    assert made == {
+        "fp32": (None, None),
+        "int8": ("O2", "dynamic"),
+    }  # 3% are not worth a graph that others cannot read
+    assert done.fastest == "int8"
+    times[("O2", None)], times[(None, "dynamic")] = 0.9, 0.3
+    done = export_onnx(classifier, tmp_path / "b", quantize="int8")
+    made = {kind: (file.optimize, file.quantize) for kind, file in done.files.items()}
+    assert made == {"fp32": ("O2", None), "int8": (None, "dynamic")}
+
+
+def test_the_fastest_that_is_accurate(classifier, tmp_path, monkeypatch):
+    times = {(None, None): 1.0, ("O2", None): 1.0, (None, "dynamic"): 0.5, ("O2", "dynamic"): 0.4}
+    monkeypatch.setattr(exporting, "milliseconds", lambda found, *rest: {key: times[key] for key in found})
+
+    def check(kind, file):
+        if kind == "int8" and fused(file):
+            raise ValueError("has lost too much")
+
+    done = export_onnx(classifier, tmp_path / "a", quantize="int8", check=check)
+    assert (done.files["int8"].optimize, done.files["int8"].quantize) == (None, "dynamic")
+
+
+def test_auto_leaves_out_8_bits_that_are_slower_or_lose_too_much(classifier, tmp_path, monkeypatch, caplog):
+    times = {(None, None): 1.0, ("O2", None): 1.0, (None, "dynamic"): 1.5, ("O2", "dynamic"): 1.4}
+    monkeypatch.setattr(exporting, "milliseconds", lambda found, *rest: {key: times[key] for key in found})
+    done = export_onnx(classifier, tmp_path / "a", quantize="auto")
+    assert list(done.files) == ["fp32"]
+    assert [path.name for path in (tmp_path / "a" / "onnx").iterdir()] == ["model.onnx"]
+
+    def check(kind, file):
+        if kind == "int8":
+            raise ValueError("8 bits have lost too much")
+
+    times[(None, "dynamic")] = times[("O2", "dynamic")] = 0.5
+    done = export_onnx(classifier, tmp_path / "b", quantize="auto", check=check)
+    assert [path.name for path in (tmp_path / "b" / "onnx").iterdir()] == ["model.onnx"]
+    assert "No model_quantized.onnx was written: 8 bits have lost too much" in caplog.text
+    with pytest.raises(ValueError, match="8 bits have lost too much"):
+        export_onnx(classifier, tmp_path / "c", quantize="int8", check=check)
+    assert not [path for path in (tmp_path / "c").rglob("*") if path.is_file()]
+
+
+def test_static_by_the_training_data(classifier, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(classifier)
+    rows = [dict(tokenizer(text)) for text in TEXTS * 8]
+    done = export_onnx(classifier, tmp_path, quantize="int8-static", optimize=None, calibration=rows)
+    assert (done.files["int8"].optimize, done.files["int8"].quantize) == (None, "static")
+    assert done.files["int8"].size <= 0.3 * done.files["fp32"].size
+    assert done.files["int8"].difference < 0.3
+    graph = onnx.load(tmp_path / "onnx" / "model_quantized.onnx").graph
+    operators = {node.op_type for node in graph.node}
+    assert "QuantizeLinear" in operators
+    assert "DynamicQuantizeLinear" not in operators
 
 
 @pytest.mark.skipif(not transformers.__version__.startswith("4."), reason="Optimum has no exporter for transformers 5")

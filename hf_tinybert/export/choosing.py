@@ -1,0 +1,33 @@
+"""Which of several ONNX files is the fastest on this machine."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from transformers import PretrainedConfig
+
+from hf_tinybert.export.session import OnnxModel
+from hf_tinybert.timing import in_turns, random_inputs
+
+_ROUNDS, _WARM_UP = 30, 5
+_Key = TypeVar("_Key")
+
+
+def milliseconds(
+    files: Mapping[_Key, Path], config: PretrainedConfig, length: int, threads: int | None = None
+) -> dict[_Key, float]:
+    """Median milliseconds of one sequence, batch 1, the files taking turns.
+
+    Args:
+        files: key -> ONNX file.
+        config: of the model.
+        length: tokens of the sequence.
+        threads: CPU threads; ONNX Runtime's own number by default.
+    """
+    inputs = random_inputs(config, 1, length)
+    calls = {key: partial(OnnxModel(file, config, threads), **inputs) for key, file in files.items()}
+    return {key: statistics.median(times) for key, times in in_turns(calls, _ROUNDS, _WARM_UP).items()}

@@ -1,0 +1,66 @@
+"""Timing that is fair to models of different sizes: in turns, on the same random tokens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
+_SPECIAL = ("pad", "unk", "bos", "eos", "cls", "sep", "mask")
+_SEED = 0
+_Key = TypeVar("_Key")
+
+
+@torch.inference_mode()
+def in_turns(calls: Mapping[_Key, Callable[[], object]], rounds: int, warm_up: int) -> dict[_Key, list[float]]:
+    """Milliseconds of each call in each round.
+
+    In a round every call has one turn, so that what else the machine does hits all alike. A turn is two calls, of
+    which the second is timed: the first brings the model's weights back into the processor's caches, out of which the
+    models before it have pushed them. A model that answers one request after another has them there.
+
+    Args:
+        calls: each returns when its work is done.
+        rounds: turns of each call that count.
+        warm_up: turns of each call before these.
+    """
+    times: dict[_Key, list[float]] = {key: [] for key in calls}
+    for turn in range(warm_up + rounds):
+        for key, call in calls.items():
+            call()
+            start = time.perf_counter()
+            call()
+            taken = time.perf_counter() - start
+            if turn >= warm_up:
+                times[key].append(taken * 1000)
+    return times
+
+
+def random_inputs(
+    config: PretrainedConfig,
+    batch_size: int,
+    length: int,
+    device: str | torch.device = "cpu",
+    special_ids: frozenset[int] = frozenset(),
+) -> dict[str, Tensor]:
+    """Random ordinary tokens without padding, the same at every call.
+
+    Args:
+        config: says how large the vocabulary is and names special ids.
+        batch_size: B.
+        length: S.
+        device: where the tensors shall be.
+        special_ids: further ids to leave out.
+
+    Returns:
+        `input_ids` and `attention_mask`, `[B, S]`.
+    """
+    left_out = special_ids | {getattr(config, f"{name}_token_id", None) for name in _SPECIAL}
+    ordinary = torch.tensor([token for token in range(config.vocab_size) if token not in left_out])
+    chosen = torch.randint(len(ordinary), (batch_size, length), generator=torch.Generator().manual_seed(_SEED))
+    ids = ordinary[chosen].to(device)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
