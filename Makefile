@@ -5,15 +5,16 @@ PIP_FLAGS ?= --quiet --disable-pip-version-check
 
 VENV := .venv
 LATEST := .venv-latest
+BROWSER := examples/browser
 SOURCES := hf_tinybert tests examples
 
-.PHONY: demo test test-optimum test-latest test-slow lint format docs clean
+.PHONY: demo test browser test-optimum test-latest test-slow lint format docs clean
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/hf-tinybert demo
 
 # Both environments first: each world's tests also load a student in the other. Then both worlds at once, a core each.
-test: $(VENV)/.ready $(LATEST)/.ready lint
+test: $(VENV)/.ready $(LATEST)/.ready browser lint
 	$(MAKE) --jobs 2 test-optimum test-latest
 
 # transformers 4.57 with Optimum's ONNX exporter: the world in which every feature works.
@@ -27,6 +28,14 @@ test-latest: $(LATEST)/.ready
 test-slow: $(VENV)/.ready $(LATEST)/.ready
 	$(VENV)/bin/python -m pytest -m slow
 	$(LATEST)/bin/python -m pytest -m slow
+
+# What the browser's page needs; without npm or Chromium its test is skipped, and says so.
+browser:
+	@if command -v npm > /dev/null; then $(MAKE) $(BROWSER)/node_modules/.ready; fi
+
+$(BROWSER)/node_modules/.ready: $(BROWSER)/package-lock.json
+	cd $(BROWSER) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check $(SOURCES)
@@ -55,4 +64,4 @@ $(LATEST)/.ready: pyproject.toml constraints/transformers-5.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(LATEST) demo-output
+	rm -rf $(VENV) $(LATEST) $(BROWSER)/node_modules demo-output

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from hf_tinybert import data, tasks
 from hf_tinybert.cli import arguments
@@ -139,6 +139,7 @@ class _Check:
             kwargs = self.encoded.trainer_arguments()
             trainer = Trainer(model=model, args=settings, processing_class=self.tokenizer, **kwargs)
             split = str(self.split)
+            trainer.remove_callback(PrinterCallback)  # the score is printed here
             trainer.compute_metrics = self.encoded.metrics[split]
             measured = trainer.evaluate(self.encoded.splits[split], metric_key_prefix=split)
         score = float(measured[f"{split}_{self.encoded.leading}"])

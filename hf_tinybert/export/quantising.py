@@ -9,9 +9,11 @@ than float32.
 
 from __future__ import annotations
 
+import logging
 import platform
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ def to_int8(
         calibration: rows as the tokenizer makes them, for static quantisation; None for dynamic.
     """
     required("onnxruntime")
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch, _without_advice():
         if tracing.has_optimum():
             _by_optimum(source, target, config, calibration, Path(scratch))
         else:
@@ -109,7 +111,6 @@ def _by_onnxruntime(
         return
     typed = scratch / "model.onnx"
     onnx.save(model, typed)
-
     rows = iter(_rows(calibration, source))
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
@@ -119,14 +120,24 @@ def _by_onnxruntime(
             row = next(rows, None)
             return row and {name: np.asarray([value], dtype=np.int64) for name, value in row.items()}
 
+    activations = quantization.QuantType.QUInt8
     quantization.quantize_static(
-        typed,
-        target,
-        Reader(),
-        activation_type=quantization.QuantType.QUInt8,
-        op_types_to_quantize=_STATIC,
-        **common,
+        typed, target, Reader(), activation_type=activations, op_types_to_quantize=_STATIC, **common
     )
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Leaves out the quantiser's advice to infer shapes before, which ONNX cannot of fused operators."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return "pre-processing before quantization" not in record.getMessage()
+
+    logging.getLogger().addFilter(wanted)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeFilter(wanted)
 
 
 def _rows(calibration: Sequence[Mapping[str, Sequence[int]]], source: Path) -> list[dict[str, list[int]]]:
