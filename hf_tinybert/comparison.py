@@ -18,8 +18,9 @@ import transformers
 from transformers import PreTrainedModel
 
 from hf_tinybert.families import locate
-from hf_tinybert.inference import Candidate, ModelCost, Plan, Timing, bytes_on_disk, latency, machine_name, measure
+from hf_tinybert.inference import Candidate, ModelCost, Plan, Timing, bytes_on_disk, latency, measure
 from hf_tinybert.saving import file_beside
+from hf_tinybert.timing import machine_name
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ percent of the work.
 from __future__ import annotations
 
 import os
-import platform
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -266,18 +265,6 @@ def count_flops(model: PreTrainedModel, length: int) -> int:
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(**inputs)
     return counter.get_total_flops()
-
-
-def machine_name(device: str | torch.device) -> str:
-    """What a device is called: the GPU's or the CPU's name, as its driver or the system says."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type != "cpu":
-        return str(device)
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine() or "cpu"
 
 
 def bytes_on_disk(folder: str | os.PathLike[str]) -> int | None:

@@ -1,9 +1,12 @@
-"""Timing that is fair to models of different sizes: in turns, on the same random tokens."""
+"""Timing that is fair to models of different sizes: in turns, on the same random tokens, on a machine with a name."""
 
 from __future__ import annotations
 
+import os
+import platform
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -64,3 +67,15 @@ def random_inputs(
     chosen = torch.randint(len(ordinary), (batch_size, length), generator=torch.Generator().manual_seed(_SEED))
     ids = ordinary[chosen].to(device)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def machine_name(device: str | torch.device) -> str:
+    """What a device is called: the GPU's or the CPU's name, as its driver or the system says."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return str(device)
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine() or "cpu"

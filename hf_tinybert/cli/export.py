@@ -117,18 +117,20 @@ class _Check:
         self.allowed = args.max_drop * (100 if spans else 1)  # SQuAD's metrics are in hundredths
         self.own = 0.0 if self.split is None else self.score(self.model, "PyTorch")
 
-    def __call__(self, kind: str, file: Path) -> None:
-        """Measure one file.
+    def __call__(self, kind: str, file: Path) -> dict[str, float]:
+        """Measure one file; what was measured, by name.
 
         Raises:
             ValueError: it has lost more than `--max-drop`.
         """
-        lost = self.own - self.score(OnnxModel(file, self.model.config), file.name)
+        score = self.score(OnnxModel(file, self.model.config), file.name)
+        lost = self.own - score
         if not lost <= self.allowed:
             raise ValueError(
                 f"{file.name} has lost {lost:.4f} of {self.encoded.leading}, more than --max-drop allows "
                 f"({self.allowed:g}): nothing was written."
             )
+        return {f"{self.encoded.leading} ({self.split})": score}
 
     def score(self, model: Any, name: str) -> float:
         """The leading metric of a model, which is printed."""

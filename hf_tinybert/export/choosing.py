@@ -17,16 +17,14 @@ _ROUNDS, _WARM_UP = 30, 5
 _Key = TypeVar("_Key")
 
 
-def milliseconds(
-    files: Mapping[_Key, Path], config: PretrainedConfig, length: int, threads: int | None = None
-) -> dict[_Key, float]:
+def milliseconds(files: Mapping[_Key, Path], config: PretrainedConfig, length: int, threads: int) -> dict[_Key, float]:
     """Median milliseconds of one sequence, batch 1, the files taking turns.
 
     Args:
         files: key -> ONNX file.
         config: of the model.
         length: tokens of the sequence.
-        threads: CPU threads; ONNX Runtime's own number by default.
+        threads: CPU threads.
     """
     inputs = random_inputs(config, 1, length)
     calls = {key: partial(OnnxModel(file, config, threads), **inputs) for key, file in files.items()}

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ from transformers import PreTrainedModel
 
 from hf_tinybert import tasks
 from hf_tinybert.export import fusing, quantising, tracing
+from hf_tinybert.export.card_section import with_section
 from hf_tinybert.export.choosing import milliseconds
 from hf_tinybert.export.session import OnnxModel
 from hf_tinybert.families import locate
-from hf_tinybert.hub import TOKENIZER_FILES
+from hf_tinybert.hub import CARD_NAME, TOKENIZER_FILES
 from hf_tinybert.saving import written_beside
 from hf_tinybert.teacher import load_teacher, load_tokenizer, pipeline_tag, teacher_config
+from hf_tinybert.timing import machine_name
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class ExportedFile:
         difference: the largest difference of an output from PyTorch's on the sentences.
         size: bytes.
         milliseconds: median of one sequence on this machine, in turns with all that were tried.
+        scores: what `check` measured, by name.
     """
 
     optimize: str | None
@@ -55,6 +58,7 @@ class ExportedFile:
     difference: float
     size: int
     milliseconds: float
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,16 @@ class Export:
         exporter: `"optimum"` or `"torch"`.
         files: `fp32`, `int8` -> what was written.
         length: tokens of the sequence that was timed.
+        machine: on which it was timed.
+        threads: CPU threads that it was timed with.
     """
 
     folder: Path
     exporter: str
     files: Mapping[str, ExportedFile]
     length: int
+    machine: str
+    threads: int
 
     @property
     def fastest(self) -> str:
@@ -87,10 +95,12 @@ def export_onnx(
     calibration: Sequence[Mapping[str, Sequence[int]]] | None = None,
     tolerance: float = 1e-4,
     sentences: Sequence[str] = (),
-    check: Callable[[str, Path], None] | None = None,
+    check: Callable[[str, Path], Mapping[str, float] | None] | None = None,
     threads: int | None = None,
 ) -> Export:
     """Write `onnx/model.onnx` of a student, configuration and tokenizer beside it: what transformers.js reads, too.
+
+    A card (`README.md`) in the student's own folder gets a section on the files, with what was measured.
 
     Args:
         model_dir: folder or Hub id of a student of any task.
@@ -103,9 +113,10 @@ def export_onnx(
         calibration: for static quantisation: rows as the tokenizer makes them, a `Dataset` for instance.
         tolerance: the largest difference that an output of the float32 file may have from PyTorch's.
         sentences: on which they are compared; those of the package's demo by default.
-        check: is called with `"fp32"` or `"int8"` and the file, before it is moved to its place. If it raises a
-            `ValueError`, the next fastest is tried; if none is left, everything stays as it was.
-        threads: CPU threads while files are timed; ONNX Runtime's own number by default.
+        check: is called with `"fp32"` or `"int8"` and the file, before it is moved to its place; returns scores for
+            the card, or None. If it raises a `ValueError`, the next fastest is tried; if none is left, everything
+            stays as it was.
+        threads: CPU threads while files are timed; PyTorch's own number by default.
 
     Returns:
         what was written.
@@ -122,7 +133,7 @@ def export_onnx(
     tokenizer = load_tokenizer(source, "model")
     texts = list(sentences) or _sentences()
     inputs = dict(tokenizer(texts, padding=True, truncation=True, max_length=128, return_tensors="pt"))
-    length = min(LENGTH, locate(model).max_length or LENGTH)
+    length, threads = min(LENGTH, locate(model).max_length or LENGTH), threads or torch.get_num_threads()
     with written_beside(output_dir or source) as staging:
         onnx, scratch = Path(staging) / FOLDER, Path(staging) / "candidates"
         onnx.mkdir()
@@ -143,12 +154,11 @@ def export_onnx(
                         f"The exported model's outputs differ from PyTorch's by up to {apart:.2g}, more than the "
                         f"tolerance of {tolerance:g}: nothing was written."
                     )
-                if check is not None:
-                    check(kind, file)
+                scores = (check(kind, file) if check is not None else None) or {}
             except ValueError:
                 file.unlink()
                 raise
-            return ExportedFile(*made, apart, file.stat().st_size, times[made])
+            return ExportedFile(*made, apart, file.stat().st_size, times[made], scores)
 
         files = {"fp32": _first_that_passes("fp32", [made for made in order if made[1] is None], take)}
         in_int8 = [made for made in order if made[1] is not None]
@@ -162,9 +172,13 @@ def export_onnx(
                 raise
             logger.warning(f"No {FILES['int8']} was written: {error}")
         shutil.rmtree(scratch)
+        done = Export(Path(output_dir or source), exporter, files, length, machine_name("cpu"), threads)
         if output_dir is not None:
             _copy_beside(source, Path(staging), model, tokenizer)
-    return Export(Path(output_dir or source), exporter, files, length)
+        elif (card := Path(source) / CARD_NAME).is_file():
+            page = with_section(card.read_text(encoding="utf-8"), done, pipeline_tag(model), FILES)
+            (Path(staging) / CARD_NAME).write_text(page, encoding="utf-8")
+    return done
 
 
 def _first_that_passes(

@@ -1,0 +1,74 @@
+"""What a student's card says of its ONNX files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import yaml
+from huggingface_hub import ModelCard
+
+if TYPE_CHECKING:
+    from hf_tinybert.export.exporting import Export
+
+_TEMPLATE = Path(__file__).parent / "card_section.md"
+_BEGIN, _END = "<!-- onnx -->", "<!-- /onnx -->"
+_BEFORE = "## How it was made\n"
+_TAGS = ("onnx", "transformers.js")
+_CLASSES = {
+    "text-classification": "ORTModelForSequenceClassification",
+    "token-classification": "ORTModelForTokenClassification",
+    "question-answering": "ORTModelForQuestionAnswering",
+    "fill-mask": "ORTModelForMaskedLM",
+    "feature-extraction": "ORTModelForFeatureExtraction",
+}
+#: Where the card's own example names the model.
+_MODEL_ID = re.compile(r'(?:model=|from_pretrained\(|SentenceTransformer\()"([^"]+)"')
+
+
+def with_section(card: str, export: Export, pipeline_tag: str, files: dict[str, str]) -> str:
+    """A card with a section on ONNX, in the place of one that it has.
+
+    Args:
+        card: text of the page, metadata included.
+        export: what was exported.
+        pipeline_tag: the task as `pipeline()` names it.
+        files: `fp32`, `int8` -> name of the file.
+    """
+    first, _, rest = card.partition(_BEGIN)
+    if rest:
+        card = first + rest.partition(_END)[2].lstrip("\n")
+    found = _MODEL_ID.search(card)
+    template = jinja2.Environment(autoescape=False, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
+    section = template.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        begin=_BEGIN,
+        end=_END,
+        export=export,
+        files=files,
+        metrics=sorted(set.intersection(*(set(file.scores) for file in export.files.values()))),
+        best=files[export.fastest],
+        model_id=found[1] if found else export.folder.name,
+        tag=pipeline_tag,
+        piped=pipeline_tag != "feature-extraction",
+        ort_class=_CLASSES[pipeline_tag],
+    )
+    place = card.find(_BEFORE)
+    place = len(card) if place < 0 else place
+    before = card[:place].rstrip("\n")
+    return _tagged(f"{before}\n\n{section}\n{card[place:]}".rstrip("\n") + "\n")
+
+
+def _tagged(card: str) -> str:
+    """With the tags by which the Hub finds ONNX models, where the card's metadata can be read."""
+    if not card.startswith("---"):
+        return card
+    try:
+        read = ModelCard(card)
+    except (ValueError, yaml.YAMLError):
+        return card
+    data: Any = read.data
+    data.tags = list(dict.fromkeys([*(data.tags or []), *_TAGS]))
+    text = read.text.lstrip("\n")
+    return f"---\n{data.to_yaml()}\n---\n\n{text}"
