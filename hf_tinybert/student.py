@@ -94,7 +94,7 @@ def _is_checkpoint(name: str | os.PathLike[str]) -> bool:
 def _from_checkpoint(teacher: PreTrainedModel, name: str, own_vocabulary: bool) -> PreTrainedModel:
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise ValueError(f"The student folder {name} holds no model: there is no config.json in it.")
-    config = AutoConfig.from_pretrained(name)
+    config = _config(name)
     auto = auto_class(teacher)
     model_class = auto._model_mapping.get(type(config), None)
     if model_class is None:
@@ -116,6 +116,17 @@ def _from_checkpoint(teacher: PreTrainedModel, name: str, own_vocabulary: bool) 
     projections.offer(student, offers)
     provenance.record(student, teacher, init="checkpoint")
     return student.eval()
+
+
+def _config(name: str) -> PretrainedConfig:
+    """The configuration of a checkpoint; the authors' own do not say that they are BERTs."""
+    config: PretrainedConfig
+    stored, _ = PretrainedConfig.get_config_dict(name)
+    if "model_type" not in stored and "num_hidden_layers" in stored:
+        config = BertConfig.from_pretrained(name)
+    else:
+        config = AutoConfig.from_pretrained(name)
+    return config
 
 
 def _authors_projections(name: str) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import json
 import sys
 import traceback
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 
 from hf_tinybert import hub
 from hf_tinybert.cli import main
@@ -31,7 +31,13 @@ def command(argv):
     return {"code": code, "out": out.getvalue(), "err": err.getvalue()}
 
 
-ACTIONS = {"push": push, "download": snapshot_download, "command": command}
+def upload(folder, repo_id):
+    """Everything that lies in a folder, as users upload who do not use `hf-tinybert push`."""
+    HfApi().create_repo(repo_id)
+    return HfApi().upload_folder(folder_path=folder, repo_id=repo_id).oid
+
+
+ACTIONS = {"upload": upload, "push": push, "download": snapshot_download, "command": command}
 
 for line in sys.stdin:
     asked = json.loads(line)
