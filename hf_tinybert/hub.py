@@ -51,7 +51,7 @@ STUDENT_FILES = (
     *_SENTENCE_FILES,
 )
 #: What goes up: nothing else in the folder does.
-PATTERNS = (*STUDENT_FILES, CARD_NAME, f"{PICTURES}/*.png", "onnx/*")
+PATTERNS = (*STUDENT_FILES, CARD_NAME, f"{PICTURES}/*.png", "onnx/*", "openvino/*")
 
 _ERRORS: tuple[type[Exception], ...] = (
     HfHubHTTPError,

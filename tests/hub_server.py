@@ -5,7 +5,8 @@
 
 Repositories, branches, preupload, LFS batch (one part or several), commits, resolve with etags, redirects and ranges,
 tree, paths-info, model info, metadata rules of cards; and on demand (`fail`) any status, or a broken connection.
-The Xet protocol is not spoken: clients are told HF_HUB_DISABLE_XET.
+The Xet protocol is not spoken. huggingface_hub 0.36 sees that; later ones, which would always upload by it, are told
+HF_HUB_DISABLE_XET.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import huggingface_hub
 import yaml
 
 #: Files from this size on go through LFS, as do all weights.
@@ -106,7 +108,9 @@ class HubServer:
         self._http.server_close()
 
     def environment(self, cache: object, token: str | None = "hf_writer") -> dict[str, str]:
-        known = {"HF_ENDPOINT": self.url, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        known = {"HF_ENDPOINT": self.url, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "0"}
+        if not huggingface_hub.__version__.startswith("0."):
+            known["HF_HUB_DISABLE_XET"] = "1"
         return known | ({} if token is None else {"HF_TOKEN": token})
 
     def fail(self, pattern: str, action: int | str, times: int = 1, skip: int = 0) -> None:

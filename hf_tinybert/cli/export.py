@@ -6,16 +6,14 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from hf_tinybert import data, tasks
 from hf_tinybert.cli import arguments
-from hf_tinybert.export import export_onnx
-from hf_tinybert.export.exporting import FILES, FOLDER, OPTIMISATIONS, QUANTISATIONS
-from hf_tinybert.export.session import OnnxModel
+from hf_tinybert.export import Export, export_onnx, export_openvino
+from hf_tinybert.export.exporting import FILES, OPTIMISATIONS, QUANTISATIONS
 from hf_tinybert.teacher import load_teacher, load_tokenizer, teacher_config
 
 logger = logging.getLogger(__name__)
@@ -34,6 +32,10 @@ class ExportArguments:
             "--train-file. 'auto': the faster of them, if it is accurate and faster than float32.",
             "choices": list(QUANTISATIONS),
         },
+    )
+    format: str = field(
+        default="onnx",
+        metadata={"help": "'openvino': needs optimum-intel; takes int8 weights.", "choices": ["onnx", "openvino"]},
     )
     optimize: str = field(
         default="auto",
@@ -62,7 +64,7 @@ def run(argv: Sequence[str]) -> None:
     if argv and not argv[0].startswith("-"):
         argv = ["--model", *argv]
     args, data_args = arguments.parse(
-        "export", "Write ONNX files of a student.", (ExportArguments, data.DataArguments), argv
+        "export", "Write ONNX or OpenVINO files of a student.", (ExportArguments, data.DataArguments), argv
     )
     for flag, value in (("--calibration-samples", args.calibration_samples), ("--threads", args.threads)):
         if value is not None and value < 1:
@@ -80,6 +82,9 @@ def run(argv: Sequence[str]) -> None:
             calibration = rows.select(range(min(args.calibration_samples, len(rows))))
     if args.quantize is not None and check is None:
         logger.warning("What 8 bits cost this student is not measured: give --eval-file.")
+    if args.format == "openvino":
+        _say(export_openvino(args.model, args.output_dir, args.quantize, args.tolerance, check=check))
+        return
     optimize = None if args.optimize == "none" else args.optimize
     done = export_onnx(
         args.model,
@@ -91,17 +96,21 @@ def run(argv: Sequence[str]) -> None:
         check=check,
         threads=args.threads,
     )
-    print(f"{done.folder / FOLDER}, by {done.exporter}")
-    title = f"{done.length} tokens"
-    print(f"  {'':<22}{'':>15}{'size':>12}{title:>14}   differs by up to")
-    for kind, file in done.files.items():
-        how = f"{file.optimize or 'plain'}, {file.quantize or 'float32'}"
-        size, taken = f"{file.size / 1e6:.1f} MB", f"{file.milliseconds:.2f} ms"
-        print(f"  {FILES[kind]:<22}{how:>15}{size:>12}{taken:>14}   {file.difference:.2g}")
+    _say(done)
     if args.quantize == "auto" and "int8" not in done.files:
         print("  8 bits are not faster here, or lose too much.")
     elif len(done.files) > 1:
         print(f"  {FILES[done.fastest]} is the fastest here.")
+
+
+def _say(done: Export) -> None:
+    print(f"{done.folder}, by {done.exporter}")
+    title = f"{done.length} tokens"
+    print(f"  {'':<28}{'':>15}{'size':>12}{title:>14}   differs by up to")
+    for file in done.files.values():
+        how = f"{file.optimize or 'plain'}, {file.quantize or 'float32'}"
+        size, taken = f"{file.size / 1e6:.1f} MB", f"{file.milliseconds:.2f} ms"
+        print(f"  {file.name:<28}{how:>15}{size:>12}{taken:>14}   {file.difference:.2g}")
 
 
 class _Check:
@@ -117,13 +126,14 @@ class _Check:
         self.allowed = args.max_drop * (100 if spans else 1)  # SQuAD's metrics are in hundredths
         self.own = 0.0 if self.split is None else self.score(self.model, "PyTorch")
 
-    def __call__(self, kind: str, file: Path) -> dict[str, float]:
+    def __call__(self, kind: str, exported: Any) -> dict[str, float]:
         """Measure one file; what was measured, by name.
 
         Raises:
             ValueError: it has lost more than `--max-drop`.
         """
-        score = self.score(OnnxModel(file, self.model.config), file.name)
+        file = exported.path
+        score = self.score(exported, file.name)
         lost = self.own - score
         if not lost <= self.allowed:
             raise ValueError(

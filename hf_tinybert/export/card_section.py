@@ -28,14 +28,13 @@ _CLASSES = {
 _MODEL_ID = re.compile(r'(?:model=|from_pretrained\(|SentenceTransformer\()"([^"]+)"')
 
 
-def with_section(card: str, export: Export, pipeline_tag: str, files: dict[str, str]) -> str:
+def with_section(card: str, export: Export, pipeline_tag: str) -> str:
     """A card with a section on ONNX, in the place of one that it has.
 
     Args:
         card: text of the page, metadata included.
         export: what was exported.
         pipeline_tag: the task as `pipeline()` names it.
-        files: `fp32`, `int8` -> name of the file.
     """
     first, _, rest = card.partition(_BEGIN)
     if rest:
@@ -46,9 +45,8 @@ def with_section(card: str, export: Export, pipeline_tag: str, files: dict[str, 
         begin=_BEGIN,
         end=_END,
         export=export,
-        files=files,
         metrics=sorted(set.intersection(*(set(file.scores) for file in export.files.values()))),
-        best=files[export.fastest],
+        best=export.files[export.fastest].name.rpartition("/")[2],
         model_id=found[1] if found else export.folder.name,
         tag=pipeline_tag,
         piped=pipeline_tag != "feature-extraction",

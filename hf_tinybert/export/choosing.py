@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +26,14 @@ def milliseconds(files: Mapping[_Key, Path], config: PretrainedConfig, length: i
         length: tokens of the sequence.
         threads: CPU threads.
     """
+    opened = {key: OnnxModel(file, config, threads) for key, file in files.items()}
+    return median_milliseconds(opened, config, length)
+
+
+def median_milliseconds(
+    models: Mapping[_Key, Callable[..., object]], config: PretrainedConfig, length: int
+) -> dict[_Key, float]:
+    """The same of models that are open."""
     inputs = random_inputs(config, 1, length)
-    calls = {key: partial(OnnxModel(file, config, threads), **inputs) for key, file in files.items()}
+    calls = {key: partial(model, **inputs) for key, model in models.items()}
     return {key: statistics.median(times) for key, times in in_turns(calls, _ROUNDS, _WARM_UP).items()}

@@ -37,6 +37,8 @@ FILES = {"fp32": "model.onnx", "int8": "model_quantized.onnx"}
 LENGTH = 128
 #: A plain graph, which other engines read, too, is left for a fused one that is at least so many times faster.
 _WORTH_FUSING = 1.05
+#: Measures an opened file, `fp32` or `int8`.
+Check = Callable[[str, Any], Mapping[str, float] | None]
 _Made = tuple[str | None, str | None]  # how a file was optimised and quantised
 
 
@@ -45,6 +47,7 @@ class ExportedFile:
     """One file.
 
     Attributes:
+        name: its path in the folder.
         optimize: level of `fusing.LEVELS`, or None.
         quantize: `"dynamic"`, `"static"` or None.
         difference: the largest difference of an output from PyTorch's on the sentences.
@@ -53,6 +56,7 @@ class ExportedFile:
         scores: what `check` measured, by name.
     """
 
+    name: str
     optimize: str | None
     quantize: str | None
     difference: float
@@ -95,7 +99,7 @@ def export_onnx(
     calibration: Sequence[Mapping[str, Sequence[int]]] | None = None,
     tolerance: float = 1e-4,
     sentences: Sequence[str] = (),
-    check: Callable[[str, Path], Mapping[str, float] | None] | None = None,
+    check: Check | None = None,
     threads: int | None = None,
 ) -> Export:
     """Write `onnx/model.onnx` of a student, configuration and tokenizer beside it: what transformers.js reads, too.
@@ -113,9 +117,9 @@ def export_onnx(
         calibration: for static quantisation: rows as the tokenizer makes them, a `Dataset` for instance.
         tolerance: the largest difference that an output of the float32 file may have from PyTorch's.
         sentences: on which they are compared; those of the package's demo by default.
-        check: is called with `"fp32"` or `"int8"` and the file, before it is moved to its place; returns scores for
-            the card, or None. If it raises a `ValueError`, the next fastest is tried; if none is left, everything
-            stays as it was.
+        check: is called with `"fp32"` or `"int8"` and the opened file (its `path` says which), before it is moved to
+            its place; returns scores for the card, or None. If it raises a `ValueError`, the next fastest is tried; if
+            none is left, everything stays as it was.
         threads: CPU threads while files are timed; PyTorch's own number by default.
 
     Returns:
@@ -127,12 +131,8 @@ def export_onnx(
     """
     _refuse(model_dir, output_dir, quantize, optimize, calibration)
     source = os.fspath(model_dir)
-    config = teacher_config(source, "model")
-    task = tasks.of_model(config) or "feature-extraction"
-    model = load_teacher(source, tasks.TASKS[task].auto, role="model").to("cpu").float().eval()
-    tokenizer = load_tokenizer(source, "model")
-    texts = list(sentences) or _sentences()
-    inputs = dict(tokenizer(texts, padding=True, truncation=True, max_length=128, return_tensors="pt"))
+    model, tokenizer, inputs = opened(source, sentences)
+    config = model.config
     length, threads = min(LENGTH, locate(model).max_length or LENGTH), threads or torch.get_num_threads()
     with written_beside(output_dir or source) as staging:
         onnx, scratch = Path(staging) / FOLDER, Path(staging) / "candidates"
@@ -148,17 +148,15 @@ def export_onnx(
             file = onnx / FILES[kind]
             shutil.copyfile(found[made], file)
             try:
-                apart = difference(model, OnnxModel(file, config), inputs)
-                if kind == "fp32" and not apart <= tolerance:
-                    raise ValueError(
-                        f"The exported model's outputs differ from PyTorch's by up to {apart:.2g}, more than the "
-                        f"tolerance of {tolerance:g}: nothing was written."
-                    )
-                scores = (check(kind, file) if check is not None else None) or {}
+                exported = OnnxModel(file, config)
+                apart = difference(model, exported, inputs)
+                if kind == "fp32":
+                    refuse_difference(apart, tolerance)
+                scores = (check(kind, exported) if check is not None else None) or {}
             except ValueError:
                 file.unlink()
                 raise
-            return ExportedFile(*made, apart, file.stat().st_size, times[made], scores)
+            return ExportedFile(f"{FOLDER}/{FILES[kind]}", *made, apart, file.stat().st_size, times[made], scores)
 
         files = {"fp32": _first_that_passes("fp32", [made for made in order if made[1] is None], take)}
         in_int8 = [made for made in order if made[1] is not None]
@@ -174,11 +172,24 @@ def export_onnx(
         shutil.rmtree(scratch)
         done = Export(Path(output_dir or source), exporter, files, length, machine_name("cpu"), threads)
         if output_dir is not None:
-            _copy_beside(source, Path(staging), model, tokenizer)
+            copy_beside(source, Path(staging), model, tokenizer)
         elif (card := Path(source) / CARD_NAME).is_file():
-            page = with_section(card.read_text(encoding="utf-8"), done, pipeline_tag(model), FILES)
+            page = with_section(card.read_text(encoding="utf-8"), done, pipeline_tag(model))
             (Path(staging) / CARD_NAME).write_text(page, encoding="utf-8")
     return done
+
+
+def refuse_difference(found: float, tolerance: float) -> None:
+    """Refuse a float32 file that says something else than the model.
+
+    Raises:
+        ValueError: it does.
+    """
+    if not found <= tolerance:
+        raise ValueError(
+            f"The exported model's outputs differ from PyTorch's by up to {found:.2g}, more than the tolerance of "
+            f"{tolerance:g}: nothing was written."
+        )
 
 
 def _first_that_passes(
@@ -256,7 +267,7 @@ def _quantised(
 
 
 @torch.inference_mode()
-def difference(model: PreTrainedModel, exported: OnnxModel, inputs: dict[str, Any]) -> float:
+def difference(model: PreTrainedModel, exported: Any, inputs: dict[str, Any]) -> float:
     """The largest difference of any output at real positions."""
     accepted = {name: value for name, value in inputs.items() if name in exported.inputs}
     own, found = model(**accepted, return_dict=True), exported(**accepted)
@@ -269,13 +280,22 @@ def difference(model: PreTrainedModel, exported: OnnxModel, inputs: dict[str, An
     return float(worst)
 
 
+def opened(source: str, sentences: Sequence[str] = ()) -> tuple[PreTrainedModel, Any, dict[str, Any]]:
+    """A student in float32 and eval mode, its tokenizer, and a batch of sentences to compare on."""
+    task = tasks.of_model(teacher_config(source, "model")) or "feature-extraction"
+    model = load_teacher(source, tasks.TASKS[task].auto, role="model").to("cpu").float().eval()
+    tokenizer = load_tokenizer(source, "model")
+    texts = list(sentences) or _sentences()
+    return model, tokenizer, dict(tokenizer(texts, padding=True, truncation=True, max_length=128, return_tensors="pt"))
+
+
 def _sentences() -> list[str]:
     """Real requests of different lengths."""
     text = (resources.files("hf_tinybert") / "demo_data" / "test.csv").read_text(encoding="utf-8")
     return [row["text"] for row in csv.DictReader(text.splitlines())][:32]
 
 
-def _copy_beside(source: str, folder: Path, model: PreTrainedModel, tokenizer: Any) -> None:
+def copy_beside(source: str, folder: Path, model: PreTrainedModel, tokenizer: Any) -> None:
     """Configuration and tokenizer, without weights."""
     model.config.save_pretrained(folder)
     if os.path.isdir(source):

@@ -16,14 +16,15 @@ from hf_tinybert import create_student
 from hf_tinybert.card import CardFacts, Scores, write
 from hf_tinybert.export import Export, ExportedFile, export_onnx
 from hf_tinybert.export.card_section import with_section
-from hf_tinybert.export.exporting import FILES
 
 EXPORT = Export(
     folder=Path("somewhere/mine"),
     exporter="optimum",
     files={
-        "fp32": ExportedFile(None, None, 3.8e-6, 57_500_000, 9.004, {"accuracy (eval)": 0.81}),
-        "int8": ExportedFile("O2", "dynamic", 0.59, 14_600_000, 4.2, {"accuracy (eval)": 0.8067}),
+        "fp32": ExportedFile("onnx/model.onnx", None, None, 3.8e-6, 57_500_000, 9.004, {"accuracy (eval)": 0.81}),
+        "int8": ExportedFile(
+            "onnx/model_quantized.onnx", "O2", "dynamic", 0.59, 14_600_000, 4.2, {"accuracy (eval)": 0.8067}
+        ),
     },
     length=128,
     machine="Some CPU",
@@ -49,7 +50,7 @@ def card(tmp_path):
 
 
 def test_figures_and_examples(card):
-    page = with_section(card, EXPORT, "text-classification", FILES)
+    page = with_section(card, EXPORT, "text-classification")
     assert "| `onnx/model.onnx` | float32 | 57.5 MB | 3.8e-06 | 0.8100 | 9.00 ms |" in page
     assert (
         "| `onnx/model_quantized.onnx` | 8-bit, dynamic, fused operators | 14.6 MB | 0.59 | 0.8067 | 4.20 ms |" in page
@@ -62,7 +63,7 @@ def test_figures_and_examples(card):
 
 
 def test_the_rest_stays_and_the_hub_takes_it(card):
-    page = with_section(card, EXPORT, "text-classification", FILES)
+    page = with_section(card, EXPORT, "text-classification")
     before, after = ModelCard(card), ModelCard(page)
     assert after.data.tags == [*before.data.tags, "onnx", "transformers.js"]
     known, now = before.data.to_dict(), after.data.to_dict()
@@ -74,10 +75,10 @@ def test_the_rest_stays_and_the_hub_takes_it(card):
 
 
 def test_again_it_takes_the_place_of_the_old(card):
-    once = with_section(card, EXPORT, "text-classification", FILES)
-    assert with_section(once, EXPORT, "text-classification", FILES) == once
+    once = with_section(card, EXPORT, "text-classification")
+    assert with_section(once, EXPORT, "text-classification") == once
     other = Export(EXPORT.folder, "torch", {"fp32": EXPORT.files["fp32"]}, 64, "Other CPU", 1)
-    again = with_section(once, other, "text-classification", FILES)
+    again = with_section(once, other, "text-classification")
     assert again.count("## ONNX and the browser") == 1
     assert "Some CPU" not in again
     assert "on Other CPU with 1 thread." in again
@@ -88,7 +89,7 @@ def test_again_it_takes_the_place_of_the_old(card):
     "page", ["", "Mine.\n", "# Mine\n\n## How it was made\n\nBy hand.\n", "---\na: [\n---\nMine.\n"]
 )
 def test_a_page_of_the_users_own(page):
-    found = with_section(page, EXPORT, "question-answering", FILES)
+    found = with_section(page, EXPORT, "question-answering")
     assert page.strip() in found.replace(found[found.index("<!-- onnx") : found.index("<!-- /onnx -->") + 16], "")
     assert "ORTModelForQuestionAnswering" in found
     assert '"mine"' in found

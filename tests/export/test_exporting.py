@@ -162,8 +162,8 @@ def test_what_is_no_number_is_no_match(classifier, monkeypatch, tmp_path):
 
 
 def test_a_check_that_fails_leaves_everything_as_it_was(classifier, tmp_path):
-    def check(kind, file):
-        assert file.is_file()
+    def check(kind, exported):
+        assert exported.path.is_file()
         raise ValueError(f"not {kind}")
 
     with pytest.raises(ValueError, match="not fp32"):
@@ -218,8 +218,8 @@ def test_the_fastest_that_is_accurate(classifier, tmp_path, monkeypatch):
     times = {(None, None): 1.0, ("O2", None): 1.0, (None, "dynamic"): 0.5, ("O2", "dynamic"): 0.4}
     monkeypatch.setattr(exporting, "milliseconds", lambda found, *rest: {key: times[key] for key in found})
 
-    def check(kind, file):
-        if kind == "int8" and fused(file):
+    def check(kind, exported):
+        if kind == "int8" and fused(exported.path):
             raise ValueError("has lost too much")
 
     done = export_onnx(classifier, tmp_path / "a", quantize="int8", check=check)
@@ -233,7 +233,7 @@ def test_auto_leaves_out_8_bits_that_are_slower_or_lose_too_much(classifier, tmp
     assert list(done.files) == ["fp32"]
     assert [path.name for path in (tmp_path / "a" / "onnx").iterdir()] == ["model.onnx"]
 
-    def check(kind, file):
+    def check(kind, exported):
         if kind == "int8":
             raise ValueError("8 bits have lost too much")
 

@@ -1,0 +1,135 @@
+"""Students for OpenVINO, Intel's runtime, where optimum-intel is installed."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+from transformers.utils import ModelOutput
+
+from hf_tinybert.export.choosing import median_milliseconds
+from hf_tinybert.export.exporting import (
+    LENGTH,
+    Check,
+    Export,
+    ExportedFile,
+    copy_beside,
+    difference,
+    opened,
+    refuse_difference,
+)
+from hf_tinybert.families import locate
+from hf_tinybert.saving import written_beside
+from hf_tinybert.teacher import pipeline_tag
+from hf_tinybert.timing import machine_name
+
+FOLDER = "openvino"
+FILE = "openvino_model.xml"
+_CLASSES = {
+    "text-classification": "OVModelForSequenceClassification",
+    "token-classification": "OVModelForTokenClassification",
+    "question-answering": "OVModelForQuestionAnswering",
+    "fill-mask": "OVModelForMaskedLM",
+    "feature-extraction": "OVModelForFeatureExtraction",
+}
+
+
+class OpenvinoModel(nn.Module):
+    """A student in OpenVINO that answers `forward(**inputs)`, so that a Trainer can evaluate it.
+
+    Args:
+        folder: where `openvino_model.xml` lies.
+        config: of the model that it was made of.
+        tag: its task as `pipeline()` names it.
+        exact: compute in float32, where OpenVINO would take bfloat16 on processors that have it.
+    """
+
+    def __init__(self, folder: Path, config: PretrainedConfig, tag: str, exact: bool = False) -> None:
+        """Load and compile it."""
+        super().__init__()
+        settings = {"INFERENCE_PRECISION_HINT": "f32"} if exact else {}
+        self.config, self.path = config, folder / FILE
+        self.model = _class(tag).from_pretrained(folder, config=config, ov_config=settings)
+        self.inputs = list(self.model.input_names)
+        self.outputs = list(self.model.output_names)
+
+    def forward(self, input_ids: Tensor, **given: Any) -> ModelOutput:
+        """What the model says of a batch; labels are not looked at, and the loss is zero."""
+        usual = {"attention_mask": torch.ones_like(input_ids), "token_type_ids": torch.zeros_like(input_ids)}
+        fed = {
+            name: value for name, value in (usual | given | {"input_ids": input_ids}).items() if name in self.inputs
+        }
+        said = self.model(**fed)
+        return ModelOutput(loss=torch.zeros(()), **said) if given.keys() - fed.keys() else ModelOutput(said)
+
+
+def export_openvino(
+    model_dir: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str] | None = None,
+    quantize: str | None = None,
+    tolerance: float = 1e-4,
+    sentences: Sequence[str] = (),
+    check: Check | None = None,
+) -> Export:
+    """Write `openvino/` of a student, through optimum-intel.
+
+    Args:
+        model_dir: folder or Hub id of a student of any task.
+        output_dir: where to; by default the student's own folder.
+        quantize: `"int8"` stores the weights in 8 bits, a quarter of the size.
+        tolerance: the largest difference that an output may have from PyTorch's, in float32.
+        sentences: on which they are compared; those of the package's demo by default.
+        check: as in `export_onnx`.
+
+    Returns:
+        what was written.
+
+    Raises:
+        ValueError: an argument is wrong, or the files do not say what the model says; nothing is left behind then.
+        ImportError: says what to install.
+    """
+    if quantize not in (None, "int8"):
+        raise ValueError(f"For OpenVINO, quantize must be None or int8; got {quantize!r}.")
+    if output_dir is None and not os.path.isdir(model_dir):
+        raise ValueError(f"{model_dir} is no folder: say with output_dir where its OpenVINO files go.")
+    source = os.fspath(model_dir)
+    model, tokenizer, inputs = opened(source, sentences)
+    tag, kind = pipeline_tag(model), "int8" if quantize else "fp32"
+    length = min(LENGTH, locate(model).max_length or LENGTH)
+    with written_beside(output_dir or source) as staging:
+        target = Path(staging) / FOLDER
+        given: dict[str, Any] = {"export": True, "compile": False}
+        given["quantization_config"] = _of_optimum_intel("OVWeightQuantizationConfig")(bits=8) if quantize else None
+        _class(tag).from_pretrained(source, **given).save_pretrained(target)
+        apart = difference(model, OpenvinoModel(target, model.config, tag, exact=True), inputs)
+        if quantize is None:
+            refuse_difference(apart, tolerance)
+        exported = OpenvinoModel(target, model.config, tag)
+        scores = (check(kind, exported) if check is not None else None) or {}
+        size = sum(path.stat().st_size for path in target.glob("openvino_model.*"))
+        taken = median_milliseconds({kind: exported}, model.config, length)[kind]
+        if output_dir is not None:
+            copy_beside(source, Path(staging), model, tokenizer)
+    file = ExportedFile(f"{FOLDER}/{FILE}", None, "weights" if quantize else None, apart, size, taken, scores)
+    threads = torch.get_num_threads()
+    return Export(Path(output_dir or source), "optimum-intel", {kind: file}, length, machine_name("cpu"), threads)
+
+
+def _class(tag: str) -> Any:
+    return _of_optimum_intel(_CLASSES[tag])
+
+
+def _of_optimum_intel(name: str) -> Any:
+    try:
+        return getattr(importlib.import_module("optimum.intel"), name)
+    except ImportError as error:
+        raise ImportError(
+            "Exporting to OpenVINO needs optimum-intel, which works with transformers 4.57 and some releases of 5: "
+            f"pip install 'optimum-intel[openvino]' ({error})."
+        ) from None
