@@ -84,12 +84,15 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
         sizes = {label: file.stat().st_size for label, file in made.items()}
         for threads in options.threads:
             torch.set_num_threads(threads)
+            torch.compiler.reset()
             sessions = {label: OnnxModel(file, model.config, threads) for label, file in made.items()}
             for length in options.lengths:
                 inputs = random_inputs(model.config, 1, length)
                 calls: dict[str, Callable[[], object]] = {
                     BASELINE: partial(base, **inputs),
+                    "BERT-base, PyTorch, compiled": partial(torch.compile(base), **inputs),
                     "student, PyTorch": partial(model, **inputs),
+                    "student, PyTorch, compiled": partial(torch.compile(model), **inputs),
                     **{label: partial(session, **inputs) for label, session in sessions.items()},
                     "int8, O2, waiting threads": waiting(made["int8, O2"], threads, inputs),
                 }
