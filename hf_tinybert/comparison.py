@@ -22,6 +22,9 @@ from hf_tinybert.inference import Candidate, ModelCost, Plan, Timing, bytes_on_d
 from hf_tinybert.saving import file_beside
 from hf_tinybert.timing import machine_name
 
+#: Where a run saves its comparison of teacher and student.
+SUMMARY_NAME = "summary.json"
+
 
 @dataclass(frozen=True)
 class ModelFacts:
@@ -83,6 +86,11 @@ class Comparison:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write as JSON, whole or not at all."""
         _save_json(path, asdict(self))
+
+    @classmethod
+    def of_saved(cls, saved: Mapping[str, Any]) -> Comparison:
+        """From what `save` wrote, read as JSON."""
+        return cls(**{**saved, "models": tuple(ModelFacts(**model) for model in saved["models"])})
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Pictures, drawn with matplotlib (the `plots` extra): models side by side, losses, attention."""
+"""Pictures, drawn with matplotlib (the `plots` extra): models side by side, losses, layers, attention."""
 
 from __future__ import annotations
 
@@ -93,10 +93,7 @@ def curves_picture(history: Sequence[Mapping[str, float]], path: str | os.PathLi
         axis.set_title(level.replace("_", " "), fontsize=10, color=_INK)
         axis.set_xlabel("step", fontsize=9, color=_INK)
         axis.set_ylim(bottom=0)
-        axis.grid(color=_FAINT)
-        axis.tick_params(length=0, colors=_INK, labelsize=8)
-        for side in axis.spines.values():
-            side.set_visible(False)
+        _plain(axis)
         if any(layer.isdigit() for layer in layers):
             axis.legend(frameon=False, fontsize=8)
     with file_beside(path) as file:
@@ -130,6 +127,85 @@ def attention_picture(
                 side.set_visible(False)
     with file_beside(path) as file:
         figure.savefig(file, dpi=120, format="png")
+
+
+def sizes_picture(comparisons: Mapping[str, Comparison], path: str | os.PathLike[str]) -> None:
+    """Draw the metric against file size and against latency into a PNG, a point for each model.
+
+    Args:
+        comparisons: student -> its comparison with its teacher, every model with a score.
+        path: where the picture goes.
+    """
+    new = _figure()
+    figure = new(figsize=(9, 3.8), layout="constrained")
+    panels = (("bytes_on_disk", 1e-6, "file size (MB)"), ("latency_ms", 1.0, "latency (ms)"))
+    first = next(iter(comparisons.values()))
+    for axis, (attribute, factor, label) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
+        points: dict[tuple[float, float], tuple[str, str]] = {}
+        for name, comparison in comparisons.items():
+            for model, colour in ((comparison.models[0], _TEACHER), (comparison.models[-1], _STUDENT)):
+                value = getattr(model, attribute)
+                if value is not None and model.score is not None:
+                    place = (value * factor, model.score)
+                    points.setdefault(place, ("teacher" if colour == _TEACHER else name, colour))
+        for number, ((x, y), (name, colour)) in enumerate(sorted(points.items())):
+            axis.scatter([x], [y], color=colour, s=60, zorder=3)
+            above = number % 2 == 0  # neighbours' names take turns above and below
+            axis.annotate(
+                name,
+                (x, y),
+                xytext=(0, 9 if above else -9),
+                textcoords="offset points",
+                ha="center",
+                va="bottom" if above else "top",
+                fontsize=8,
+                color=_INK,
+            )
+        axis.set_xlabel(label, fontsize=9, color=_INK)
+        axis.set_xlim(left=0)
+        axis.margins(x=0.15, y=0.25)
+        _plain(axis)
+    figure.axes[0].set_ylabel(f"{first.split} {first.metric}", fontsize=9, color=_INK)
+    with file_beside(path) as file:
+        figure.savefig(file, dpi=130, format="png")
+
+
+def layers_picture(alike: Tensor, mapping: Mapping[int, int], path: str | os.PathLike[str]) -> None:
+    """Draw how alike the layers of two models are into a PNG, with rings around those that were matched.
+
+    Args:
+        alike: `[M + 1, N + 1]`, from 0 to 1: student's layers in rows, teacher's in columns.
+        mapping: student layer -> teacher layer.
+        path: where the picture goes.
+    """
+    new = _figure()
+    rows, columns = alike.shape
+    figure = new(figsize=(1.6 + 0.62 * columns, 1.2 + 0.5 * rows), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(alike.numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for row in range(rows):
+        for column in range(columns):
+            value = float(alike[row, column])
+            ink = "white" if value > 0.6 else _INK
+            axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink)
+    for student, teacher in mapping.items():
+        axis.scatter([teacher], [student], s=620, facecolors="none", edgecolors=_STUDENT, linewidths=1.8)
+    axis.set_xticks(range(columns), ["emb", *map(str, range(1, columns))])
+    axis.set_yticks(range(rows), ["emb", *map(str, range(1, rows))])
+    axis.set_xlabel("teacher's layer", fontsize=9, color=_INK)
+    axis.set_ylabel("student's layer", fontsize=9, color=_INK)
+    axis.tick_params(length=0, colors=_INK, labelsize=8)
+    for side in axis.spines.values():
+        side.set_visible(False)
+    with file_beside(path) as file:
+        figure.savefig(file, dpi=130, format="png")
+
+
+def _plain(axis: Any) -> None:
+    axis.grid(color=_FAINT)
+    axis.tick_params(length=0, colors=_INK, labelsize=8)
+    for side in axis.spines.values():
+        side.set_visible(False)
 
 
 def _change(values: list[float | None], word: str) -> str:

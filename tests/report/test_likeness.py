@@ -1,0 +1,66 @@
+"""How alike layers are: against the definition, written out with centring matrices in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import workbench
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_tinybert.layer_mapping import LayerMapping
+from hf_tinybert.report import likeness
+
+
+def reference(x, y):
+    """Equations 3 and 6 of Kornblith et al.: HSIC of linear kernels, normalised."""
+    n = len(x)
+    centre = np.eye(n) - np.ones((n, n)) / n
+    kernels = [centre @ (states @ states.T) @ centre for states in (x, y)]
+    hsic = [[np.trace(a @ b) for b in kernels] for a in kernels]
+    return hsic[0][1] / np.sqrt(hsic[0][0] * hsic[1][1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(3, 30), st.integers(1, 7), st.integers(1, 7))
+def test_alignment_is_the_papers(seed, tokens, width, other):
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(tokens, width)), rng.normal(size=(tokens, other)) + rng.normal()
+    found = likeness.alignment(torch.from_numpy(x), torch.from_numpy(y))
+    assert float(found) == pytest.approx(reference(x, y), rel=1e-9, abs=1e-12)
+
+
+def test_rotations_scales_and_shifts_do_not_count():
+    x = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+    rotation, _ = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(1)))
+    assert float(likeness.alignment(x, 3 * x @ rotation + 7)) == pytest.approx(1, abs=1e-5)
+    assert float(likeness.alignment(x, torch.randn(50, 6, generator=torch.Generator().manual_seed(2)))) < 0.4
+
+
+def test_padding_is_left_out_and_batches_do_not_matter(teacher, tokenizer):
+    texts = ["turn on the lights", "what is the weather like in a town that is far away", "stop"]
+    together = likeness.hidden_states(teacher.eval(), tokenizer, texts)
+    alone = likeness.hidden_states(teacher, tokenizer, texts, batch_size=1)
+    assert len(together) == teacher.config.num_hidden_layers + 1
+    assert together[0].shape == (sum(len(tokenizer(text)["input_ids"]) for text in texts), 384)
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=2e-5)
+
+
+def test_a_model_is_like_itself_and_a_student_like_its_teacher(teacher, tokenizer):
+    texts = workbench.requests(12)
+    teacher.eval()
+    mapping = LayerMapping({0: 0, **{m: m for m in range(1, 7)}})
+    same = likeness.measure(teacher, teacher, tokenizer, texts, mapping, "turn on the lights")
+    torch.testing.assert_close(same.hidden.diagonal(), torch.ones(7, dtype=torch.float64), rtol=0, atol=1e-9)
+    assert same.attention == pytest.approx(dict.fromkeys(range(1, 7), 1.0), abs=1e-5)
+    assert same.tokens == ["[CLS]", "turn", "on", "the", "lights", "[SEP]"]
+    assert set(same.maps) == {(m, m) for m in range(1, 7)}
+    student = workbench.small_student(teacher, init="teacher").eval()
+    found = likeness.measure(student, teacher, tokenizer, texts, LayerMapping({0: 0, 1: 2, 2: 4, 3: 6}), "stop")
+    random = likeness.measure(workbench.small_student(teacher).eval(), teacher, tokenizer, texts, None, "stop")
+    assert found.hidden.shape == random.hidden.shape == (4, 7)
+    assert (found.hidden[0, 0], found.hidden[3, 6]) > (random.hidden[0, 0], random.hidden[3, 6])
+    assert all(0 < share < 1 for share in found.attention.values())
+    assert (random.attention, random.maps) == ({}, {})
