@@ -56,17 +56,8 @@ def test_both_run(script, body, tmp_path):
         lines = [json.dumps(row) for row in rows(script, split, count)]
         (tmp_path / f"{split}.json").write_text("\n".join(lines) + "\n", encoding="utf-8")
     files = ["--train_file", str(tmp_path / "train.json"), "--validation_file", str(tmp_path / "eval.json")]
-    usual = [
-        "--do_train",
-        "--do_eval",
-        "--max_steps",
-        "4",
-        "--use_cpu",
-        "--report_to",
-        "none",
-        "--save_strategy",
-        "no",
-    ]
+    usual = ["--do_train", "--do_eval", "--max_steps", "4", "--logging_steps", "1", "--save_strategy", "no"]
+    usual += ["--use_cpu", "--report_to", "none"]
     for end, model, layers in (("", body, 6), ("_distill", str(tmp_path / "teacher"), 4)):
         output = tmp_path / ("student" if end else "teacher")
         command = [sys.executable, str(FOLDER / f"{script}{end}.py"), "--model_name_or_path", model, *files, *usual]
