@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import shutil
 import tempfile
 import warnings
@@ -92,19 +93,25 @@ def by_torch(model: PreTrainedModel, file: Path, mask_axes: int = 2) -> None:
         del inputs["token_type_ids"]
     outputs = _OUTPUTS[pipeline_tag(model)]
     batch, length = torch.export.Dim(_BATCH), torch.export.Dim(_LENGTH)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what tracing has to say
-        torch.onnx.export(
-            _Positional(model, list(inputs), outputs, mask_axes),
-            tuple(inputs.values()),
-            str(file),
-            input_names=list(inputs),
-            output_names=list(outputs),
-            dynamic_shapes={"arguments": tuple({0: batch, 1: length} for _ in inputs)},
-            external_data=False,
-            dynamo=True,
-            verbose=False,
-        )
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it warns that torchvision is not installed
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what tracing has to say
+            torch.onnx.export(
+                _Positional(model, list(inputs), outputs, mask_axes),
+                tuple(inputs.values()),
+                str(file),
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_shapes={"arguments": tuple({0: batch, 1: length} for _ in inputs)},
+                external_data=False,
+                dynamo=True,
+                verbose=False,
+            )
+    finally:
+        log.setLevel(level)
 
 
 class _Positional(nn.Module):
