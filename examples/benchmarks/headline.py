@@ -1,0 +1,228 @@
+"""How much of the teacher the best student keeps on SST-2, MRPC, STS-B and CLINC150, and what each part is worth.
+
+    python examples/benchmarks/headline.py --data ../shared/data --masked-lm ../shared/models/minilm-mlm
+
+Teachers are all-MiniLM-L6-v2, fine-tuned on all training data of each task (those of results.py and tasks.py).
+Students are `tinybert-4l-312d`; all of one task are trained for the same number of steps of 32 rows, three fifths of
+them on the layers. SST-2 and CLINC150 are subsets of 10,000 training sentences (results.py's); `sst2-full` has all.
+
+Where a student starts (`--arms`):
+
+- whole: from the task teacher's own weights (`init="teacher"`), on the training texts and their variants
+  (`hf-tinybert augment`).
+- no-augmentation: the same on the training texts alone.
+- general, general-init: on texts and variants, from a student that was distilled on plain text; that one began from
+  random weights, or from the pretrained encoder's.
+- random: on texts and variants, from random weights.
+
+What it learns, all else as in whole: no-attention, no-hidden, no-embedding, no-prediction (gold labels instead),
+no-layers (logits alone, in all steps), first, last (layer mappings; uniform otherwise).
+
+Smaller students (`--student`, kept apart): a preset or `L-D-F-H`, layers, width, intermediate width and heads.
+
+Every row is an ordinary `hf-tinybert` command, printed before it runs. A finished run is not repeated, and an
+interrupted one goes on from its last checkpoint, so the script can be stopped and started at will. `--table` only
+prints what is there. On two cores a run takes 6 to 10 minutes, a teacher 5 to 45.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import recipe
+import results
+import tasks
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task's runs.
+
+    Attributes:
+        steps: of both phases.
+        n: attempts at a variant of each text.
+        split: that is measured.
+        metric: that counts.
+    """
+
+    steps: int
+    n: int
+    split: str
+    metric: str
+
+
+TASKS = {
+    "sst2": Task(2200, 5, "eval", "accuracy"),
+    "mrpc": Task(1500, 10, "eval", "accuracy"),
+    "stsb": Task(1500, 5, "eval", "pearson"),
+    "clinc150": Task(2200, 5, "test", "accuracy"),
+    "sst2-full": Task(6600, 0, "eval", "accuracy"),
+}
+HEADLINE = ("sst2", "mrpc", "stsb", "clinc150")
+STARTS = {"general": "general", "general-init": "general-init", "random": "tinybert-4l-312d"}
+ARMS: dict[str, tuple[str, list[str]]] = {
+    "whole": ("whole recipe", []),
+    "no-augmentation": ("without augmentation", []),
+    "general": ("general start from random weights", []),
+    "general-init": ("general start from the encoder's weights", []),
+    "random": ("random start", ["--init", "random"]),
+    "no-attention": ("without attention", ["--attention-weight", "0"]),
+    "no-hidden": ("without hidden states", ["--hidden-weight", "0"]),
+    "no-embedding": ("without embeddings", ["--embedding-weight", "0"]),
+    "no-prediction": ("gold labels for the prediction", ["--prediction-weight", "0", "--hard-label-weight", "1"]),
+    "no-layers": ("logits alone", ["--phases", "prediction"]),
+    "first": ("mapping first", ["--layer-mapping", "first"]),
+    "last": ("mapping last", ["--layer-mapping", "last"]),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with glue/, clinc150/, glove/, wikitext2/")
+    parser.add_argument("--masked-lm", type=Path, required=True, help="masked language model of the augmentation")
+    parser.add_argument("--output", type=Path, default=Path("runs/headline"))
+    parser.add_argument("--results", type=Path, default=Path("runs/results"), help="where results.py keeps its runs")
+    parser.add_argument("--task", nargs="+", choices=TASKS, default=list(HEADLINE))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=["whole"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--student", default="tinybert-4l-312d")
+    parser.add_argument("--general-epochs", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each with its share of the cores")
+    parser.add_argument("--table", action="store_true", help="only print the table")
+    options = parser.parse_args()
+    if not options.table:
+        jobs = []
+        for seed in options.seeds:
+            for name in options.task:
+                folder = options.output / name
+                folder.mkdir(parents=True, exist_ok=True)
+                files = prepare(name, folder, options)
+                jobs += [(name, files, folder, arm, seed, options) for arm in options.arms]
+        with ThreadPoolExecutor(options.jobs) as pool:
+            list(pool.map(lambda job: run_arm(*job), jobs))
+    print(table(options))
+
+
+def prepare(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Path]:
+    """Train and measure files, variants, and the teacher's folder under `teacher`."""
+    if name in ("mrpc", "stsb"):
+        files = tasks.prepare(name, options.data, folder)
+        files["teacher"] = Path(tasks.teacher(tasks.TASKS[name], files, folder))
+    else:
+        known = results.TASKS[name.removesuffix("-full")]
+        found = results.prepare(known, options.data, options.results / known.name)
+        results.train_teacher(known, found, options.results / known.name)
+        files = {split: path for split, path in found.items() if split in ("train", "eval", "test")}
+        if name.endswith("-full"):
+            files["train"] = found["teacher"]
+        files["teacher"] = options.results / known.name / "teacher"
+    files["augmented"] = folder / "augmented.jsonl"
+    task = TASKS[name]
+    if task.n and {"no-augmentation"} != set(options.arms):
+        recipe.augment(recipe.Task(name, task.n, task.steps), files, options)
+    return files
+
+
+def general(options: argparse.Namespace, arm: str) -> Path:
+    """The student that was distilled on plain text."""
+    if arm == "general":
+        return recipe.general_student(options)
+    corpus = recipe.general_student(options).parent / "corpus"
+    output = options.output / "general-init"
+    if not (output / "eval_results.json").is_file():
+        command = ["distill", "--stage", "general", "--teacher", results.body(), "--student", "tinybert-4l-312d"]
+        command += ["--train-file", str(corpus), "--max-length", "128", "--output-dir", str(output)]
+        command += ["--num-train-epochs", str(options.general_epochs), "--intermediate-learning-rate", "3e-4"]
+        command += ["--intermediate-lr-scheduler-type", "linear", "--intermediate-warmup-ratio", "0.06"]
+        recipe.distill(command, output, options.output / "general-init.log", seed=0, threads=os.cpu_count() or 1)
+    return output
+
+
+def run_arm(name: str, files: dict[str, Path], folder: Path, arm: str, seed: int, options: argparse.Namespace) -> None:
+    task, small = TASKS[name], options.student != "tinybert-4l-312d"
+    output = folder / f"{arm}{'@' + options.student if small else ''}-{seed}"
+    if (output / f"{task.split}_results.json").is_file():
+        return
+    train = files["train"] if arm == "no-augmentation" or not task.n else files["augmented"]
+    start = str(general(options, arm)) if arm in ("general", "general-init") else shape(options, files["teacher"])
+    command = ["distill", "--teacher", str(files["teacher"]), "--student", start, *ARMS[arm][1]]
+    command += ["--train-file", str(train), f"--{task.split}-file", str(files[task.split])]
+    command += ["--output-dir", str(output), "--max-steps", str(task.steps), "--intermediate-share", "0.6"]
+    command += ["--intermediate-learning-rate", "3e-4", "--learning-rate", "1e-4", *results.warmup_flags()]
+    threads = max((os.cpu_count() or 1) // options.jobs, 1)
+    recipe.distill(command, output, folder / f"{output.name}.log", seed, threads)
+
+
+def shape(options: argparse.Namespace, teacher: Path) -> str:
+    """What `--student` is given: a preset, or a folder with a student of these sizes from the teacher's weights."""
+    parts = options.student.split("-")
+    if not all(part.isdigit() for part in parts):
+        return str(options.student)
+    folder = options.output / "starts" / f"{options.student}-{teacher.parent.name}"
+    if not (folder / "config.json").is_file():
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        from hf_tinybert import TinyBertConfig, create_student
+
+        layers, width, inner, heads = map(int, parts)
+        model = AutoModelForSequenceClassification.from_pretrained(teacher)
+        sizes = {"num_hidden_layers": layers, "hidden_size": width, "intermediate_size": inner}
+        config = TinyBertConfig.from_teacher(model.config, **sizes, num_attention_heads=heads)
+        create_student(model, config, init="teacher").save_pretrained(folder)
+        AutoTokenizer.from_pretrained(teacher).save_pretrained(folder)
+    return str(folder)
+
+
+def table(options: argparse.Namespace) -> str:
+    """Markdown: a row an arm; for each task mean and spread, then the share kept, mean over the headline's tasks."""
+    names = [name for name in TASKS if (options.output / name).is_dir()]
+    heads = [f"{name} ({TASKS[name].metric})" for name in names]
+    lines = [f"| student | {' | '.join(heads)} | kept |", "| --- |" + " ---: |" * (len(names) + 1)]
+    teachers = {name: score(name, teacher_folder(name, options)) for name in names}
+    lines.append(f"| teacher | {' | '.join(cell([teachers[name]]) for name in names)} | |")
+    found = {path.name.rpartition("-")[0] for name in names for path in (options.output / name).glob("*-[0-9]*/")}
+    order = list(ARMS)
+    for arm in sorted(found, key=lambda arm: ("@" in arm, arm.partition("@")[2], order.index(arm.partition("@")[0]))):
+        scores = {
+            name: [score(name, path) for path in sorted((options.output / name).glob(f"{arm}-[0-9]*/"))]
+            for name in names
+        }
+        known = {name: [value for value in values if value is not None] for name, values in scores.items()}
+        kept = [
+            statistics.mean(known[name]) / teachers[name] for name in HEADLINE if known.get(name) and teachers[name]
+        ]
+        mean = f"{100 * statistics.mean(kept):.1f}%{'' if len(kept) == len(HEADLINE) else f' of {len(kept)}'}"
+        label = ARMS[arm.partition("@")[0]][0] + (f", {arm.partition('@')[2]}" if "@" in arm else "")
+        lines.append(f"| {label} | {' | '.join(cell(known[name]) for name in names)} | {mean if kept else ''} |")
+    return "\n".join(lines)
+
+
+def teacher_folder(name: str, options: argparse.Namespace) -> Path:
+    if name in ("mrpc", "stsb"):
+        return Path(options.output / name / "teacher")
+    return Path(options.results / name.removesuffix("-full") / "teacher")
+
+
+def score(name: str, run: Path) -> float | None:
+    path, task = run / f"{TASKS[name].split}_results.json", TASKS[name]
+    return 100 * json.loads(path.read_text())[f"{task.split}_{task.metric}"] if path.is_file() else None
+
+
+def cell(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    spread = f" ± {statistics.stdev(known):.2f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.2f}{spread}"
+
+
+if __name__ == "__main__":
+    main()
