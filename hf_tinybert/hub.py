@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import os
 import re
 import shutil
@@ -16,6 +19,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalToken
 
 from hf_tinybert import compat
 from hf_tinybert.saving import written_beside
+
+logger = logging.getLogger(__name__)
 
 CARD_NAME = "README.md"
 PICTURES = "pictures"
@@ -50,8 +55,11 @@ STUDENT_FILES = (
     *(f"base/{name}" for name in (*_MODEL_FILES, *TOKENIZER_FILES)),
     *_SENTENCE_FILES,
 )
+#: Where exported models lie, and the file in it that says what they were exported from.
+EXPORTS = ("onnx", "openvino")
+EXPORT_NAME = "export.json"
 #: What goes up: nothing else in the folder does.
-PATTERNS = (*STUDENT_FILES, CARD_NAME, f"{PICTURES}/*.png", "onnx/*", "openvino/*")
+PATTERNS = (*STUDENT_FILES, CARD_NAME, f"{PICTURES}/*.png", *(f"{name}/*" for name in EXPORTS))
 
 _ERRORS: tuple[type[Exception], ...] = (
     HfHubHTTPError,
@@ -80,10 +88,37 @@ class PushError(OSError):
 
 
 def files_of(folder: str | os.PathLike[str]) -> list[str]:
-    """The files of a folder that go up, relative to it and sorted."""
+    """The files of a folder that go up, relative to it and sorted; no export of other weights than lie there."""
     root = Path(folder)
+    left_out = tuple(f"{name}/" for name in EXPORTS if _is_stale(root, name))
+    for name in left_out:
+        logger.warning(
+            f"{root / name} was exported from other weights than lie in {root}, and is left out: run "
+            "`hf-tinybert export` again."
+        )
     found = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
-    return sorted(name for name in found if any(fnmatch(name, pattern) for pattern in PATTERNS))
+    wanted = (name for name in found if any(fnmatch(name, pattern) for pattern in PATTERNS))
+    return sorted(name for name in wanted if not name.startswith(left_out))
+
+
+def weights_sha256(folder: str | os.PathLike[str]) -> str | None:
+    """SHA-256 over the weight files of a folder; None where there are none."""
+    files = sorted(Path(folder).glob("model*.safetensors"))
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _is_stale(root: Path, name: str) -> bool:
+    """Whether an export says that it was made from other weights."""
+    try:
+        known = json.loads((root / name / EXPORT_NAME).read_text(encoding="utf-8")).get("weights")
+    except (OSError, ValueError, AttributeError):
+        return False
+    return known is not None and known != weights_sha256(root)
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
@@ -186,7 +221,8 @@ def named(card: str, repo_id: str) -> str:
     title = re.search(r"^# (.+)$", card, re.MULTILINE)
     if title is None:
         return card
-    return re.sub(rf'(?<=[(=])"{re.escape(title[1].strip())}"', f'"{repo_id}"', card)
+    quoted = rf'(?:(?<=[(=])(?<!subfolder=)|(?<=", ))"{re.escape(title[1].strip())}"'
+    return re.sub(quoted, f'"{repo_id}"', card)
 
 
 def _make_branch(repo_id: str, revision: str | None, token: str | None) -> None:

@@ -155,6 +155,12 @@ def test_the_cards_examples_name_the_repository():
     card = '# small\n\npipeline("text-classification", model="small")\nfrom_pretrained("small") and "small"\n'
     expected = card.replace('model="small"', 'model="me/x"').replace('("small")', '("me/x")')
     assert hub.named(card, "me/x") == expected
+    script = '# onnx\n\nfrom_pretrained("onnx", subfolder="onnx")\npipeline("fill-mask", "onnx", { dtype: "q8" })\n'
+    found = hub.named(script, "me/x").splitlines()[2:]
+    assert found == [
+        'from_pretrained("me/x", subfolder="onnx")',
+        'pipeline("fill-mask", "me/x", { dtype: "q8" })',
+    ]
     assert hub.named("no title", "me/x") == "no title"
 
 
@@ -183,3 +189,20 @@ def test_a_name_that_cannot_be(client, student_folder):
     answer = client("push", folder=str(student_folder), repo_id="a/b/c")
     assert answer["error"] == "ValueError"
     assert "expected NAME or OWNER/NAME" in answer["message"]
+
+
+def test_an_export_of_other_weights_stays_at_home(tmp_path, caplog):
+    """What `hf-tinybert export` made of an earlier student is not put beside a later one's weights."""
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "model.safetensors").write_bytes(b"first")
+    (tmp_path / "onnx" / "model.onnx").write_bytes(b"of the first")
+    assert "onnx/model.onnx" in hub.files_of(tmp_path)  # nothing is known of it
+    facts = {"weights": hub.weights_sha256(tmp_path)}
+    (tmp_path / "onnx" / "export.json").write_text(json.dumps(facts), encoding="utf-8")
+    assert {"onnx/model.onnx", "onnx/export.json"} <= set(hub.files_of(tmp_path))
+    assert not caplog.text
+    (tmp_path / "model.safetensors").write_bytes(b"second")
+    assert hub.files_of(tmp_path) == ["model.safetensors"]
+    assert "was exported from other weights" in caplog.text
+    (tmp_path / "onnx" / "export.json").write_text("damaged", encoding="utf-8")
+    assert "onnx/model.onnx" in hub.files_of(tmp_path)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from hf_tinybert.export.card_section import with_section
 from hf_tinybert.export.choosing import milliseconds
 from hf_tinybert.export.session import OnnxModel
 from hf_tinybert.families import locate
-from hf_tinybert.hub import CARD_NAME, TOKENIZER_FILES
+from hf_tinybert.hub import CARD_NAME, EXPORT_NAME, TOKENIZER_FILES, weights_sha256
 from hf_tinybert.saving import written_beside
 from hf_tinybert.teacher import load_teacher, load_tokenizer, pipeline_tag, teacher_config
 from hf_tinybert.timing import machine_name
@@ -176,7 +177,23 @@ def export_onnx(
         elif (card := Path(source) / CARD_NAME).is_file():
             page = with_section(card.read_text(encoding="utf-8"), done, pipeline_tag(model))
             (Path(staging) / CARD_NAME).write_text(page, encoding="utf-8")
+        write_facts(done, source, onnx)
+    for kind in FILES.keys() - files.keys():  # of an earlier export, of other weights perhaps
+        (done.folder / FOLDER / FILES[kind]).unlink(missing_ok=True)
     return done
+
+
+def write_facts(done: Export, source: str, folder: Path) -> None:
+    """Write `export.json`: what was measured, and the weights that it was made from, for who looks at it later."""
+    facts = {
+        "weights": weights_sha256(source) if os.path.isdir(source) else None,
+        "exporter": done.exporter,
+        "machine": done.machine,
+        "threads": done.threads,
+        "length": done.length,
+        "files": {kind: asdict(file) for kind, file in done.files.items()},
+    }
+    (folder / EXPORT_NAME).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def refuse_difference(found: float, tolerance: float) -> None:

@@ -23,6 +23,7 @@ from hf_tinybert.export.exporting import (
     difference,
     opened,
     refuse_difference,
+    write_facts,
 )
 from hf_tinybert.families import locate
 from hf_tinybert.saving import written_beside
@@ -114,11 +115,13 @@ def export_openvino(
         scores = (check(kind, exported) if check is not None else None) or {}
         size = sum(path.stat().st_size for path in target.glob("openvino_model.*"))
         taken = median_milliseconds({kind: exported}, model.config, length)[kind]
+        file = ExportedFile(f"{FOLDER}/{FILE}", None, "weights" if quantize else None, apart, size, taken, scores)
+        where, threads = Path(output_dir or source), torch.get_num_threads()
+        done = Export(where, "optimum-intel", {kind: file}, length, machine_name("cpu"), threads)
+        write_facts(done, source, target)
         if output_dir is not None:
             copy_beside(source, Path(staging), model, tokenizer)
-    file = ExportedFile(f"{FOLDER}/{FILE}", None, "weights" if quantize else None, apart, size, taken, scores)
-    threads = torch.get_num_threads()
-    return Export(Path(output_dir or source), "optimum-intel", {kind: file}, length, machine_name("cpu"), threads)
+    return done
 
 
 def _class(tag: str) -> Any:

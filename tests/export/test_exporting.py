@@ -98,11 +98,11 @@ def test_a_quantised_file_is_small_and_near(exported):
 def test_configuration_and_tokenizer_lie_beside(exported):
     _, _, done = exported
     names = {path.relative_to(done.folder).as_posix() for path in done.folder.rglob("*") if path.is_file()}
-    assert {"config.json", "tokenizer.json", "onnx/model.onnx", "onnx/model_quantized.onnx"} <= names
     assert names - {"vocab.txt", "special_tokens_map.json"} == {
         "config.json",
         "tokenizer.json",
         "tokenizer_config.json",
+        "onnx/export.json",
         "onnx/model.onnx",
         "onnx/model_quantized.onnx",
     }
@@ -173,9 +173,11 @@ def test_a_check_that_fails_leaves_everything_as_it_was(classifier, tmp_path):
 
 def test_into_the_students_own_folder(classifier):
     before = {path.name: path.read_bytes() for path in classifier.iterdir() if path.is_file()}
-    done = export_onnx(classifier, optimize=None)
+    done = export_onnx(classifier, optimize=None, quantize="int8")
     assert done.folder == classifier
-    assert [path.name for path in (classifier / "onnx").iterdir()] == ["model.onnx"]
+    assert {path.name for path in (classifier / "onnx").iterdir()} == {"export.json", *exporting.FILES.values()}
+    export_onnx(classifier, optimize=None)  # and the quantised file of an earlier one is gone
+    assert {path.name for path in (classifier / "onnx").iterdir()} == {"export.json", "model.onnx"}
     assert {path.name: path.read_bytes() for path in classifier.iterdir() if path.is_file()} == before
 
 
@@ -231,7 +233,7 @@ def test_auto_leaves_out_8_bits_that_are_slower_or_lose_too_much(classifier, tmp
     monkeypatch.setattr(exporting, "milliseconds", lambda found, *rest: {key: times[key] for key in found})
     done = export_onnx(classifier, tmp_path / "a", quantize="auto")
     assert list(done.files) == ["fp32"]
-    assert [path.name for path in (tmp_path / "a" / "onnx").iterdir()] == ["model.onnx"]
+    assert not (tmp_path / "a" / "onnx" / "model_quantized.onnx").exists()
 
     def check(kind, exported):
         if kind == "int8":
@@ -239,7 +241,7 @@ def test_auto_leaves_out_8_bits_that_are_slower_or_lose_too_much(classifier, tmp
 
     times[(None, "dynamic")] = times[("O2", "dynamic")] = 0.5
     done = export_onnx(classifier, tmp_path / "b", quantize="auto", check=check)
-    assert [path.name for path in (tmp_path / "b" / "onnx").iterdir()] == ["model.onnx"]
+    assert {path.name for path in (tmp_path / "b" / "onnx").iterdir()} == {"export.json", "model.onnx"}
     assert "No model_quantized.onnx was written: 8 bits have lost too much" in caplog.text
     with pytest.raises(ValueError, match="8 bits have lost too much"):
         export_onnx(classifier, tmp_path / "c", quantize="int8", check=check)
