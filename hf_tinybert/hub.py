@@ -90,7 +90,7 @@ class PushError(OSError):
 def files_of(folder: str | os.PathLike[str]) -> list[str]:
     """The files of a folder that go up, relative to it and sorted; no export of other weights than lie there."""
     root = Path(folder)
-    left_out = tuple(f"{name}/" for name in EXPORTS if _is_stale(root, name))
+    left_out = tuple(f"{name}/" for name in EXPORTS if is_stale(root, name))
     for name in left_out:
         logger.warning(
             f"{root / name} was exported from other weights than lie in {root}, and is left out: run "
@@ -112,8 +112,9 @@ def weights_sha256(folder: str | os.PathLike[str]) -> str | None:
     return digest.hexdigest()
 
 
-def _is_stale(root: Path, name: str) -> bool:
-    """Whether an export says that it was made from other weights."""
+def is_stale(folder: str | os.PathLike[str], name: str) -> bool:
+    """Whether an export (`onnx`, `openvino`) says that it was made from other weights than lie in its folder."""
+    root = Path(folder)
     try:
         known = json.loads((root / name / EXPORT_NAME).read_text(encoding="utf-8")).get("weights")
     except (OSError, ValueError, AttributeError):

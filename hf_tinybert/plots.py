@@ -216,12 +216,21 @@ def _change(values: list[float | None], word: str) -> str:
     return f"\n{last / first:.1%} {word}" if word == "kept" else f"\n{first / last:.1f} times {word}"
 
 
-def _figure() -> Any:
-    """Figures that nobody's pyplot knows of: a notebook's own drawing goes on as before."""
+def check_installed() -> None:
+    """Refuse to draw without matplotlib.
+
+    Raises:
+        ImportError: says which extra brings it.
+    """
     try:
-        import matplotlib
+        import matplotlib  # noqa: F401
     except ImportError:
         raise ImportError("Pictures need matplotlib: pip install 'hf-tinybert[plots]'.") from None
+
+
+def _figure() -> Any:
+    """Figures that nobody's pyplot knows of: a notebook's own drawing goes on as before."""
+    check_installed()
     import matplotlib.figure
 
     return matplotlib.figure.Figure

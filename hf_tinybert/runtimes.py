@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_tinybert import hub
 from hf_tinybert.export import fusing, quantising, tracing
 from hf_tinybert.export.session import OnnxModel, required
 
@@ -103,7 +104,8 @@ def _serialized_size(model: nn.Module) -> int:
 def _onnx_file(model: PreTrainedModel, folder: str | None, scratch: str, quantised: bool) -> Path:
     """The model's ONNX file: its folder's, or one that is made now, with fused attention where that can be."""
     names = _ONNX_FILES["int8" if quantised else "fp32"]
-    present = [Path(folder) / name for name in names] if folder else []
+    fresh = folder is not None and not hub.is_stale(folder, "onnx")
+    present = [Path(folder) / name for name in names] if folder and fresh else []
     file = next((path for path in present if path.is_file()), None)
     if file is None:
         target = Path(tempfile.mkdtemp(dir=scratch))

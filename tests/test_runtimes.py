@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 
 import pytest
+import tiny_models
 import torch
 
-from hf_tinybert.runtimes import RUNTIMES, find_runtimes
+from hf_tinybert import hub
+from hf_tinybert.export import tracing
+from hf_tinybert.runtimes import RUNTIMES, find_runtimes, prepare
 
 CPU = torch.device("cpu")
 has_onnx = importlib.util.find_spec("onnxruntime") is not None
@@ -40,3 +44,21 @@ def test_without_onnxruntime_it_says_how_to_get_it(monkeypatch):
     with pytest.raises(ValueError, match=r"'onnxruntime' does not work here.*pip install 'hf-tinybert\[onnx\]'"):
         find_runtimes(["onnxruntime"], CPU)
     assert find_runtimes([], CPU) == RUNTIMES[:2]
+
+
+@pytest.mark.skipif(not has_onnx, reason="ONNX Runtime is not installed")
+def test_an_onnx_file_of_other_weights_is_not_measured(tmp_path):
+    model = tiny_models.model().eval()
+    model.save_pretrained(tmp_path / "model")
+    tracing.write(model, tmp_path / "own.onnx")
+    onnx = tmp_path / "model" / "onnx"
+    onnx.mkdir()
+    (onnx / "model.onnx").write_bytes((tmp_path / "own.onnx").read_bytes())
+    facts = {"weights": hub.weights_sha256(tmp_path / "model")}
+    (onnx / "export.json").write_text(json.dumps(facts), encoding="utf-8")
+    opened, _ = prepare("onnxruntime", model, str(tmp_path / "model"), str(tmp_path))
+    assert opened(1).path == onnx / "model.onnx"
+    (onnx / "export.json").write_text('{"weights": "of others"}', encoding="utf-8")
+    opened, size = prepare("onnxruntime", model, str(tmp_path / "model"), str(tmp_path))
+    assert opened(1).path.parent != onnx
+    assert size == opened(1).path.stat().st_size

@@ -69,17 +69,19 @@ def main():
     labels = raw_datasets["train"].features["label"]
     is_regression = labels.dtype.startswith("float")
     label_list = None if is_regression else getattr(labels, "names", None) or sorted(set(raw_datasets["train"]["label"]))
-    num_labels = 1 if is_regression else len(label_list)
-    names = {} if is_regression else dict(enumerate(map(str, label_list)))
 
     config = AutoConfig.from_pretrained(
         model_args.model_name_or_path,
-        num_labels=num_labels,
-        id2label=names or None,
-        label2id={name: number for number, name in names.items()} or None,
+        num_labels=1 if is_regression else len(label_list),
         finetuning_task=data_args.task_name,
         cache_dir=model_args.cache_dir,
     )
+    names = {} if is_regression else dict(enumerate(map(str, label_list)))
+    if sorted(config.id2label.values()) == sorted(names.values()):  # the model knows them, in an order of its own
+        names = {int(number): name for number, name in config.id2label.items()}
+    label_to_id = {name: number for number, name in names.items()}
+    if not is_regression:
+        config.id2label, config.label2id = names, label_to_id
     tokenizer = AutoTokenizer.from_pretrained(model_args.model_name_or_path, cache_dir=model_args.cache_dir)
     model = AutoModelForSequenceClassification.from_pretrained(
         model_args.model_name_or_path, config=config, cache_dir=model_args.cache_dir
@@ -88,8 +90,9 @@ def main():
     def preprocess_function(examples):
         texts = (examples[sentence1_key],) if sentence2_key is None else (examples[sentence1_key], examples[sentence2_key])
         result = tokenizer(*texts, max_length=data_args.max_seq_length, truncation=True)
-        if not is_regression and not hasattr(labels, "names"):
-            result["label"] = [label_list.index(label) for label in examples["label"]]
+        if not is_regression:
+            known = [labels.names[label] if hasattr(labels, "names") else str(label) for label in examples["label"]]
+            result["label"] = [label_to_id[label] for label in known]
         return result
 
     with training_args.main_process_first(desc="dataset map pre-processing"):

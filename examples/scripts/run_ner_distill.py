@@ -48,19 +48,16 @@ def main():
         data_files = {"train": data_args.train_file, "validation": data_args.validation_file}
         raw_datasets = load_dataset("json", data_files=data_files)
     feature = raw_datasets["train"].features[data_args.label_column_name].feature
-    if hasattr(feature, "names"):
-        label_list, label_to_id = feature.names, {number: number for number in range(len(feature.names))}
-    else:
-        label_list = sorted({tag for row in raw_datasets["train"][data_args.label_column_name] for tag in row})
-        label_to_id = {label: number for number, label in enumerate(label_list)}
+    names = getattr(feature, "names", None)
+    label_list = names or sorted({tag for row in raw_datasets["train"][data_args.label_column_name] for tag in row})
 
     config = AutoConfig.from_pretrained(
-        model_args.model_name_or_path,
-        num_labels=len(label_list),
-        id2label=dict(enumerate(label_list)),
-        label2id={label: number for number, label in enumerate(label_list)},
-        cache_dir=model_args.cache_dir,
+        model_args.model_name_or_path, num_labels=len(label_list), cache_dir=model_args.cache_dir
     )
+    if sorted(config.id2label.values()) == sorted(label_list):  # the model knows them, in an order of its own
+        label_list = [config.id2label[number] for number in range(len(label_list))]
+    label_to_id = {label: number for number, label in enumerate(label_list)}
+    config.id2label, config.label2id = dict(enumerate(label_list)), label_to_id
     tokenizer = AutoTokenizer.from_pretrained(model_args.model_name_or_path, cache_dir=model_args.cache_dir)
     model = AutoModelForTokenClassification.from_pretrained(
         model_args.model_name_or_path, config=config, cache_dir=model_args.cache_dir
@@ -78,7 +75,8 @@ def main():
             previous, label_ids = None, []
             for word in tokenized_inputs.word_ids(batch_index=number):
                 counts = word is not None and (word != previous or data_args.label_all_tokens)
-                label_ids.append(label_to_id[tags[word]] if counts else -100)
+                tag = tags[word] if word is not None else None
+                label_ids.append(label_to_id[names[tag] if names else tag] if counts else -100)
                 previous = word
             all_labels.append(label_ids)
         tokenized_inputs["labels"] = all_labels

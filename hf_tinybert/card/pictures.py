@@ -79,11 +79,19 @@ def attention_maps(
     """
     longest = min((limit for model in (student, teacher) if (limit := locate(model).max_length)), default=None)
     inputs: Any = tokenizer(sentence, return_tensors="pt", truncation=longest is not None, max_length=longest)
+    tokens = tokenizer.convert_ids_to_tokens(inputs["input_ids"][0])
+    return tokens, maps_of(student, teacher, mapping, inputs)
+
+
+@torch.no_grad()
+def maps_of(
+    student: PreTrainedModel, teacher: PreTrainedModel, mapping: LayerMapping, inputs: Mapping[str, Tensor]
+) -> dict[tuple[int, int], tuple[Tensor, Tensor]]:
+    """The same of one example `[1, S]` without padding."""
     pairs = {m: mapping[m] for m in mapping if m > 0}
     theirs = _maps(teacher, sorted(set(pairs.values())), inputs)
     ours = _maps(student, list(pairs), inputs)
-    tokens = tokenizer.convert_ids_to_tokens(inputs["input_ids"][0])
-    return tokens, {(m, above): (ours[m], theirs[above]) for m, above in pairs.items()}
+    return {(m, above): (ours[m], theirs[above]) for m, above in pairs.items()}
 
 
 def _maps(model: PreTrainedModel, layers: Sequence[int], inputs: Mapping[str, Tensor]) -> dict[int, Tensor]:

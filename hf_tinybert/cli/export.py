@@ -14,6 +14,7 @@ from hf_tinybert import data, tasks
 from hf_tinybert.cli import arguments
 from hf_tinybert.export import Export, export_onnx, export_openvino
 from hf_tinybert.export.exporting import FILES, OPTIMISATIONS, QUANTISATIONS
+from hf_tinybert.families import locate
 from hf_tinybert.teacher import load_teacher, load_tokenizer, teacher_config
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class ExportArguments:
         default=256, metadata={"help": "Rows of --train-file that static quantisation finds its ranges on."}
     )
     threads: int | None = field(
-        default=None, metadata={"help": "CPU threads while files are timed; ONNX Runtime's own number by default."}
+        default=None, metadata={"help": "CPU threads while files are timed; PyTorch's own number by default."}
     )
     tolerance: float = field(
         default=1e-4, metadata={"help": "Largest difference from PyTorch that a float32 output may have."}
@@ -69,10 +70,13 @@ def run(argv: Sequence[str]) -> None:
     for flag, value in (("--calibration-samples", args.calibration_samples), ("--threads", args.threads)):
         if value is not None and value < 1:
             raise ValueError(f"{flag} must be at least 1, got {value}.")
+    if args.format == "openvino" and (args.quantize not in (None, "int8") or args.threads or args.optimize != "auto"):
+        raise ValueError("--format openvino takes --quantize int8, and neither --optimize nor --threads.")
     check = calibration = None
     calibrates = args.quantize == "int8-static" or (args.quantize == "auto" and data_args.train_file is not None)
     if calibrates or data_args.eval_file or data_args.test_file or data_args.dataset:
-        task = tasks.start(None, teacher_config(args.model, "model"), data_args)
+        config = teacher_config(args.model, "model")
+        task = tasks.start(tasks.of_model(config) or "feature-extraction", config, data_args)
         task.read(training=calibrates)
         measured = _Check(args, task)
         if measured.split is not None:
@@ -117,7 +121,10 @@ class _Check:
     """Measures files on the task's data, and refuses those that have lost too much."""
 
     def __init__(self, args: ExportArguments, task: tasks.Task) -> None:
-        self.model = load_teacher(args.model, task.auto, role="model")
+        if isinstance(task, tasks.FeatureExtraction):
+            raise ValueError("Vectors are not measured here: leave out the data, or compare them in your own script.")
+        self.model = load_teacher(args.model, task.auto, role="model").float()
+        data.check_max_length(task.args.max_length, locate(self.model).max_length, "the model")
         self.tokenizer = load_tokenizer(args.model, "model", task.single_words)
         self.encoded = task.encode(self.tokenizer, self.model.config)
         self.split = next((name for name in self.encoded.splits if name != "train"), None)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hf_tinybert import data, tasks
 from hf_tinybert.card import SENTENCE
 from hf_tinybert.cli import arguments
-from hf_tinybert.report import Answers, Likeness, Run, make, measure, read
+from hf_tinybert.report import Answers, Likeness, Run, check, make, measure, read
 from hf_tinybert.teacher import teacher_config
 
 
@@ -53,19 +53,21 @@ def run(argv: Sequence[str]) -> None:
     has_data = any((data_args.eval_file, data_args.test_file, data_args.dataset))
     if has_data and args.teacher is None:
         raise ValueError("The data is for comparing answers with the teacher's: give --teacher as well.")
+    check(found, args.output)
     alike: dict[str, Likeness] = {}
     said: dict[str, Answers] = {}
     if args.teacher is not None:
-        config = teacher_config(args.teacher)
-        task = tasks.start(args.task or tasks.of_model(config), config, data_args)
+        task = None
         if has_data:
+            config = teacher_config(args.teacher)
+            task = tasks.start(args.task or tasks.of_model(config) or "feature-extraction", config, data_args)
             task.read(training=False)
         alike, said = measure(found, args.teacher, task, args.sentence, args.use_cpu)
     print(make(found, args.output, alike, said, args.sentence))
 
 
 def _named(found: list[Run]) -> list[Run]:
-    """Runs with different names: those that share one are called by their paths."""
+    """Runs with different names: all are called by their paths where two share one."""
     names = [one.name for one in found]
     if len(set(names)) < len(names):
         found = [dataclasses.replace(one, name=str(one.folder)) for one in found]

@@ -37,7 +37,7 @@ def with_section(card: str, export: Export, pipeline_tag: str) -> str:
         pipeline_tag: the task as `pipeline()` names it.
     """
     first, _, rest = card.partition(_BEGIN)
-    if rest:
+    if _END in rest:
         card = first + rest.partition(_END)[2].lstrip("\n")
     found = _MODEL_ID.search(card)
     template = jinja2.Environment(autoescape=False, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
@@ -47,7 +47,7 @@ def with_section(card: str, export: Export, pipeline_tag: str) -> str:
         export=export,
         metrics=sorted(set.intersection(*(set(file.scores) for file in export.files.values()))),
         best=export.files[export.fastest].name.rpartition("/")[2],
-        model_id=found[1] if found else export.folder.name,
+        model_id=found[1] if found else export.folder.resolve().name,
         tag=pipeline_tag,
         piped=pipeline_tag != "feature-extraction",
         ort_class=_CLASSES[pipeline_tag],

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ import torch
 from transformers import PreTrainedModel
 
 from hf_tinybert import tasks
+from hf_tinybert.adapters import is_adapter
+from hf_tinybert.demo import demo_requests
 from hf_tinybert.export import fusing, quantising, tracing
 from hf_tinybert.export.card_section import with_section
 from hf_tinybert.export.choosing import milliseconds
@@ -151,8 +152,7 @@ def export_onnx(
             try:
                 exported = OnnxModel(file, config)
                 apart = difference(model, exported, inputs)
-                if kind == "fp32":
-                    refuse_difference(apart, tolerance)
+                refuse_difference(apart, tolerance if kind == "fp32" else math.inf)
                 scores = (check(kind, exported) if check is not None else None) or {}
             except ValueError:
                 file.unlink()
@@ -197,12 +197,12 @@ def write_facts(done: Export, source: str, folder: Path) -> None:
 
 
 def refuse_difference(found: float, tolerance: float) -> None:
-    """Refuse a float32 file that says something else than the model.
+    """Refuse a file that says something else than the model; of any, that answers with what is no number.
 
     Raises:
         ValueError: it does.
     """
-    if not found <= tolerance:
+    if not found <= tolerance or math.isinf(found):
         raise ValueError(
             f"The exported model's outputs differ from PyTorch's by up to {found:.2g}, more than the tolerance of "
             f"{tolerance:g}: nothing was written."
@@ -244,8 +244,22 @@ def _refuse(
             f"quantize='int8-static' takes the plain graph, whose operators can be calibrated; got "
             f"optimize={optimize!r}."
         )
+    refuse_place(model_dir, output_dir, "ONNX")
+
+
+def refuse_place(model_dir: str | os.PathLike[str], output_dir: str | os.PathLike[str] | None, what: str) -> None:
+    """Files go into a student's own folder only where there is one that could be opened with them.
+
+    Raises:
+        ValueError: there is none.
+    """
     if output_dir is None and not os.path.isdir(model_dir):
-        raise ValueError(f"{model_dir} is no folder: say with output_dir where its ONNX files go.")
+        raise ValueError(f"{model_dir} is no folder: say with output_dir where its {what} files go.")
+    if output_dir is None and is_adapter(model_dir):
+        raise ValueError(
+            f"{model_dir} holds a LoRA adapter, which {what} does not know: say with output_dir where the files of "
+            "the merged model go."
+        )
 
 
 def _graphs(model: PreTrainedModel, scratch: Path, optimize: str | None) -> tuple[dict[str | None, Path], str]:
@@ -302,22 +316,16 @@ def opened(source: str, sentences: Sequence[str] = ()) -> tuple[PreTrainedModel,
     task = tasks.of_model(teacher_config(source, "model")) or "feature-extraction"
     model = load_teacher(source, tasks.TASKS[task].auto, role="model").to("cpu").float().eval()
     tokenizer = load_tokenizer(source, "model")
-    texts = list(sentences) or _sentences()
-    return model, tokenizer, dict(tokenizer(texts, padding=True, truncation=True, max_length=128, return_tensors="pt"))
-
-
-def _sentences() -> list[str]:
-    """Real requests of different lengths."""
-    text = (resources.files("hf_tinybert") / "demo_data" / "test.csv").read_text(encoding="utf-8")
-    return [row["text"] for row in csv.DictReader(text.splitlines())][:32]
+    texts, longest = list(sentences) or demo_requests(), min(LENGTH, locate(model).max_length or LENGTH)
+    inputs = tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
+    return model, tokenizer, dict(inputs)
 
 
 def copy_beside(source: str, folder: Path, model: PreTrainedModel, tokenizer: Any) -> None:
     """Configuration and tokenizer, without weights."""
     model.config.save_pretrained(folder)
-    if os.path.isdir(source):
-        for path in Path(source).iterdir():
-            if path.is_file() and path.name in TOKENIZER_FILES:
-                shutil.copyfile(path, folder / path.name)
-    else:
+    own = [path for path in Path(source).glob("*") if path.is_file() and path.name in TOKENIZER_FILES]
+    for path in own:
+        shutil.copyfile(path, folder / path.name)
+    if not own:  # of a Hub id, or an adapter whose base brings it
         tokenizer.save_pretrained(folder)

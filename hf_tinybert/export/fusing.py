@@ -23,7 +23,7 @@ LEVELS = ("O1", "O2", "O3")
 
 
 def can_fuse(model: PreTrainedModel) -> bool:
-    """Whether the model's attention can be fused here: a BERT's, as all students are."""
+    """Whether the model's attention can be fused here: a BERT's, as students are that this package makes."""
     if model.config.model_type != "bert":
         return False
     return tracing.has_optimum() or hasattr(torch.onnx, "ops")
@@ -43,8 +43,8 @@ def fuse(model: PreTrainedModel, plain: Path, target: Path, level: str) -> None:
     """
     if not can_fuse(model):
         raise ValueError(
-            f"optimize={level!r} takes BERT models, as students are; this is a {model.config.model_type} (or this "
-            "torch has no torch.onnx.ops). Give optimize=None."
+            f"optimize={level!r} takes BERT models; this is a {model.config.model_type} (or this torch has no "
+            "torch.onnx.ops). Give optimize=None."
         )
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         if tracing.has_optimum():

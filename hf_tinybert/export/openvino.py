@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from hf_tinybert.export.exporting import (
     difference,
     opened,
     refuse_difference,
+    refuse_place,
     write_facts,
 )
 from hf_tinybert.families import locate
@@ -97,8 +100,7 @@ def export_openvino(
     """
     if quantize not in (None, "int8"):
         raise ValueError(f"For OpenVINO, quantize must be None or int8; got {quantize!r}.")
-    if output_dir is None and not os.path.isdir(model_dir):
-        raise ValueError(f"{model_dir} is no folder: say with output_dir where its OpenVINO files go.")
+    refuse_place(model_dir, output_dir, "OpenVINO")
     source = os.fspath(model_dir)
     model, tokenizer, inputs = opened(source, sentences)
     tag, kind = pipeline_tag(model), "int8" if quantize else "fp32"
@@ -107,10 +109,11 @@ def export_openvino(
         target = Path(staging) / FOLDER
         given: dict[str, Any] = {"export": True, "compile": False}
         given["quantization_config"] = _of_optimum_intel("OVWeightQuantizationConfig")(bits=8) if quantize else None
-        _class(tag).from_pretrained(source, **given).save_pretrained(target)
+        with tempfile.TemporaryDirectory() as merged:
+            model.save_pretrained(merged)
+            _class(tag).from_pretrained(merged, **given).save_pretrained(target)
         apart = difference(model, OpenvinoModel(target, model.config, tag, exact=True), inputs)
-        if quantize is None:
-            refuse_difference(apart, tolerance)
+        refuse_difference(apart, math.inf if quantize else tolerance)
         exported = OpenvinoModel(target, model.config, tag)
         scores = (check(kind, exported) if check is not None else None) or {}
         size = sum(path.stat().st_size for path in target.glob("openvino_model.*"))

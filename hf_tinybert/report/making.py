@@ -8,10 +8,12 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 
 from hf_tinybert import plots
+from hf_tinybert.comparison import ModelFacts
 from hf_tinybert.report.answers import Answers
 from hf_tinybert.report.likeness import Likeness
 from hf_tinybert.report.runs import Run
@@ -37,12 +39,10 @@ def make(
         sentence: that the pictures of attention show.
 
     Raises:
-        ValueError: the file's ending is another one.
-        ImportError: matplotlib is not installed.
+        ValueError, ImportError: as `check`.
     """
+    check(runs, output)
     path = Path(output)
-    if path.suffix not in _FORMATS:
-        raise ValueError(f"A report ends with .html or .md, got {path.name!r}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         pictures = _draw(runs, likeness or {}, Path(scratch))
@@ -54,7 +54,7 @@ def make(
             with written_beside(beside) as staging:
                 for file in pictures.values():
                     (Path(staging) / file.name).write_bytes(file.read_bytes())
-            shown = {name: f"{beside.name}/{file.name}" for name, file in pictures.items()}
+            shown = {name: quote(f"{beside.name}/{file.name}") for name, file in pictures.items()}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=path.suffix == ".html",
@@ -63,9 +63,10 @@ def make(
         lstrip_blocks=True,
     )
     environment.filters["cell"] = _cell
+    environment.filters["escaped"] = lambda text: text.replace("|", "\\|").replace("\n", " ")
     page = environment.get_template(_FORMATS[path.suffix]).render(
         runs=runs,
-        rows=[row for run in runs for row in _rows(run)],
+        rows=[*_teachers(runs), *map(_row, runs)],
         pictures=shown,
         likeness=likeness or {},
         answers=answers or {},
@@ -75,6 +76,22 @@ def make(
     with file_beside(path) as file:
         file.write_text(page, encoding="utf-8")
     return path
+
+
+def check(runs: Sequence[Run], output: str | os.PathLike[str]) -> None:
+    """What can be said before anything is measured.
+
+    Raises:
+        ValueError: the file's ending is another one, or the runs were measured on different things.
+        ImportError: matplotlib is not installed.
+    """
+    if Path(output).suffix not in _FORMATS:
+        raise ValueError(f"A report ends with .html or .md, got {Path(output).name!r}.")
+    plots.check_installed()
+    measured = {(c.metric, c.split, c.length): run.name for run in runs if (c := run.comparison) is not None}
+    if len(measured) > 1:
+        found = "; ".join(f"{name}: {split} {metric}, {n} tokens" for (metric, split, n), name in measured.items())
+        raise ValueError(f"These runs were not measured alike, so make a report of each: {found}.")
 
 
 def _draw(runs: Sequence[Run], likeness: Mapping[str, Likeness], folder: Path) -> dict[str, Path]:
@@ -99,25 +116,39 @@ def _draw(runs: Sequence[Run], likeness: Mapping[str, Likeness], folder: Path) -
     return drawn
 
 
-def _rows(run: Run) -> list[dict[str, Any]]:
-    """The student's line of the table; the teacher's stands first in `measured`."""
-    if run.comparison is None:
-        return [{"name": run.name}]
-    teacher, student = run.comparison.models[0], run.comparison.models[-1]
-    kept = student.score / teacher.score if student.score is not None and teacher.score else None
+def _teachers(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """A line for each teacher; the same one is as good and as large in every run, but was timed in each."""
+    found: dict[tuple[float | None, int], tuple[ModelFacts, list[str]]] = {}
+    for run in runs:
+        if run.comparison is not None:
+            teacher = run.comparison.models[0]
+            found.setdefault((teacher.score, teacher.parameters), (teacher, []))[1].append(run.name)
+    alone = len(found) == 1
     return [
-        {
-            "name": run.name,
-            "score": student.score,
-            "teacher": teacher.score,
-            "kept": kept,
-            "parameters": student.parameters,
-            "fewer": teacher.parameters / student.parameters,
-            "size": student.bytes_on_disk,
-            "latency": student.latency_ms,
-            "faster": teacher.latency_ms / student.latency_ms if teacher.latency_ms and student.latency_ms else None,
-        }
+        _line("teacher" if alone else f"teacher of {', '.join(names)}", teacher, None)
+        for teacher, names in found.values()
     ]
+
+
+def _row(run: Run) -> dict[str, Any]:
+    if run.comparison is None:
+        return _line(run.name, None, None)
+    teacher, student = run.comparison.models[0], run.comparison.models[-1]
+    return _line(run.name, student, teacher)
+
+
+def _line(name: str, model: ModelFacts | None, teacher: ModelFacts | None) -> dict[str, Any]:
+    """A line of the table; what is not known is None."""
+    known = model or ModelFacts(name, 0, 0)
+    above = None if teacher is None else teacher.score
+    return {
+        "name": name,
+        "score": known.score,
+        "kept": known.score / above if known.score is not None and above else None,
+        "parameters": known.parameters or None,
+        "size": known.bytes_on_disk,
+        "latency": known.latency_ms,
+    }
 
 
 def _inline(file: Path) -> str:

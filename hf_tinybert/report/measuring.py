@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from hf_tinybert import tasks
+from hf_tinybert import data, tasks
+from hf_tinybert.demo import demo_requests
+from hf_tinybert.families import locate
 from hf_tinybert.labels import LabelOrder
 from hf_tinybert.report import answers, likeness
 from hf_tinybert.report.answers import Answers
@@ -21,47 +24,55 @@ from hf_tinybert.teacher import load_teacher, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
-#: Texts on which layers are compared.
-_TEXTS = 64
+#: Examples on which layers are compared; without data, requests of the demo, of so many tokens at most.
+_ROWS, _LENGTH = 64, 64
 
 
 def measure(
-    runs: Sequence[Run], teacher_name: str, task: tasks.Task, sentence: str, use_cpu: bool = False
+    runs: Sequence[Run], teacher_name: str, task: tasks.Task | None, sentence: str, use_cpu: bool = False
 ) -> tuple[dict[str, Likeness], dict[str, Answers]]:
     """Compare every run's student with their teacher.
 
     Args:
         runs: with different names.
         teacher_name: folder or Hub id.
-        task: of all; where it has read held-out data, answers are compared on its test data, else on its eval data,
-            and layers on the first of them; without, layers on the sentence alone.
+        task: of all, with the held-out data that were read for it: answers are compared on its test data, else on its
+            eval data, and layers on the first of them. None: layers alone, on the requests of the demo.
         sentence: whose attention is shown.
         use_cpu: leave a GPU alone.
 
     Returns:
         name of a run -> how alike the models are; and what they answer, where texts have one label each.
+
+    Raises:
+        ValueError: the models do not fit together, or the data not to them.
     """
-    teacher = load_teacher(teacher_name, task.auto).eval()
-    tokenizer = load_tokenizer(teacher_name, "teacher", task.single_words)
-    split = next((name for name in ("test", "eval") if name in task.splits), None)
-    texts, theirs = [sentence], None
-    if split is not None:
+    auto = transformers.AutoModel if task is None else task.auto
+    kwargs = {"dtype": torch.float32}
+    teacher = load_teacher(teacher_name, auto, kwargs).eval()
+    tokenizer = load_tokenizer(teacher_name, "teacher", task is not None and task.single_words)
+    theirs, split = None, None
+    if task is None:
+        rows: Any = [dict(tokenizer(text, truncation=True, max_length=_LENGTH)) for text in demo_requests()]
+    else:
+        data.check_max_length(task.args.max_length, locate(teacher).max_length, "the teacher")
+        split = next(name for name in ("test", "eval") if name in task.splits)
         encoded = task.encode(tokenizer, teacher.config)
-        some = encoded.splits[split].select(range(min(_TEXTS, len(encoded.splits[split]))))
-        texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in some["input_ids"]]
+        rows = list(encoded.splits[split].select(range(min(_ROWS, len(encoded.splits[split])))))
         if isinstance(task, tasks.TextClassification) and encoded.leading == "accuracy":
             theirs = torch.from_numpy(_logits(teacher, tokenizer, encoded, split, use_cpu))
         else:
             logger.warning("Mistakes are listed of texts with one label each; these are not.")
     alike, said = {}, {}
     for run in runs:
-        student = load_teacher(run.folder, task.auto, role="student").eval()
-        own = load_tokenizer(run.folder, "student", task.single_words)
+        student = load_teacher(run.folder, auto, kwargs, role="student").eval()
+        own = load_tokenizer(run.folder, "student", task is not None and task.single_words)
+        _check(run, student, teacher, max(len(row["input_ids"]) for row in rows))
         if own.get_vocab() == tokenizer.get_vocab():
-            alike[run.name] = likeness.measure(student, teacher, tokenizer, texts, run.mapping, sentence)
+            alike[run.name] = likeness.measure(student, teacher, tokenizer, rows, run.mapping, sentence)
         else:
             logger.warning(f"{run.name} reads other tokens than the teacher: their layers are not compared.")
-        if theirs is None or split is None:
+        if theirs is None or split is None or task is None:
             continue
         order, mine = LabelOrder.between(student.config, teacher.config), task.encode(own, student.config)
         said[run.name] = answers.compare(
@@ -72,6 +83,21 @@ def measure(
             student.config.id2label,
         )
     return alike, said
+
+
+def _check(run: Run, student: Any, teacher: Any, longest: int) -> None:
+    """Refuse a run of another teacher, and examples that a student cannot read.
+
+    Raises:
+        ValueError: says which.
+    """
+    data.check_max_length(longest, locate(student).max_length, f"the student {run.name}")
+    deepest, layers = max(run.mapping.values() if run.mapping else [0]), locate(teacher).num_layers
+    if deepest > layers:
+        raise ValueError(
+            f"{run.name} learnt from a teacher with at least {deepest} layers; the one that --teacher names has "
+            f"{layers}."
+        )
 
 
 def _texts(task: Any, split: str) -> list[str]:

@@ -25,8 +25,7 @@ class Run:
         folder: where it lies.
         comparison: teacher and student side by side, where the run saved it.
         history: the Trainer's log history.
-        mapping: which teacher layer each student layer learnt from.
-        known: the student's provenance: `teacher`, `init`, `phases`, `versions`.
+        mapping: which teacher layer each student layer learnt from; None where layers were not matched.
     """
 
     name: str
@@ -34,7 +33,6 @@ class Run:
     comparison: Comparison | None
     history: Sequence[Mapping[str, Any]]
     mapping: LayerMapping | None
-    known: Mapping[str, Any]
 
     @property
     def has_losses(self) -> bool:
@@ -59,14 +57,17 @@ def read(folder: str | os.PathLike[str]) -> Run:
             "or call trainer.save_state() at the end of your script."
         )
     known = config.get(PROVENANCE_KEY) or {}
-    mapping = known.get("layer_mapping")
+    mapping = None if known.get("phases") == "prediction" else known.get("layer_mapping")
+    try:
+        comparison = Comparison.of_saved(summary) if summary else None
+    except (KeyError, TypeError):
+        raise ValueError(f"{path / SUMMARY_NAME} is not one that `hf-tinybert distill` saved.") from None
     return Run(
         name=path.resolve().name,
         folder=path,
-        comparison=Comparison.of_saved(summary) if summary else None,
+        comparison=comparison,
         history=state.get("log_history", []),
         mapping=LayerMapping.parse(mapping) if mapping else None,
-        known=known,
     )
 
 
@@ -77,4 +78,6 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: it holds no object.")
     return found

@@ -57,6 +57,10 @@ def test_what_has_lost_too_much_is_said(command, model, tmp_path):
         (["nowhere/at/all"], "nowhere/at/all"),
         (["--quantize", "int3"], "invalid choice"),
         (["--eval-file", "none.csv"], "none.csv"),
+        (["--eval-file", str(DEMO / "test.csv"), "--max-length", "600"], "takes 1 to 512 tokens"),
+        (["--format", "openvino", "--quantize", "auto"], "--format openvino takes --quantize int8, and neither"),
+        (["--quantize", "int8-static"], "No data: give --train-file"),
+        (["--threads", "0"], "--threads must be at least 1, got 0."),
     ],
 )
 def test_wrong_calls(command, model, tmp_path, flags, message):

@@ -6,6 +6,8 @@ import json
 import re
 
 import pytest
+import tiny_models
+import workbench
 
 pytest.importorskip("matplotlib")
 pytestmark = pytest.mark.one_world("5")
@@ -53,3 +55,12 @@ def test_wrong_calls(command, distilled, tmp_path, monkeypatch, flags, message):
     assert done.code == 2
     assert message in done.err
     assert not list(tmp_path.iterdir())
+
+
+def test_of_another_teacher(command, distilled, tmp_path):
+    """Which has fewer layers than the student learnt from."""
+    tiny_models.model(num_hidden_layers=2, vocab_size=30522).save_pretrained(tmp_path / "small")
+    workbench.tokenizer().save_pretrained(tmp_path / "small")
+    done = command("report", distilled[0], "--teacher", tmp_path / "small", "--output", tmp_path / "report.md")
+    assert done.code == 2
+    assert "learnt from a teacher with at least 6 layers; the one that --teacher names has 2" in done.err

@@ -95,6 +95,13 @@ def test_a_page_of_the_users_own(page):
     assert '"mine"' in found
 
 
+def test_a_section_whose_end_was_lost_takes_nothing_with_it(card):
+    once = with_section(card, EXPORT, "text-classification")
+    again = with_section(once.replace("<!-- /onnx -->", ""), EXPORT, "text-classification")
+    assert "## Limits" in again
+    assert "## Citation" in again
+
+
 @pytest.mark.one_world("4.57")
 def test_the_example_runs(body, tmp_path):
     """The Python of the page, in a process of its own, beside the folder that it names."""

@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
@@ -259,6 +260,38 @@ def test_static_by_the_training_data(classifier, tmp_path):
     operators = {node.op_type for node in graph.node}
     assert "QuantizeLinear" in operators
     assert "DynamicQuantizeLinear" not in operators
+
+
+def test_of_an_adapter_the_merged_model_goes_elsewhere(classifier, body, tmp_path):
+    peft = pytest.importorskip("peft")
+    model = AutoModelForSequenceClassification.from_pretrained(classifier)
+    config = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"], init_lora_weights=False)
+    peft.get_peft_model(model, config).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ValueError, match="holds a LoRA adapter, which ONNX does not know: say with output_dir"):
+        export_onnx(tmp_path / "adapter")
+    done = export_onnx(tmp_path / "adapter", tmp_path / "out", optimize=None)
+    assert done.files["fp32"].difference <= 1e-4
+    plain = export_onnx(classifier, tmp_path / "plain", optimize=None)
+    assert done.files["fp32"].size == plain.files["fp32"].size
+    inputs = AutoTokenizer.from_pretrained(tmp_path / "out")(TEXTS, padding=True, return_tensors="pt")
+    found, other = (
+        OnnxModel(where / "onnx" / "model.onnx", model.config)(**inputs)
+        for where in (tmp_path / "out", tmp_path / "plain")
+    )
+    assert (found["logits"] - other["logits"]).abs().max() > 1e-3  # the adapter is in it
+
+
+def test_a_student_of_few_positions(body, tmp_path):
+    teacher = AutoModelForSequenceClassification.from_pretrained(body, num_labels=2)
+    create_student(teacher, "tinybert-3l-192d").save_pretrained(tmp_path / "long")
+    short = AutoModelForSequenceClassification.from_config(
+        AutoConfig.from_pretrained(tmp_path / "long", max_position_embeddings=16)
+    )
+    short.save_pretrained(tmp_path / "short")
+    AutoTokenizer.from_pretrained(body).save_pretrained(tmp_path / "short")
+    done = export_onnx(tmp_path / "short", tmp_path / "out", sentences=["a long text " * 20, "a short one"])
+    assert done.files["fp32"].difference <= 1e-4
+    assert done.length == 16
 
 
 @pytest.mark.skipif(not transformers.__version__.startswith("4."), reason="Optimum has no exporter for transformers 5")

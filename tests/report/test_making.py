@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from urllib.parse import unquote
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ def test_html_holds_everything(run, tmp_path):
     assert all(base64.b64decode(picture).startswith(b"\x89PNG") for picture in pictures)
     assert not re.findall(r'(?:src|href)="(?!data:)', page)  # nothing is fetched
     assert "<td>mine</td><td>0.8924</td><td>92.7%</td><td>14.4M</td><td>57.6 MB</td><td>6.36 ms</td>" in page
-    assert "<td>teacher</td><td>0.9622</td><td></td>" in page
+    assert "<td>teacher</td><td>0.9622</td><td>-</td>" in page
     assert "0 from 0, 1 from 3, 2 from 6" in page
     assert "layer 1 87.5%" in page
     assert "Both right 50.0% (green), only the teacher 25.0% (red)" in page
@@ -62,11 +63,11 @@ def test_html_holds_everything(run, tmp_path):
 
 
 def test_markdown_has_its_pictures_beside(run, tmp_path):
-    path = make([run], tmp_path / "report.md", likeness(), answers(), "stop")
+    path = make([run], tmp_path / "my report.md", likeness(), answers(), "stop")
     page = path.read_text(encoding="utf-8")
-    names = re.findall(r"\]\((report_pictures/[^)]+)\)", page)
+    names = re.findall(r"\]\((my%20report_pictures/[^) ]+)\)", page)
     assert len(names) == 4
-    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in names)
+    assert all((tmp_path / unquote(name)).read_bytes().startswith(b"\x89PNG") for name in names)
     assert "| mine | 0.8924 | 92.7% | 14.4M | 57.6 MB | 6.36 ms |" in page
     assert "| a \\| b < c d | yes | no | 0.97 |" in page
 
@@ -105,3 +106,37 @@ def test_pages_of_other_kinds_and_folders_of_no_run(run, tmp_path):
     (tmp_path / "model" / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
     with pytest.raises(ValueError, match=r"neither summary\.json nor trainer_state\.json"):
         read(tmp_path / "model")
+    for summary in ('{"accuracy": 0.9}', '{"models": [{"name": "x", "taste": 1}]}'):
+        (tmp_path / "model" / "summary.json").write_text(summary, encoding="utf-8")
+        with pytest.raises(ValueError, match=r"is not one that `hf-tinybert distill` saved"):
+            read(tmp_path / "model")
+    (tmp_path / "model" / "summary.json").write_text("[1]", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"summary\.json is damaged: it holds no object"):
+        read(tmp_path / "model")
+
+
+def test_runs_that_were_measured_on_different_things(tmp_path):
+    first = read(run_folder(tmp_path, "a"))
+    folder = run_folder(tmp_path, "b")
+    Comparison("f1", "eval", 32, 1, (TEACHER, STUDENT)).save(folder / "summary.json")
+    message = "make a report of each: a: test accuracy, 32 tokens; b: eval f1, 32 tokens"
+    with pytest.raises(ValueError, match=message):
+        make([first, read(folder)], tmp_path / "report.md")
+    assert not (tmp_path / "report.md").exists()
+
+
+def test_teachers_of_their_own(tmp_path):
+    better = ModelFacts("teacher", 110_000_000, 85_000_000, 438_000_000, 40.0, 0.97)
+    folder = run_folder(tmp_path, "b")
+    Comparison("accuracy", "test", 32, 1, (better, STUDENT), "Some CPU").save(folder / "summary.json")
+    page = make([read(run_folder(tmp_path, "a")), read(folder)], tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "| teacher of a | 0.9622 |" in page
+    assert "| teacher of b | 0.9700 |" in page
+    assert "| b | 0.8924 | 92.0% |" in page
+
+
+def test_layers_that_were_not_matched_are_not_said_to_be(tmp_path):
+    folder = run_folder(tmp_path)
+    known = {"layer_mapping": "0:0,1:3", "phases": "prediction"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert", "tinybert": known}), encoding="utf-8")
+    assert read(folder).mapping is None
