@@ -38,7 +38,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def site(teacher_folder, tmp_path_factory):
     """The page with a student, as its README says to make it."""
-    if CHROMIUM is None or shutil.which("node") is None or not (PAGE / "node_modules").is_dir():
+    if CHROMIUM is None or shutil.which("node") is None or not (PAGE / "node_modules" / ".ready").is_file():
         pytest.skip("needs Chromium, node and `make browser`")
     folder = tmp_path_factory.mktemp("browser")
     teacher = workbench.load(teacher_folder)
