@@ -11,6 +11,8 @@ from transformers import AutoTokenizer
 
 from hf_tinybert.augmentation import TextAugmenter, keep_labels
 
+pytestmark = pytest.mark.one_world("4.57")
+
 
 @pytest.fixture(scope="module")
 def augmented(tmp_path_factory):

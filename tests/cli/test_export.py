@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("onnxruntime")
 
-pytestmark = pytest.mark.one_world("5")
+pytestmark = pytest.mark.one_world("4.57")
 
 DEMO = resources.files("hf_tinybert") / "demo_data"
 

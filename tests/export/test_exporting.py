@@ -200,6 +200,7 @@ def test_what_cannot_be(classifier, arguments, message):
         export_onnx(**({"model_dir": classifier} | arguments))
 
 
+@pytest.mark.one_world("4.57")
 def test_what_is_faster_here_is_taken(classifier, tmp_path, monkeypatch):
     """Times are given, so that each file could be the fastest; what is then written is made as said."""
     times = {(None, None): 1.0, ("O2", None): 0.97, (None, "dynamic"): 0.5, ("O2", "dynamic"): 0.4}
@@ -217,6 +218,7 @@ def test_what_is_faster_here_is_taken(classifier, tmp_path, monkeypatch):
     assert made == {"fp32": ("O2", None), "int8": (None, "dynamic")}
 
 
+@pytest.mark.one_world("4.57")
 def test_the_fastest_that_is_accurate(classifier, tmp_path, monkeypatch):
     times = {(None, None): 1.0, ("O2", None): 1.0, (None, "dynamic"): 0.5, ("O2", "dynamic"): 0.4}
     monkeypatch.setattr(exporting, "milliseconds", lambda found, *rest: {key: times[key] for key in found})
@@ -229,6 +231,7 @@ def test_the_fastest_that_is_accurate(classifier, tmp_path, monkeypatch):
     assert (done.files["int8"].optimize, done.files["int8"].quantize) == (None, "dynamic")
 
 
+@pytest.mark.one_world("4.57")
 def test_auto_leaves_out_8_bits_that_are_slower_or_lose_too_much(classifier, tmp_path, monkeypatch, caplog):
     times = {(None, None): 1.0, ("O2", None): 1.0, (None, "dynamic"): 1.5, ("O2", "dynamic"): 1.4}
     monkeypatch.setattr(exporting, "milliseconds", lambda found, *rest: {key: times[key] for key in found})

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.report import likeness
 
+pytestmark = pytest.mark.one_world("4.57")
+
 
 def reference(x, y):
     """Equation 5 of Song et al. for linear kernels, normalised as in Kornblith et al."""
