@@ -15,14 +15,10 @@ from transformers import PreTrainedModel
 
 from hf_tinybert import hub
 from hf_tinybert.export import fusing, quantising, tracing
+from hf_tinybert.export.exporting import FILES, FOLDER
 from hf_tinybert.export.session import OnnxModel, required
 
 RUNTIMES = ("pytorch", "pytorch-int8", "onnxruntime", "onnxruntime-int8")
-
-_ONNX_FILES = {
-    "fp32": ("onnx/model.onnx", "model.onnx"),
-    "int8": ("onnx/model_quantized.onnx", "model_quantized.onnx"),
-}
 
 
 def find_runtimes(wanted: Sequence[str], device: torch.device) -> tuple[str, ...]:
@@ -103,9 +99,9 @@ def _serialized_size(model: nn.Module) -> int:
 
 def _onnx_file(model: PreTrainedModel, folder: str | None, scratch: str, quantised: bool) -> Path:
     """The model's ONNX file: its folder's, or one that is made now, with fused attention where that can be."""
-    names = _ONNX_FILES["int8" if quantised else "fp32"]
-    fresh = folder is not None and not hub.is_stale(folder, "onnx")
-    present = [Path(folder) / name for name in names] if folder and fresh else []
+    name = FILES["int8" if quantised else "fp32"]
+    fresh = folder is not None and not hub.is_stale(folder, FOLDER)
+    present = [Path(folder) / FOLDER / name, Path(folder) / name] if folder and fresh else []
     file = next((path for path in present if path.is_file()), None)
     if file is None:
         target = Path(tempfile.mkdtemp(dir=scratch))

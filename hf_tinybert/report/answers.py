@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,7 @@ def compare(
     """
     own, theirs = student.argmax(-1), teacher.argmax(-1)
     right, above = own == gold, theirs == gold
-    powers = np.exp(student - student.max(-1, keepdims=True))
-    confidence = (powers / powers.sum(-1, keepdims=True)).max(-1)
+    confidence = torch.from_numpy(student).softmax(-1).amax(-1).numpy()
     alone = np.flatnonzero(above & ~right)
     alone = alone[np.argsort(-confidence[alone], kind="stable")][:shown].tolist()
     return Answers(
