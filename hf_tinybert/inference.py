@@ -28,7 +28,7 @@ from hf_tinybert.configuration import PRESETS
 from hf_tinybert.families import locate
 from hf_tinybert.runtimes import find_runtimes, prepare
 from hf_tinybert.teacher import load_teacher, load_tokenizer
-from hf_tinybert.timing import in_turns, random_inputs
+from hf_tinybert.timing import in_turns, medians, random_inputs
 
 #: Architectures to compare with that need no weights: BERT-base and the presets, with BERT's vocabulary.
 SHAPES: dict[str, dict[str, int]] = {
@@ -254,7 +254,7 @@ def latency(
         name: partial(_finish, model.eval(), random_inputs(model.config, 1, length, model.device))
         for name, model in models.items()
     }
-    return {name: statistics.median(times) for name, times in in_turns(calls, rounds, warm_up).items()}
+    return medians(calls, rounds, warm_up)
 
 
 @torch.inference_mode()

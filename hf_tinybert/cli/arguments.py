@@ -61,6 +61,11 @@ def parse(
     return filled[: len(classes)]
 
 
+def named_first(argv: Sequence[str], flag: str) -> Sequence[str]:
+    """The words that stand first, without a flag, under the flag that they belong to."""
+    return [flag, *argv] if argv and not argv[0].startswith("-") else argv
+
+
 def resume(args: TrainingArguments) -> str | bool | None:
     """`--resume-from-checkpoint`: a folder, or `last` (or `true`) for the newest one that is whole."""
     given = args.resume_from_checkpoint

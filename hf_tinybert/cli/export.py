@@ -62,8 +62,7 @@ class ExportArguments:
 
 def run(argv: Sequence[str]) -> None:
     """Export `--model`; with `--eval-file`, measure every file on it and refuse what has lost too much."""
-    if argv and not argv[0].startswith("-"):
-        argv = ["--model", *argv]
+    argv = arguments.named_first(argv, "--model")
     args, data_args = arguments.parse(
         "export", "Write ONNX or OpenVINO files of a student.", (ExportArguments, data.DataArguments), argv
     )

@@ -27,8 +27,7 @@ class PushArguments:
 
 def run(argv: Sequence[str]) -> None:
     """Upload weights, tokenizer, card, pictures and `onnx/` of a folder, nothing else that lies there."""
-    if argv and not argv[0].startswith("-"):
-        argv = ["--folder", *argv]
+    argv = arguments.named_first(argv, "--folder")
     (args,) = arguments.parse("push", "Put a student on the Hub.", (PushArguments,), argv)
     hub.check_folder(args.folder)
     name = hub.create_repository(args.repo_id, args.token, args.private)

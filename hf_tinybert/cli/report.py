@@ -41,9 +41,7 @@ def run(argv: Sequence[str]) -> None:
     It shows losses, sizes and times of what the runs saved; with `--teacher`, layers and attention; with data as well,
     the mistakes that the student makes and the teacher does not.
     """
-    first = next((i for i, word in enumerate(argv) if word.startswith("-")), len(argv))
-    if first:
-        argv = ["--runs", *argv[:first], *argv[first:]]
+    argv = arguments.named_first(argv, "--runs")
     args, data_args = arguments.parse(
         "report", "One page from one or more runs.", (ReportArguments, data.DataArguments), argv
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TypeVar
 from transformers import PretrainedConfig
 
 from hf_tinybert.export.session import OnnxModel
-from hf_tinybert.timing import in_turns, random_inputs
+from hf_tinybert.timing import medians, random_inputs
 
 _ROUNDS, _WARM_UP = 30, 5
 _Key = TypeVar("_Key")
@@ -36,4 +35,4 @@ def median_milliseconds(
     """The same of models that are open."""
     inputs = random_inputs(config, 1, length)
     calls = {key: partial(model, **inputs) for key, model in models.items()}
-    return {key: statistics.median(times) for key, times in in_turns(calls, _ROUNDS, _WARM_UP).items()}
+    return medians(calls, _ROUNDS, _WARM_UP)
