@@ -20,6 +20,7 @@ import struct
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import huggingface_hub
@@ -121,6 +122,14 @@ class HubServer:
         repository = self.repositories[repo_id]
         found = repository.commits[repository.branches[revision]]
         return {path: self.blobs[entry.sha256] for path, entry in found.items()}
+
+    def publish(self, repo_id: str, folder: str) -> None:
+        """A public repository of somebody's, with the files of a folder."""
+        repository = self.repositories[repo_id] = Repository(False, "somebody")
+        paths = [path for path in sorted(Path(folder).rglob("*")) if path.is_file()]
+        files = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+        entries = {name: self.store(content, len(content) >= LFS_FROM) for name, content in files.items()}
+        repository.commit("main", entries, "all files")
 
     def store(self, content: bytes, lfs: bool) -> Entry:
         digest = hashlib.sha256(content).hexdigest()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import difflib
 import json
+import re
 import subprocess
 import sys
 from importlib import resources
 from pathlib import Path
 
 import pytest
+import workbench
 
 FOLDER = Path(__file__).parents[1] / "examples" / "scripts"
 SCRIPTS = {"run_glue": "accuracy", "run_ner": "f1", "run_qa": "f1"}
@@ -69,3 +71,20 @@ def test_both_run(script, body, tmp_path):
         metrics = json.loads((output / "eval_results.json").read_text())
         assert metrics[f"eval_{SCRIPTS[script]}"] >= 0
     assert "loss_hidden_4" in (output / "trainer_state.json").read_text()
+
+
+@pytest.mark.one_world("5")
+def test_the_walkthrough(running_hub, body, tmp_path):
+    """As a reader runs it, in an empty folder, its model from a Hub."""
+    running_hub.publish("sentence-transformers/all-MiniLM-L6-v2", body)
+    command = workbench.worker(str(FOLDER.parent / "walkthrough.py"))
+    command["env"] |= running_hub.environment(tmp_path / "cache", token=None) | {"MPLBACKEND": "agg"}
+    done = subprocess.run(**command, cwd=tmp_path, capture_output=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    untrained, student = (
+        float(line.split()[1]) for line in done.stdout.splitlines() if re.match("untrained|student", line)
+    )
+    assert untrained < student
+    assert student > 0.7
+    assert (tmp_path / "walkthrough" / "losses.png").stat().st_size > 10_000
+    assert "lights" in done.stdout.splitlines()[-2]

@@ -34,11 +34,19 @@ import statistics
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import recipe
 import results
 import tasks
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from hf_tinybert import TinyBertConfig, create_student
+from hf_tinybert.configuration import PRESETS
+
+STARTING = Lock()
+CALIBRATION = 256  # texts from which a start's principal components come, as in `hf-tinybert distill`
+TEXTS = ("sentence", "sentence1", "text", "sentence2")
 BATCH = 32
 
 
@@ -68,6 +76,7 @@ TASKS = {
 }
 HEADLINE = ("sst2", "mrpc", "stsb", "clinc150")
 STARTS = {"general": "general", "general-init": "general-init", "random": "tinybert-4l-312d"}
+DECAY = ("--intermediate-lr-scheduler-type", "linear")
 ARMS: dict[str, tuple[str, list[str]]] = {
     "whole": ("whole recipe", []),
     "no-augmentation": ("without augmentation", []),
@@ -81,7 +90,12 @@ ARMS: dict[str, tuple[str, list[str]]] = {
     "no-layers": ("logits alone", ["--phases", "prediction"]),
     "first": ("mapping first", ["--layer-mapping", "first"]),
     "last": ("mapping last", ["--layer-mapping", "last"]),
+    "decay": ("the layers' rate decays", [*DECAY]),
+    "no-dropout": ("no dropout", []),
+    "calm": ("no dropout, the layers' rate decays", [*DECAY]),
+    "joint": ("all levels in every step", ["--phases", "joint", "--learning-rate", "3e-4"]),
 }
+NO_DROPOUT = ("no-dropout", "calm")
 
 
 def main() -> None:
@@ -152,32 +166,38 @@ def run_arm(name: str, files: dict[str, Path], folder: Path, arm: str, seed: int
     if (output / f"{task.split}_results.json").is_file():
         return
     train = files["train"] if arm == "no-augmentation" or not task.n else files["augmented"]
-    start = str(general(options, arm)) if arm in ("general", "general-init") else shape(options, files["teacher"])
-    command = ["distill", "--teacher", str(files["teacher"]), "--student", start, *ARMS[arm][1]]
+    dropout = 0.0 if arm in NO_DROPOUT else None
+    known = arm in ("general", "general-init")
+    start = str(general(options, arm)) if known else shape(options, files["teacher"], files["train"], dropout)
+    command = ["distill", "--teacher", str(files["teacher"]), "--student", start]
     command += ["--train-file", str(train), f"--{task.split}-file", str(files[task.split])]
     command += ["--output-dir", str(output), "--max-steps", str(task.steps), "--intermediate-share", "0.6"]
-    command += ["--intermediate-learning-rate", "3e-4", "--learning-rate", "1e-4", *results.warmup_flags()]
+    command += ["--intermediate-learning-rate", "3e-4", "--learning-rate", "1e-4", *results.warmup_flags(), "--bf16"]
+    command += ARMS[arm][1]
     threads = max((os.cpu_count() or 1) // options.jobs, 1)
     recipe.distill(command, output, folder / f"{output.name}.log", seed, threads)
 
 
-def shape(options: argparse.Namespace, teacher: Path) -> str:
+def shape(options: argparse.Namespace, teacher: Path, train: Path, dropout: float | None) -> str:
     """What `--student` is given: a preset, or a folder with a student of these sizes from the teacher's weights."""
-    parts = options.student.split("-")
-    if not all(part.isdigit() for part in parts):
+    preset = options.student in PRESETS
+    if preset and dropout is None:
         return str(options.student)
-    folder = options.output / "starts" / f"{options.student}-{teacher.parent.name}"
-    if not (folder / "config.json").is_file():
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-        from hf_tinybert import TinyBertConfig, create_student
-
-        layers, width, inner, heads = map(int, parts)
-        model = AutoModelForSequenceClassification.from_pretrained(teacher)
-        sizes = {"num_hidden_layers": layers, "hidden_size": width, "intermediate_size": inner}
-        config = TinyBertConfig.from_teacher(model.config, **sizes, num_attention_heads=heads)
-        create_student(model, config, init="teacher").save_pretrained(folder)
-        AutoTokenizer.from_pretrained(teacher).save_pretrained(folder)
+    folder = options.output / "starts" / f"{options.student}-{teacher.parent.name}{'' if dropout is None else '-calm'}"
+    with STARTING:
+        if not (folder / "config.json").is_file():
+            model = AutoModelForSequenceClassification.from_pretrained(teacher)
+            sizes = {} if dropout is None else {"hidden_dropout_prob": dropout}
+            if not preset:
+                names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
+                sizes |= dict(zip(names, map(int, options.student.split("-")), strict=True))
+            config = TinyBertConfig.from_teacher(model.config, *([options.student] if preset else []), **sizes)
+            tokenizer = AutoTokenizer.from_pretrained(teacher)
+            rows = [json.loads(line) for line in train.read_text(encoding="utf-8").splitlines()[:CALIBRATION]]
+            columns = [[row[name] for row in rows] for name in TEXTS if name in rows[0]]
+            batch = tokenizer(*columns, truncation=True, max_length=128, padding=True, return_tensors="pt")
+            create_student(model, config, calibration=batch).save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
     return str(folder)
 
 

@@ -90,13 +90,17 @@ def main():
     def preprocess_function(examples):
         texts = (examples[sentence1_key],) if sentence2_key is None else (examples[sentence1_key], examples[sentence2_key])
         result = tokenizer(*texts, max_length=data_args.max_seq_length, truncation=True)
-        if not is_regression:
+        if is_regression:
+            result["labels"] = examples["label"]
+        else:
             known = [labels.names[label] if hasattr(labels, "names") else str(label) for label in examples["label"]]
-            result["label"] = [label_to_id[label] for label in known]
+            result["labels"] = [label_to_id[label] for label in known]
         return result
 
     with training_args.main_process_first(desc="dataset map pre-processing"):
-        raw_datasets = raw_datasets.map(preprocess_function, batched=True, desc="Running tokenizer on dataset")
+        raw_datasets = raw_datasets.map(
+            preprocess_function, batched=True, remove_columns="label", desc="Running tokenizer on dataset"
+        )
     train_dataset = raw_datasets["train"]
     eval_dataset = raw_datasets["validation_matched" if data_args.task_name == "mnli" else "validation"]
     if data_args.max_train_samples is not None:

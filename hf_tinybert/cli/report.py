@@ -28,6 +28,10 @@ class ReportArguments:
         default="report.html", metadata={"help": "Page to write: .html with all in it, or .md with pictures beside."}
     )
     sentence: str = field(default=SENTENCE, metadata={"help": "Text on which attention is shown."})
+    mistakes: int = field(
+        default=20,
+        metadata={"help": "Mistakes of a student alone to list at most. 0: shares of right answers alone, no texts."},
+    )
     task: str | None = field(
         default=None,
         metadata={"help": "Default: the task that the teacher was saved for.", "choices": list(tasks.WITH_LABELS)},
@@ -47,6 +51,8 @@ def run(argv: Sequence[str]) -> None:
     )
     if not args.runs:
         raise ValueError("Nothing to report on: name the output folders of one or more runs.")
+    if args.mistakes < 0:
+        raise ValueError(f"--mistakes is a number of at least 0, got {args.mistakes}.")
     found = _named([read(folder) for folder in args.runs])
     has_data = any((data_args.eval_file, data_args.test_file, data_args.dataset))
     if has_data and args.teacher is None:
@@ -60,7 +66,7 @@ def run(argv: Sequence[str]) -> None:
             config = teacher_config(args.teacher)
             task = tasks.start(args.task or tasks.of_model(config) or "feature-extraction", config, data_args)
             task.read(training=False)
-        alike, said = measure(found, args.teacher, task, args.sentence, args.use_cpu)
+        alike, said = measure(found, args.teacher, task, args.sentence, args.mistakes, args.use_cpu)
     print(make(found, args.output, alike, said, args.sentence))
 
 

@@ -51,7 +51,7 @@ def compare(
     gold: np.ndarray,
     texts: Sequence[str],
     names: Mapping[int, str],
-    shown: int = 20,
+    shown: int,
 ) -> Answers:
     """Compare logits.
 
@@ -61,7 +61,7 @@ def compare(
         gold: class ids, `[n]`.
         texts: n of them.
         names: class id -> name.
-        shown: mistakes to list.
+        shown: mistakes to list, at most.
     """
     own, theirs = student.argmax(-1), teacher.argmax(-1)
     right, above = own == gold, theirs == gold

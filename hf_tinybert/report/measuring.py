@@ -29,7 +29,12 @@ _ROWS, _LENGTH = 64, 64
 
 
 def measure(
-    runs: Sequence[Run], teacher_name: str, task: tasks.Task | None, sentence: str, use_cpu: bool = False
+    runs: Sequence[Run],
+    teacher_name: str,
+    task: tasks.Task | None,
+    sentence: str,
+    mistakes: int = 20,
+    use_cpu: bool = False,
 ) -> tuple[dict[str, Likeness], dict[str, Answers]]:
     """Compare every run's student with their teacher.
 
@@ -39,6 +44,7 @@ def measure(
         task: of all, with the held-out data that were read for it: answers are compared on its test data, else on its
             eval data, and layers on the first of them. None: layers alone, on the requests of the demo.
         sentence: whose attention is shown.
+        mistakes: of a student alone, to list at most.
         use_cpu: leave a GPU alone.
 
     Returns:
@@ -81,6 +87,7 @@ def measure(
             np.asarray(mine.splits[split]["labels"]),
             _texts(task, split),
             student.config.id2label,
+            mistakes,
         )
     return alike, said
 

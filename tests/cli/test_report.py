@@ -30,6 +30,17 @@ def test_of_a_run_with_its_teacher_and_data(command, distilled, teacher_path, fi
     assert both + below == pytest.approx(student, abs=2e-3)
 
 
+def test_no_texts_of_the_data(command, distilled, teacher_path, files, tmp_path):
+    page, flags = tmp_path / "report.md", ["--mistakes", "0", "--use-cpu"]
+    done = command(
+        "report", distilled[0], "--teacher", teacher_path, "--test-file", files / "test.csv", *flags, "--output", page
+    )
+    assert done.code == 0, done
+    text = page.read_text(encoding="utf-8")
+    assert "Both right" in text
+    assert "Mistakes of" not in text
+
+
 def test_without_a_teacher_what_the_run_saved(command, distilled, tmp_path):
     done = command("report", distilled[0], "--output", tmp_path / "report.md")
     assert done.code == 0, done
@@ -45,6 +56,7 @@ def test_without_a_teacher_what_the_run_saved(command, distilled, tmp_path):
         (["nowhere"], "nowhere is no folder of a student"),
         (["RUN", "--eval-file", "x.csv"], "give --teacher as well"),
         (["RUN", "--output", "page.pdf"], "A report ends with .html or .md"),
+        (["RUN", "--mistakes", "-1"], "--mistakes is a number of at least 0, got -1."),
         (["RUN", "RUN"], "The same run is named twice."),
         (["RUN", "--teacher", "./none"], "The teacher folder none does not exist."),
     ],

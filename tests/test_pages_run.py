@@ -1,0 +1,188 @@
+"""Every block of the pages is run, in the order of its page, in a folder with the files that the pages speak of.
+
+What is not run is named in `ELSEWHERE`, with what runs it instead.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import workbench
+from test_docs import PATHS, ROOT
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertTokenizerFast
+
+from hf_tinybert import create_student
+
+pytestmark = pytest.mark.one_world("4.57")
+
+#: Beginnings of commands that no page's test runs, and why.
+ELSEWHERE = {
+    "git clone": "CI and every reader of this file",
+    "make demo": "tests/cli/test_demo.py runs what it runs",
+    "make test": "CI: it runs this test",
+    "python3 -m venv": "the Makefile does, for the environment at hand",
+    "pip install": "the Makefile does, for the environment at hand",
+    "accelerate launch": "needs two GPUs; torchrun runs here, and tests/test_examples.py runs the script",
+    "torchrun --nnodes": "needs two machines",
+    "cd examples/browser": "tests/test_browser.py, with its whole block",
+    "hf-tinybert export student --format openvino": "tests/export/test_openvino.py, where OpenVINO is installed",
+}
+#: Takes hours: that its flags exist is checked.
+LONG = "examples/benchmarks/"
+#: Takes what results.py made in hours.
+MEASURED = "runs/results/"
+#: Names that pages take from the first block of this one, and of those which train nothing themselves, its trainer.
+SCRIPT = "docs/trainer_script.md"
+BROWSER = "examples/browser/README.md"
+#: The README's block again, which has a test of its own.
+OWN_DATA = "docs/own_data.md"
+
+
+def blocks(page):
+    """Language and text of a page's blocks of code, in their order."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(r"^```(\w+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def commands(block):
+    return [line for line in block.replace("\\\n", " ").splitlines() if line.split("#")[0].strip()]
+
+
+def rows(split, count):
+    with (resources.files("hf_tinybert") / "demo_data" / f"{split}.csv").open(encoding="utf-8", newline="") as file:
+        return [{"text": row["text"], "label": row["intent"]} for row in csv.DictReader(file)][:count]
+
+
+@pytest.fixture(scope="module")
+def hub(running_hub, masked_lm_folder):
+    """The Hub with the two models that the pages name: MiniLM, and as BERT one with a masked language model's head."""
+    running_hub.publish("google-bert/bert-base-uncased", masked_lm_folder)
+    running_hub.publish("sentence-transformers/all-MiniLM-L6-v2", workbench.body())
+    return running_hub
+
+
+@pytest.fixture(scope="module")
+def files(teacher_folder, shared_data, tmp_path_factory):
+    """What lies in a reader's folder: data, text, word vectors, a teacher, students."""
+    folder = tmp_path_factory.mktemp("reader")
+    for name, split, count in [
+        ("train", "train", 96),
+        ("mine", "train", 96),
+        ("eval", "eval", 48),
+        ("test", "test", 48),
+    ]:
+        with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, ["text", "label"])
+            writer.writeheader()
+            writer.writerows(rows(split, count))
+    (folder / "wikipedia").mkdir()
+    text = (shared_data / "wikitext2" / "valid.txt").read_text(encoding="utf-8").splitlines()
+    (folder / "wikipedia" / "part.txt").write_text("\n".join(text[:150]) + "\n", encoding="utf-8")
+    shutil.copy(next((shared_data / "glove").glob("glove.*.txt")), folder / "glove.6B.300d.txt")
+    shutil.copytree(teacher_folder, folder / "teacher")
+    teacher = workbench.load(teacher_folder)
+    for model, name in (
+        (create_student(teacher), "student"),
+        (create_student(AutoModel.from_pretrained(teacher_folder)), "general"),
+    ):
+        model.save_pretrained(folder / name)
+        AutoTokenizer.from_pretrained(teacher_folder).save_pretrained(folder / name)
+    letters = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
+    letters += [f"##{letter}" for letter in letters[5:]]
+    (folder / "vocab.txt").write_text("\n".join(letters) + "\n", encoding="utf-8")
+    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+    small = AutoModel.from_config(BertConfig(vocab_size=len(letters), **sizes))
+    small.save_pretrained(folder / "small")
+    BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=512).save_pretrained(folder / "small")
+    for name in ("examples", "docs"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+@pytest.fixture
+def reader(files, hub, tmp_path):
+    """Runs something as a reader would, in a copy of the folder."""
+    folder = tmp_path / "reader"
+    shutil.copytree(files, folder, symlinks=True)
+    environment = workbench.worker("")["env"] | hub.environment(tmp_path / "cache")
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+    def run(arguments):
+        done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, f"{arguments}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        return done.stdout
+
+    return run
+
+
+def program(page):
+    """A page's Python, one program, after what it takes from `docs/trainer_script.md`."""
+    own = [block for language, block in blocks(page) if language == "python"]
+    first, second, *_ = (block for language, block in blocks(SCRIPT) if language == "python")
+    before = [] if page == SCRIPT else [first]
+    if "trainer." in "".join(own) and not re.search(r"^trainer = ", "".join(own), re.MULTILINE):
+        before.append(second.replace('output_dir="student"', 'output_dir="student", max_steps=4'))
+    return "\n".join([*before, *own]) if own else None
+
+
+@pytest.mark.parametrize("page", [page for page in PATHS if program(page)])
+def test_its_python_runs(page, reader):
+    reader([sys.executable, "-c", program(page)])
+
+
+def runs_here(command):
+    return not command.startswith(tuple(ELSEWHERE)) and LONG not in command and MEASURED not in command
+
+
+def shell(page):
+    own = [block for language, block in blocks(page) if language == "bash" and ("bash", block) not in blocks(OWN_DATA)]
+    found = [command for block in own for command in commands(block)]
+    return [] if page == BROWSER else found
+
+
+@pytest.mark.parametrize("page", [page for page in PATHS if any(map(runs_here, shell(page)))])
+def test_its_commands_run(page, reader):
+    for command in filter(runs_here, shell(page)):
+        print(command)
+        reader(["bash", "-euc", command])
+
+
+@pytest.mark.parametrize("page", [page for page in PATHS if any(LONG in command for command in shell(page))])
+def test_scripts_that_take_hours_know_their_flags(page, reader):
+    for command in (command for command in shell(page) if LONG in command):
+        words = shlex.split(command, comments=True)
+        script = next(word for word in words if LONG in word)
+        known = set(re.findall(r"--[\w-]+", reader([sys.executable, str(ROOT / script), "--help"])))
+        assert {word for word in words if word.startswith("--")} <= known, command
+
+
+def test_the_readme_leads_from_a_file_to_answers(reader, tmp_path):
+    """The way of a reader with a file of their own, in at most five commands; here from after the installation."""
+    (block,) = (block for language, block in blocks(OWN_DATA) if language == "bash")
+    assert ("bash", block) in blocks("README.md")
+    assert len(commands(block)) <= 5
+    *made, asked = filter(runs_here, commands(block))
+    for command in made:
+        reader(["bash", "-euc", command])
+    (answer,) = ast.literal_eval(reader(["bash", "-euc", asked]))
+    assert answer["label"] in {row["label"] for row in rows("train", 96)}
+    config = json.loads((tmp_path / "reader" / "student" / "config.json").read_text(encoding="utf-8"))
+    assert (config["num_hidden_layers"], config["hidden_size"]) == (4, 312)
+
+
+def test_nothing_is_left_out_that_no_page_says():
+    """A name in `ELSEWHERE` that no command begins with any more would hide what comes after it."""
+    every = [block for page in PATHS for language, block in blocks(page) if language == "bash"]
+    every = [command for block in every for command in commands(block)]
+    assert not [known for known in ELSEWHERE if not any(command.startswith(known) for command in every)]
