@@ -14,7 +14,7 @@ demo: $(VENV)/.ready
 	$(VENV)/bin/hf-tinybert demo
 
 # Both environments first: each world's tests also load a student in the other. Then both worlds at once, a core each.
-test: $(VENV)/.ready $(LATEST)/.ready browser lint
+test: $(VENV)/.ready $(LATEST)/.ready browser lint docs
 	$(MAKE) --jobs 2 test-optimum test-latest
 
 # transformers 4.57 with Optimum's ONNX exporter: the world in which every feature works.

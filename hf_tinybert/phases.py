@@ -99,8 +99,7 @@ def learning_rate_function(args: DistillationTrainingArguments, plan: PhasePlan)
     It is a plain function, so that a scheduler's saved state holds nothing but numbers.
     """
     boundary, main_steps = plan.intermediate_steps, max(plan.total_steps - plan.intermediate_steps, 0)
-    rate = args.learning_rate
-    intermediate_rate = rate if args.intermediate_learning_rate is None else args.intermediate_learning_rate
+    rate, intermediate_rate = args.learning_rate, args.intermediate_learning_rate
     warmup, specific = args.get_warmup_steps(main_steps), args.lr_scheduler_kwargs or None
     main = schedule_function(args.lr_scheduler_type, rate, warmup, main_steps, specific)
     warmup = math.ceil(boundary * args.intermediate_warmup_ratio)

@@ -52,7 +52,7 @@ def main() -> None:
 def block() -> list[str]:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (found,) = (found for found in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) if "mine.csv" in found)
-    return [line for line in found.splitlines() if line.strip()]
+    return [line for line in found.replace("\\\n", " ").splitlines() if line.strip()]
 
 
 def megabytes(folder: Path) -> float:

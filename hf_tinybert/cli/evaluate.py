@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-from transformers import Trainer, TrainingArguments
+from typing import Any
 
 from hf_tinybert import comparison, data, tasks
 from hf_tinybert.cli import arguments
@@ -41,18 +39,11 @@ def run(argv: Sequence[str]) -> None:
     tokenizer = load_tokenizer(model_args.model, "model", task.single_words)
     data.check_max_length(data_args.max_length, locate(model).max_length, "the model")
     encoded = task.encode(tokenizer, model.config)
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer = Trainer(
-            model=model,
-            args=TrainingArguments(
-                output_dir=scratch,
-                report_to="none",
-                per_device_eval_batch_size=model_args.per_device_eval_batch_size,
-                use_cpu=model_args.use_cpu,
-            ),
-            processing_class=tokenizer,
-            **encoded.trainer_arguments(),
-        )
+    settings: dict[str, Any] = {
+        "per_device_eval_batch_size": model_args.per_device_eval_batch_size,
+        "use_cpu": model_args.use_cpu,
+    }
+    with tasks.measuring(model, tokenizer, encoded, quiet=False, **settings) as trainer:
         for split, dataset in encoded.splits.items():
             trainer.compute_metrics = encoded.metrics[split]
             measured = trainer.evaluate(dataset, metric_key_prefix=split)

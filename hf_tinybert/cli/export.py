@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from hf_tinybert import data, tasks
 from hf_tinybert.cli import arguments
@@ -150,14 +147,9 @@ class _Check:
 
     def score(self, model: Any, name: str) -> float:
         """The leading metric of a model, which is printed."""
-        with tempfile.TemporaryDirectory() as scratch:
-            settings = TrainingArguments(
-                scratch, report_to="none", use_cpu=True, disable_tqdm=True, label_names=self.labels
-            )
-            kwargs = self.encoded.trainer_arguments()
-            trainer = Trainer(model=model, args=settings, processing_class=self.tokenizer, **kwargs)
-            split = str(self.split)
-            trainer.remove_callback(PrinterCallback)  # the score is printed here
+        split = str(self.split)
+        settings: dict[str, Any] = {"use_cpu": True, "label_names": self.labels}
+        with tasks.measuring(model, self.tokenizer, self.encoded, **settings) as trainer:
             trainer.compute_metrics = self.encoded.metrics[split]
             measured = trainer.evaluate(self.encoded.splits[split], metric_key_prefix=split)
         score = float(measured[f"{split}_{self.encoded.leading}"])

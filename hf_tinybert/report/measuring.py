@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
-from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from hf_tinybert import data, tasks
 from hf_tinybert.demo import demo_requests
@@ -114,11 +112,7 @@ def _texts(task: Any, split: str) -> list[str]:
 
 def _logits(model: Any, tokenizer: Any, encoded: tasks.Encoded, split: str, use_cpu: bool) -> np.ndarray:
     """Logits of a split, in its order."""
-    with tempfile.TemporaryDirectory() as scratch:
-        settings = TrainingArguments(
-            scratch, report_to="none", per_device_eval_batch_size=64, use_cpu=use_cpu, disable_tqdm=True
-        )
-        trainer = Trainer(model=model, args=settings, processing_class=tokenizer, data_collator=encoded.collator)
-        trainer.remove_callback(PrinterCallback)
+    with tasks.measuring(model, tokenizer, encoded, per_device_eval_batch_size=64, use_cpu=use_cpu) as trainer:
+        trainer.compute_metrics = None
         logits: np.ndarray = trainer.predict(encoded.splits[split]).predictions
     return logits

@@ -8,12 +8,13 @@ from hf_tinybert.auto_classes import saved_from
 from hf_tinybert.data import DataArguments
 from hf_tinybert.tasks.feature_extraction import FeatureExtraction
 from hf_tinybert.tasks.fill_mask import FillMask
+from hf_tinybert.tasks.measuring import measuring
 from hf_tinybert.tasks.question_answering import QuestionAnswering
 from hf_tinybert.tasks.task import Encoded, Task
 from hf_tinybert.tasks.text_classification import TextClassification
 from hf_tinybert.tasks.token_classification import TokenClassification
 
-__all__ = ["TASKS", "WITH_LABELS", "Encoded", "QuestionAnswering", "Task", "of_model", "start"]
+__all__ = ["TASKS", "WITH_LABELS", "Encoded", "QuestionAnswering", "Task", "measuring", "of_model", "start"]
 
 TASKS: dict[str, type[Task]] = {
     "text-classification": TextClassification,
