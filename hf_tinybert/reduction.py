@@ -4,9 +4,10 @@ At the teacher's width, layer m of the student is a copy of layer g(m). Narrower
 is the span of the leading principal components U of the teacher's hidden states, and every weight is the
 teacher's seen through U: the residual stream by U itself; queries and keys of a head by the best approximation
 of the head's score matrix at the student's head size; values and the output projection by the best
-approximation of their product; of the feed-forward neurons those that contribute most. LayerNorm does not
-commute with U, so its scale and shift are fitted to the teacher's activations by least squares. The linear
-maps back to the teacher's width that fit best are offered as starting values of the projections.
+approximation of their product; of the feed-forward neurons those that contribute most, which take over what the
+others did as far as least squares can. LayerNorm does not commute with U, so its scale and shift are fitted to the
+teacher's activations by least squares. The linear maps back to the teacher's width that fit best are offered as
+starting values of the projections.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ _LAYER_PARTS = (
 _EMBEDDING_TABLES = ("word_embeddings", "position_embeddings", "token_type_embeddings")
 #: Random calibration tokens: enough rows for a stable basis of a few hundred dimensions.
 _RANDOM_BATCH = (64, 64)
+#: Regularisation of least squares over neurons, as a share of their mean variance.
+_RIDGE = 0.01
 
 
 @torch.no_grad()
@@ -128,6 +131,8 @@ class _View:
     @classmethod
     def of_trace(cls, trace: _Trace, mapping: LayerMapping, size: int) -> _View:
         """The leading principal components of the mapped layers' hidden states."""
+        if len(trace.hidden[0][0]) == size:  # nothing is left out
+            return cls(torch.eye(size, device=trace.hidden[0].device), torch.zeros_like(trace.hidden[0][0]))
         states = torch.cat([trace.hidden[0], *(trace.hidden[above] for above in mapping.layers.values())])
         mean = states.mean(dim=0)
         centred = (states - mean).double()
@@ -263,14 +268,16 @@ def _reduce_layer(
     _fit_layer_norm(new.attention.output.LayerNorm, attend, trace.attended[above] @ basis, kept)
     attended = trace.attended[above]
     shift = view.offset(attended.mean(dim=0))
-    chosen = _strongest(trace.neurons[above], old.output.dense.weight, new.intermediate.dense.out_features)
+    neurons = trace.neurons[above]
+    chosen = _strongest(neurons, old.output.dense.weight, new.intermediate.dense.out_features)
     count = len(chosen)
     inner, outer = old.intermediate.dense, old.output.dense
     new.intermediate.dense.weight[:count] = inner.weight[chosen] @ basis
     new.intermediate.dense.bias[:count] = inner.bias[chosen] + inner.weight[chosen] @ shift
+    weight, bias = _without(neurons, chosen, outer.weight, outer.bias)
     new.output.dense.weight.zero_()
-    new.output.dense.weight[:, :count] = basis.T @ outer.weight[:, chosen]
-    new.output.dense.bias.copy_(basis.T @ outer.bias)
+    new.output.dense.weight[:, :count] = basis.T @ weight
+    new.output.dense.bias.copy_(basis.T @ bias)
     _fit_layer_norm(new.output.LayerNorm, lambda: run(new, hidden, mask), trace.hidden[above] @ basis, kept)
     return run(new, hidden, mask)
 
@@ -320,6 +327,22 @@ def _strongest(neurons: Tensor, out: Tensor, count: int) -> Tensor:
     """The feed-forward neurons whose outputs carry the most, in their old order."""
     strength = neurons.square().mean(dim=0) * out.square().sum(dim=0)
     return strength.topk(min(count, len(strength))).indices.sort().values
+
+
+def _without(neurons: Tensor, kept: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight `[d, kept]` and bias `[d]` with which the neurons that stay do best what all of them did.
+
+    Least squares on the activations `[n, f]`, drawn towards the weights that the kept neurons had.
+    """
+    mean = neurons.mean(dim=0)
+    centred = (neurons - mean).double()
+    moment = centred.T @ centred / len(centred)
+    own, cross = moment[kept][:, kept], moment[kept]
+    ridge = _RIDGE * own.diagonal().mean()
+    left = own + ridge * torch.eye(len(kept), dtype=own.dtype, device=own.device)
+    right = cross @ weight.T.double() + ridge * weight.T[kept].double()
+    fitted = torch.linalg.solve(left, right).T.to(weight.dtype)
+    return fitted, bias + weight @ mean - fitted @ mean[kept]
 
 
 def _fit_layer_norm(norm: Any, run: Any, wanted: Tensor, kept: Tensor) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import tiny_models
 import torch
@@ -196,6 +197,38 @@ def test_the_neurons_that_contribute_most_are_kept_in_order():
     out = torch.ones(2, 5) * torch.tensor([4.0, 1.0, 0.1, 9.0, 1.0])
     assert reduction._strongest(neurons, out, 3).tolist() == [0, 1, 4]
     assert reduction._strongest(neurons, out, 9).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_the_neurons_that_stay_take_over_what_the_others_did():
+    """Against least squares with the penalty written out as further rows."""
+    rng = np.random.default_rng(0)
+    neurons = rng.normal(size=(200, 12)) @ rng.normal(size=(12, 12)) + 1
+    weight, bias, kept = rng.normal(size=(5, 12)), rng.normal(size=5), np.array([0, 3, 4, 9])
+    centred = neurons - neurons.mean(axis=0)
+    ridge = reduction._RIDGE * centred[:, kept].var(axis=0).mean()
+    rows = np.concatenate([centred[:, kept], np.sqrt(ridge * 200) * np.eye(4)])
+    goal = np.concatenate([centred @ weight.T, np.sqrt(ridge * 200) * weight[:, kept].T])
+    expected = np.linalg.lstsq(rows, goal, rcond=None)[0].T
+    fitted, shift = reduction._without(*(torch.from_numpy(value) for value in (neurons, kept, weight, bias)))
+    np.testing.assert_allclose(fitted.numpy(), expected, rtol=1e-8)
+    # On average the layer says what it said, and closer to it than with the others cut off.
+    outputs, whole = neurons[:, kept] @ expected.T + shift.numpy(), neurons @ weight.T + bias
+    np.testing.assert_allclose(outputs.mean(axis=0), whole.mean(axis=0), rtol=1e-8)
+    cut_off = neurons[:, kept] @ weight[:, kept].T + bias
+    assert np.square(outputs - whole).mean() < np.square(cut_off - whole).mean()
+
+
+def test_at_the_teachers_width_idle_neurons_are_not_missed():
+    teacher = tiny_models.model()
+    size = teacher.config.intermediate_size
+    for layer in teacher.base_model.encoder.layer:
+        layer.output.dense.weight.data[:, ::2] = 0
+    config = tiny_models.same_size_config(teacher)
+    config.intermediate_size = size // 2
+    student = create_student(teacher, config)
+    batch = tiny_models.batch((6, 6))
+    ours, theirs = student.base_model(**batch).last_hidden_state, teacher.base_model(**batch).last_hidden_state
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
 
 
 def test_least_squares_finds_an_affine_map():

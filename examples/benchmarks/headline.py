@@ -219,7 +219,7 @@ def table(options: argparse.Namespace) -> str:
         kept = [
             statistics.mean(known[name]) / teachers[name] for name in HEADLINE if known.get(name) and teachers[name]
         ]
-        mean = f"{100 * statistics.mean(kept):.1f}%{'' if len(kept) == len(HEADLINE) else f' of {len(kept)}'}"
+        mean = f"{100 * statistics.mean(kept or [0]):.1f}%{'' if len(kept) == len(HEADLINE) else f' of {len(kept)}'}"
         label = ARMS[arm.partition("@")[0]][0] + (f", {arm.partition('@')[2]}" if "@" in arm else "")
         lines.append(f"| {label} | {' | '.join(cell(known[name]) for name in names)} | {mean if kept else ''} |")
     return "\n".join(lines)
