@@ -91,13 +91,13 @@ print("teacher", trainer.evaluate()["eval_accuracy"])
 
 # %%
 config = TinyBertConfig.from_teacher(teacher.config, "tinybert-4l-312d")
-some = tokenizer([row["text"] for row in train_rows[:256]], padding=True, return_tensors="pt")
+some = tokenizer([row["text"] for row in train_rows[:1024]], padding=True, return_tensors="pt")
 student = create_student(teacher, config, calibration=some)
 print(f"{teacher.num_parameters():,} parameters in the teacher, {student.num_parameters():,} in the student")
 
 # %% [markdown]
 # ## Distillation
-# Two phases in one `train()`: first the layers, then the predictions.
+# Every step matches all levels: embeddings, hidden states, attention scores before the softmax, and predictions.
 
 # %%
 distiller = DistillationTrainer(
@@ -106,8 +106,6 @@ distiller = DistillationTrainer(
     args=DistillationTrainingArguments(
         "walkthrough/student",
         num_train_epochs=7,
-        intermediate_learning_rate=3e-4,
-        learning_rate=1e-4,
         per_device_train_batch_size=32,
         logging_steps=10,
         save_strategy="no",

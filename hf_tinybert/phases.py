@@ -104,7 +104,7 @@ def learning_rate_function(args: DistillationTrainingArguments, plan: PhasePlan)
     main = schedule_function(args.lr_scheduler_type, rate, warmup, main_steps, specific)
     warmup = math.ceil(boundary * args.intermediate_warmup_ratio)
     intermediate = schedule_function(args.intermediate_lr_scheduler_type, intermediate_rate, warmup, boundary)
-    scale = intermediate_rate / rate if intermediate_rate != rate else 1.0
+    scale = intermediate_rate / rate if boundary and intermediate_rate != rate else 1.0
 
     def factor(step: int) -> float:
         return scale * intermediate(step) if step < boundary else main(step - boundary)

@@ -89,10 +89,10 @@ def _asks_for_fsdp(args: DistillationTrainingArguments) -> bool:
 class DistillationTrainer(HubTrainer):
     """A `Trainer` that distils a teacher into `model` as TinyBERT does.
 
-    `train()` runs the intermediate phase and then the prediction phase; everything else (`evaluate`,
-    `predict`, `compute_metrics`, callbacks, checkpoints, resume, `push_to_hub`, `hyperparameter_search`) is the
-    Trainer's. A custom `compute_loss_func` takes the place of the hard-label loss. Evaluation uses the
-    student's ordinary loss.
+    `train()` matches all levels in every step, or in the paper's two phases (`phases="two"`); everything else
+    (`evaluate`, `predict`, `compute_metrics`, callbacks, checkpoints, resume, `push_to_hub`,
+    `hyperparameter_search`) is the Trainer's. A custom `compute_loss_func` takes the place of the hard-label loss.
+    Evaluation uses the student's ordinary loss.
 
     Args:
         model: the student (see `create_student`), or use `model_init`.

@@ -13,7 +13,7 @@ from hf_tinybert import compat
 from hf_tinybert.head_matching import HEAD_MATCHINGS
 from hf_tinybert.pooling import POOLINGS
 
-PHASES = ("two", "intermediate", "prediction", "joint")
+PHASES = ("joint", "two", "intermediate", "prediction")
 TEACHER_CACHES = ("none", "logits", "features", "auto")
 CACHE_DTYPES = ("float16", "bfloat16", "float32")
 MIXED_PRECISIONS = ("no", "bf16", "fp16")
@@ -23,21 +23,21 @@ MIXED_PRECISIONS = ("no", "bf16", "fp16")
 class DistillationTrainingArguments(TrainingArguments):
     """Arguments of a distillation run.
 
-    `num_train_epochs` (or `max_steps`) covers both phases. `learning_rate`, warm-up and `lr_scheduler_type`
-    are those of the prediction phase, and of the whole run with `phases="prediction"` or `"joint"`. Defaults that
-    differ from `TrainingArguments`: `num_train_epochs` is 10 and `learning_rate` 1e-4, `intermediate_learning_rate`
-    3e-4 (`docs/results.md`; the paper's 5e-5 for the layers presumes a generally distilled student and many more
-    steps); batches hold sequences of similar length (`group_by_length`, in transformers 5
-    `train_sampling_strategy`), where the training data are a tokenised `datasets.Dataset`;
-    `logging_nan_inf_filter` is off (it waits for the device in every step and hides NaN; we stop at a NaN
-    instead); and `ddp_find_unused_parameters` is on (each phase leaves some parameters unused).
+    By default every step matches all levels; `phases="two"` is the paper's order, first the layers, then the
+    prediction. `num_train_epochs` (or `max_steps`) covers both phases; `learning_rate`, warm-up and
+    `lr_scheduler_type` are then those of the prediction phase. Defaults that differ from `TrainingArguments`:
+    `num_train_epochs` is 10 and `learning_rate` 3e-4, which a student needs that has all to learn at once (with
+    `phases="two"` a third of it did better, `docs/results.md`); batches hold sequences of similar length
+    (`group_by_length`, in transformers 5 `train_sampling_strategy`), where the training data are a tokenised
+    `datasets.Dataset`; `logging_nan_inf_filter` is off (it waits for the device in every step and hides NaN; we stop
+    at a NaN instead); and `ddp_find_unused_parameters` is on (each phase leaves some parameters unused).
     """
 
     phases: str = field(
-        default="two",
+        default="joint",
         metadata={
-            "help": "'two': intermediate layers, then prediction (the paper's task distillation). "
-            "'intermediate' or 'prediction': one of them alone. 'joint': all levels in every step.",
+            "help": "'joint': all levels in every step. 'two': intermediate layers, then prediction (the paper's task "
+            "distillation). 'intermediate' or 'prediction': one of them alone.",
             "choices": list(PHASES),
         },
     )
@@ -49,12 +49,13 @@ class DistillationTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "Epochs, of num_train_epochs, for the intermediate phase; wins over the share."},
     )
-    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the data, of both phases together."})
+    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the data, of all phases together."})
     learning_rate: float = field(
-        default=1e-4, metadata={"help": "Learning rate of the prediction phase; with 'joint', of the whole run."}
+        default=3e-4,
+        metadata={"help": "Learning rate of the run; with 'two', of the prediction phase, where 1e-4 is better."},
     )
     intermediate_learning_rate: float = field(
-        default=3e-4, metadata={"help": "Learning rate of the intermediate phase."}
+        default=3e-4, metadata={"help": "Learning rate of the intermediate phase, with 'two' and 'intermediate'."}
     )
     intermediate_lr_scheduler_type: str = field(
         default="constant", metadata={"help": "Schedule of the intermediate phase; constant in the paper."}
@@ -194,7 +195,11 @@ class DistillationTrainingArguments(TrainingArguments):
                 f"intermediate_share must lie between 0 and 1, got {self.intermediate_share}. For one phase alone "
                 "use phases='intermediate' or phases='prediction'."
             )
-        if self.num_intermediate_epochs is not None and self.phases == "two":
+        if self.num_intermediate_epochs is not None:
+            if self.phases != "two":
+                raise ValueError(
+                    f"num_intermediate_epochs goes with phases='two', where layers come first; got {self.phases!r}."
+                )
             if self.max_steps > 0:
                 raise ValueError(
                     "num_intermediate_epochs goes with num_train_epochs; with max_steps use intermediate_share."
@@ -205,7 +210,7 @@ class DistillationTrainingArguments(TrainingArguments):
                     f"which counts both phases; got {self.num_intermediate_epochs}."
                 )
         rate = self.intermediate_learning_rate
-        if not (rate > 0 and self.learning_rate > 0):
+        if self.phases in ("two", "intermediate") and not (rate > 0 and self.learning_rate > 0):
             raise ValueError(
                 f"intermediate_learning_rate and learning_rate must be positive, got {rate} and {self.learning_rate}."
             )
@@ -220,9 +225,11 @@ class DistillationTrainingArguments(TrainingArguments):
         self.parsed_layer_weights()
         weights = self.level_weights()
         if self.phases != "prediction" and not any(weights[k] for k in ("embedding", "hidden", "attention")):
-            raise ValueError("The intermediate phase has no level with a weight above 0; use phases='prediction'.")
+            raise ValueError(
+                "No level of the layers (embedding, hidden, attention) has a weight above 0; use phases='prediction'."
+            )
         if self.phases != "intermediate" and not (weights["prediction"] or weights["hard_label"]):
-            raise ValueError("The prediction phase has no level with a weight above 0; use phases='intermediate'.")
+            raise ValueError("Neither prediction_weight nor hard_label_weight is above 0; use phases='intermediate'.")
         if self.label_smoothing_factor and not self.hard_label_weight:
             raise ValueError("label_smoothing_factor smooths gold labels, and hard_label_weight is 0: set it above 0.")
         if self.loss_reduction == "paper" and self.teacher_cache != "none":

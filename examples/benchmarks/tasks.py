@@ -220,7 +220,14 @@ def student(
     else:
         start = "tinybert-4l-312d" if arm == "init" else options.student
         command = ["distill", "--teacher", taught_by, "--student", start, *flags]
-        command += ["--intermediate-learning-rate", "3e-4", "--num-intermediate-epochs", str(task.epochs * 4 // 7)]
+        command += [
+            "--phases",
+            "two",
+            "--intermediate-learning-rate",
+            "3e-4",
+            "--num-intermediate-epochs",
+            str(task.epochs * 4 // 7),
+        ]
         command += ["--save-total-limit", "1", "--teacher-mixed-precision", "bf16"]
         if task.kind != "fill-mask":  # whose hidden tokens are others in every epoch
             command += ["--teacher-cache", "logits", "--teacher-cache-dir", str(folder / "cache")]

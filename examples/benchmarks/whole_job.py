@@ -126,6 +126,7 @@ def ours(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: object, 
     with tempfile.TemporaryDirectory() as folder, sdpa_kernel(SDPBackend.MATH) if tuned else nullcontext():
         args = DistillationTrainingArguments(
             output_dir=folder,
+            phases="two",
             num_train_epochs=epochs,
             num_intermediate_epochs=options.intermediate_epochs,
             intermediate_learning_rate=INTERMEDIATE_RATE,

@@ -31,7 +31,7 @@ class DemoArguments:
     output_dir: str = field(default="demo-output", metadata={"help": "Folder for teacher, student and picture."})
     student: str = field(default="tinybert-4l-312d", metadata={"help": "Preset of the student."})
     teacher_epochs: float = field(default=10, metadata={"help": "Epochs of the teacher's fine-tuning."})
-    student_epochs: float = field(default=30, metadata={"help": "Epochs of the distillation, both phases."})
+    student_epochs: float = field(default=30, metadata={"help": "Epochs of the distillation."})
 
 
 def run(argv: Sequence[str]) -> None:
@@ -54,8 +54,8 @@ def run(argv: Sequence[str]) -> None:
         distill,
         [
             *("--teacher", str(teacher), "--student", args.student, *data, "--output-dir", str(student), *common),
-            *("--num-train-epochs", str(args.student_epochs), "--intermediate-learning-rate", "5e-4"),
-            *("--learning-rate", "3e-4", "--save-strategy", "no", "--seed", "1"),
+            *("--num-train-epochs", str(args.student_epochs), "--learning-rate", "5e-4"),
+            *("--save-strategy", "no", "--seed", "1"),
         ],
     )
     comparison = Comparison.of_saved(json.loads((student / SUMMARY_NAME).read_text(encoding="utf-8")))

@@ -25,7 +25,7 @@ def run(
 ) -> None:
     """Distil the layers of `--teacher` into `--student` on plain text, and say how close it came on held-out text."""
     corpus_args.check(data_args, training_args.max_steps)
-    if training_args.phases not in ("two", "intermediate"):
+    if training_args.phases == "prediction":
         raise ValueError(
             f"The general stage matches layers only, which is --phases intermediate; got {training_args.phases!r}."
         )

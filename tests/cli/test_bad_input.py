@@ -237,7 +237,7 @@ DISTILL = {
     "negative weight": (lambda b: ["--hidden-weight", -1], "hidden_weight must not be negative"),
     "unknown schedule": (lambda b: ["--intermediate-lr-scheduler-type", "sideways"], "sideways"),
     "learning rate 0 and another": (
-        lambda b: ["--learning-rate", 0, "--intermediate-learning-rate", 1e-3],
+        lambda b: ["--phases", "two", "--learning-rate", 0, "--intermediate-learning-rate", 1e-3],
         "learning_rate",
     ),
     "not a number": (lambda b: ["--max-steps", "many"], "--max-steps: invalid int value: 'many'"),

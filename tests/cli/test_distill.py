@@ -192,7 +192,7 @@ def test_without_data_to_measure_on(command, teacher_path, files, tmp_path):
 def test_evaluation_while_training_keeps_the_best(command, distill_flags, tmp_path):
     result = command(
         *(*distill_flags, "--output-dir", tmp_path, "--eval-strategy", "steps", "--eval-steps", "3"),
-        *("--load-best-model-at-end", "--metric-for-best-model", "accuracy", "--init", "random"),
+        *("--load-best-model-at-end", "--metric-for-best-model", "accuracy", "--init", "random", "--phases", "two"),
     )
     assert result.code == 0, result
     state = json.loads((tmp_path / "trainer_state.json").read_text())

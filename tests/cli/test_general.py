@@ -88,7 +88,7 @@ def test_it_evaluates_while_it_trains(command, body, text, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--phases", "joint"), "The general stage matches layers only"),
+        (("--phases", "prediction"), "The general stage matches layers only"),
         (("--streaming",), "say how long to train with --max-steps"),
         (("--label-column", "intent"), "--label-column is for tasks"),
         (("--max-length", 4000), "4000"),
