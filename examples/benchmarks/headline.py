@@ -4,8 +4,8 @@
 
 Teachers are all-MiniLM-L6-v2, fine-tuned on all training data of each task (those of results.py and tasks.py).
 Students are `tinybert-4l-312d`; all of one task are trained for the same number of steps of 32 rows, at the defaults
-of `hf-tinybert distill` (every step matches all levels, rate 3e-4 with warm-up and decay). SST-2 and CLINC150 are subsets
-of 10,000 training sentences (results.py's); `sst2-full` has all.
+of `hf-tinybert distill` (every step matches all levels, rate 3e-4 with warm-up and decay). SST-2 and CLINC150 are
+subsets of 10,000 training sentences (results.py's); `sst2-full` has all.
 
 Where a student starts (`--arms`):
 
