@@ -143,6 +143,7 @@ figure.savefig("walkthrough/losses.png")
 
 # %%
 distiller.save_model()
+distiller.save_state()  # the log, for `hf-tinybert report`
 answer = pipeline("text-classification", model="walkthrough/student")
 for question in ("please switch the lamp in the kitchen off", "wake me at seven"):
     print(question, answer(question))

@@ -351,6 +351,7 @@ class DistillationTrainer(HubTrainer):
             collator=self.data_collator,
             intermediate_passes=intermediate,
             prediction_passes=prediction,
+            joint=args.phases == "joint",
             batch_size=args.per_device_eval_batch_size,
             device=args.device,
             autocast=args.teacher_mixed_precision or self.accelerator.mixed_precision,

@@ -14,6 +14,8 @@ from hf_tinybert.head_matching import HEAD_MATCHINGS
 from hf_tinybert.pooling import POOLINGS
 
 PHASES = ("joint", "two", "intermediate", "prediction")
+#: Default learning rates: where layers are matched in every step, and of predictions alone.
+JOINT_RATE, PREDICTION_RATE = 3e-4, 1e-4
 TEACHER_CACHES = ("none", "logits", "features", "auto")
 CACHE_DTYPES = ("float16", "bfloat16", "float32")
 MIXED_PRECISIONS = ("no", "bf16", "fp16")
@@ -26,8 +28,8 @@ class DistillationTrainingArguments(TrainingArguments):
     By default every step matches all levels; `phases="two"` is the paper's order, first the layers, then the
     prediction. `num_train_epochs` (or `max_steps`) covers both phases; `learning_rate`, warm-up and
     `lr_scheduler_type` are then those of the prediction phase. Defaults that differ from `TrainingArguments`:
-    `num_train_epochs` is 10 and `learning_rate` 3e-4, which a student needs that has all to learn at once (with
-    `phases="two"` a third of it did better, `docs/results.md`); batches hold sequences of similar length
+    `num_train_epochs` is 10; `learning_rate` is 3e-4, or 1e-4 with `phases="two"` and `"prediction"`, where the
+    higher one did worse (`docs/results.md`); batches hold sequences of similar length
     (`group_by_length`, in transformers 5 `train_sampling_strategy`), where the training data are a tokenised
     `datasets.Dataset`; `logging_nan_inf_filter` is off (it waits for the device in every step and hides NaN; we stop
     at a NaN instead); and `ddp_find_unused_parameters` is on (each phase leaves some parameters unused).
@@ -51,8 +53,11 @@ class DistillationTrainingArguments(TrainingArguments):
     )
     num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the data, of all phases together."})
     learning_rate: float = field(
-        default=3e-4,
-        metadata={"help": "Learning rate of the run; with 'two', of the prediction phase, where 1e-4 is better."},
+        default=None,  # type: ignore[assignment]
+        metadata={
+            "help": "Learning rate of the run; with 'two', of the prediction phase; 'intermediate' has its own. "
+            "Default: 3e-4, and 1e-4 where predictions are matched alone ('two', 'prediction')."
+        },
     )
     intermediate_learning_rate: float = field(
         default=3e-4, metadata={"help": "Learning rate of the intermediate phase, with 'two' and 'intermediate'."}
@@ -93,7 +98,7 @@ class DistillationTrainingArguments(TrainingArguments):
         default=1.0, metadata={"help": "Weight of the loss against the teacher's logits; 0: left out."}
     )
     hard_label_weight: float = field(
-        default=0.0, metadata={"help": "Weight of the ordinary loss on gold labels, in the prediction phase."}
+        default=0.0, metadata={"help": "Weight of the ordinary loss on gold labels, wherever predictions are matched."}
     )
     layer_weights: dict | str | None = field(
         default=None,
@@ -130,8 +135,8 @@ class DistillationTrainingArguments(TrainingArguments):
         default="none",
         metadata={
             "help": "'none': the teacher runs in every step. 'logits': its logits are kept from the first pass over "
-            "the data on. 'features': everything the losses look at is computed once and read from disk. 'auto': "
-            "what is faster here.",
+            "the data on, for steps that match predictions alone. 'features': everything the losses look at is "
+            "computed once and read from disk. 'auto': what is faster here.",
             "choices": list(TEACHER_CACHES),
         },
     )
@@ -168,6 +173,8 @@ class DistillationTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Check what can be checked without models and data."""
+        if self.learning_rate is None:
+            self.learning_rate = PREDICTION_RATE if self.phases in ("two", "prediction") else JOINT_RATE
         for name in ("gradient_checkpointing", "activation_checkpointing"):
             if getattr(self, name, False):
                 self._forbid_reentrant(f"{name}_kwargs")

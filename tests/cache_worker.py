@@ -86,6 +86,7 @@ def request(folder, choice="features", dataset=None, **changes) -> Request:
         "dataset": data() if dataset is None else dataset,
         "collator": collate,
         "intermediate_passes": 3.0,
+        "joint": False,
         "prediction_passes": 1.0,
         "batch_size": BATCH,
         "device": torch.device("cpu"),

@@ -30,6 +30,10 @@ def test_defaults(make):
     args = make()
     assert args.phases == "joint"  # the paper's is "two": docs/results.md
     assert (args.num_train_epochs, args.learning_rate, args.intermediate_learning_rate) == (10, 3e-4, 3e-4)
+    rates = {phases: make(phases=phases).learning_rate for phases in ("two", "intermediate", "prediction", "joint")}
+    assert rates == {"two": 1e-4, "intermediate": 3e-4, "prediction": 1e-4, "joint": 3e-4}
+    assert make(phases="two", learning_rate=2e-5).learning_rate == 2e-5
+    assert parse(["--output_dir", args.output_dir, "--phases", "two"]).learning_rate == 1e-4
     assert args.layer_mapping == "uniform"
     assert args.temperature == 1.0
     assert args.level_weights() == {

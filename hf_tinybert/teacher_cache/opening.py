@@ -52,6 +52,7 @@ class Request:
         collator: makes batches of them.
         intermediate_passes: how often the run goes over the data for layers.
         prediction_passes: and for logits.
+        joint: they are the same passes.
         batch_size: rows at a time while building.
         device: where the teacher runs.
         autocast: the mixed precision in which it runs.
@@ -67,6 +68,7 @@ class Request:
     collator: Any
     intermediate_passes: float
     prediction_passes: float
+    joint: bool
     batch_size: int
     device: torch.device
     autocast: str = "no"
@@ -141,6 +143,13 @@ class _Opening:
                     "head_matching='relations', which compares queries, keys and values alone."
                 )
             return self._features()
+        if choice == "logits" and request.joint:
+            _say(
+                request,
+                "teacher_cache='logits' saves nothing where every step matches layers (phases='joint'): the teacher "
+                "runs for them anyway. 'features' keeps both; 'auto' measures whether that pays.",
+            )
+            return self.live
         if choice != "none" and request.prediction_passes > 0:
             return self._logits()
         return self.live
@@ -241,7 +250,7 @@ class _Opening:
     def _choose(self) -> tuple[str, str]:
         """What is faster over the passes of the run, and why."""
         layer_passes, logit_passes = self.request.intermediate_passes, self.request.prediction_passes
-        reuse = logit_passes > 0 and layer_passes + logit_passes > 1
+        reuse = not self.request.joint and logit_passes > 0 and layer_passes + logit_passes > 1
         otherwise = "logits" if reuse else "none"
         if layer_passes <= 1:
             return otherwise, "no layer is asked for twice"
