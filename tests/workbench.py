@@ -120,7 +120,7 @@ def small_student(teacher, init="random", dropout=0.0, **overrides):
 
 
 def arguments(output_dir, **changes) -> DistillationTrainingArguments:
-    """Twenty steps of eight sentences, half of them in each phase."""
+    """Twenty steps of eight sentences, half of them in each phase, both at the same rate."""
     settings = {
         "output_dir": str(output_dir),
         "phases": "two",
@@ -136,7 +136,8 @@ def arguments(output_dir, **changes) -> DistillationTrainingArguments:
         "disable_tqdm": True,
         "use_cpu": True,
     }
-    return DistillationTrainingArguments(**(settings | changes))
+    settings |= changes
+    return DistillationTrainingArguments(**({"intermediate_learning_rate": settings["learning_rate"]} | settings))
 
 
 def trainer(student, teacher, args, **changes) -> DistillationTrainer:
