@@ -224,6 +224,7 @@ def from_cache(bench: Bench, phase: Phase) -> Callable[[], Features]:
         collator=default_data_collator,
         intermediate_passes=int(phase == "intermediate"),
         prediction_passes=int(phase == "prediction"),
+        joint=False,
         batch_size=len(dataset),
         device=bench.device,
         autocast="bf16" if bench.bf16 else "no",
