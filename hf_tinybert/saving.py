@@ -19,9 +19,23 @@ _SECRETS = ("hub_token", "push_to_hub_token")
 
 
 class SafeSavingTrainer(OrderedTrainer):
-    """A `Trainer` that writes models beside and renames them; `training_args.bin` holds neither tokens nor paths."""
+    """A `Trainer` that writes models beside and renames them; `training_args.bin` holds neither tokens nor paths.
+
+    Raises:
+        ValueError: a launcher started several processes that know nothing of each other, and would all write there.
+    """
 
     args: Any
+
+    def __init__(self, model: Any = None, args: Any = None, *positional: Any, **kwargs: Any) -> None:
+        """Refuse to be one of several that each train alone."""
+        started = int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
+        if args is not None and args.world_size == 1 < started:
+            raise ValueError(
+                f"{started} processes were started, and each would train alone, into the same folder: there is no GPU "
+                "here. Say use_cpu=True (--use-cpu) to have them train together on the CPU, or start one process."
+            )
+        super().__init__(model, args, *positional, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         target = output_dir if output_dir is not None else self.args.output_dir

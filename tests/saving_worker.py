@@ -1,4 +1,7 @@
-"""Saves a tiny model many times, in each of several processes: `torchrun ... saving_worker.py FOLDER`."""
+"""Saves a tiny model many times, in each of several processes: `torchrun ... saving_worker.py FOLDER [alone]`.
+
+With `alone`, nothing says that they belong together.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ from hf_tinybert.saving import SafeSavingTrainer
 torch.set_num_threads(1)
 
 if __name__ == "__main__":
-    args = TrainingArguments(output_dir=sys.argv[1], use_cpu=True, report_to="none", ddp_backend="gloo")
+    together = {} if "alone" in sys.argv else {"use_cpu": True, "ddp_backend": "gloo"}
+    args = TrainingArguments(output_dir=sys.argv[1], report_to="none", **together)
     trainer = SafeSavingTrainer(tiny_models.model(), args)
     for _ in range(30):
         trainer.save_model()

@@ -49,6 +49,15 @@ def test_of_two_processes_one_writes_and_the_other_leaves_it_alone(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors", "training_args.bin"}
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with GPUs they do train together")
+def test_processes_that_know_nothing_of_each_other_are_refused(tmp_path):
+    command = workbench.worker(saving_worker.__file__, tmp_path, "alone", processes=2)
+    done = subprocess.run(**command, capture_output=True, timeout=300, check=False)
+    assert done.returncode != 0
+    assert "2 processes were started, and each would train alone" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_training_arguments_hold_neither_tokens_nor_paths(tmp_path):
     args = TrainingArguments(
         str(tmp_path / "my-home" / "out"), hub_token="hf_secret", run_name="~/me/run", use_cpu=True, report_to="none"

@@ -183,7 +183,8 @@ def shape(options: argparse.Namespace, teacher: Path, train: Path, dropout: floa
     preset = options.student in PRESETS
     if preset and dropout is None:
         return str(options.student)
-    folder = options.output / "starts" / f"{options.student}-{teacher.parent.name}{'' if dropout is None else '-calm'}"
+    kind = "" if dropout is None else "-no-dropout"
+    folder = options.output / "starts" / f"{options.student}-{teacher.parent.name}{kind}"
     with STARTING:
         if not (folder / "config.json").is_file():
             model = AutoModelForSequenceClassification.from_pretrained(teacher)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from hf_tinybert import comparison, corpus, data, tasks
 from hf_tinybert.cli import arguments, general, stage
@@ -15,9 +14,6 @@ from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.teacher import load_teacher, load_tokenizer, teacher_config
 from hf_tinybert.trainer import DistillationTrainer
 from hf_tinybert.training_args import DistillationTrainingArguments
-
-#: Training examples and tokens, at most, from which a student's start is computed (see `hf_tinybert.reduction`).
-_CALIBRATION, _CALIBRATION_TOKENS = 1024, 32_768
 
 
 @dataclass
@@ -77,7 +73,7 @@ def run(argv: Sequence[str]) -> None:
     own = stage.own_tokenizer(model_args, training_args, tokenizer) if task.of_texts else None
     encoded = task.encode(own or tokenizer, teacher.config)
     train = encoded.splits["train"]
-    some = encoded.collator(_some(train))
+    some = encoded.collator(stage.calibration(train))
     student = stage.start_student(
         model_args, training_args, teacher, own or tokenizer, data_args.max_length, some, own is not None
     )
@@ -98,18 +94,6 @@ def run(argv: Sequence[str]) -> None:
         mapping = trainer.student.config.tinybert["layer_mapping"]
         print(f"\nLayer mapping\n{LayerMapping.parse(mapping)}\n")
     _summarise(trainer, model_args, data_args, encoded)
-
-
-def _some(train: Any) -> list[dict[str, Any]]:
-    """The first examples of the training data, as many as fit when all are padded to the longest."""
-    found: list[dict[str, Any]] = []
-    longest = 0
-    for example in train.select(range(min(_CALIBRATION, len(train)))):
-        longest = max(longest, len(example["input_ids"]))
-        if found and longest * (len(found) + 1) > _CALIBRATION_TOKENS:
-            break
-        found.append(example)
-    return found
 
 
 def _summarise(

@@ -13,9 +13,6 @@ from hf_tinybert.teacher import load_teacher, load_tokenizer
 from hf_tinybert.trainer import DistillationTrainer
 from hf_tinybert.training_args import DistillationTrainingArguments
 
-#: Sequences from which the principal components of a student's start are computed.
-_CALIBRATION = 64
-
 
 def run(
     model_args: Any,
@@ -25,7 +22,7 @@ def run(
 ) -> None:
     """Distil the layers of `--teacher` into `--student` on plain text, and say how close it came on held-out text."""
     corpus_args.check(data_args, training_args.max_steps)
-    if training_args.phases == "prediction":
+    if training_args.phases in ("two", "prediction"):
         raise ValueError(
             f"The general stage matches layers only, which is --phases intermediate; got {training_args.phases!r}."
         )
@@ -35,7 +32,7 @@ def run(
     data.check_max_length(data_args.max_length, locate(teacher).max_length, "the teacher")
     train, held_out = corpus.load(data_args, corpus_args, tokenizer, training_args.seed)
     collator = data.collator(tokenizer)
-    some = collator([row for row, _ in zip(train, range(_CALIBRATION), strict=False)])
+    some = collator(stage.calibration(train))
     student = stage.start_student(model_args, training_args, teacher, tokenizer, data_args.max_length, some)
     trainer = DistillationTrainer(
         model=student,

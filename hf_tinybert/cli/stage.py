@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +17,21 @@ from hf_tinybert.student import create_student
 from hf_tinybert.teacher import brings_tokenizer, check_tokenizer, load_tokenizer
 from hf_tinybert.trainer import DistillationTrainer
 from hf_tinybert.training_args import DistillationTrainingArguments
+
+#: Examples and tokens, at most, from which a student's start is computed (see `hf_tinybert.reduction`).
+_CALIBRATION, _CALIBRATION_TOKENS = 1024, 32_768
+
+
+def calibration(train: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first examples of the training data, as many as fit when all are padded to the longest."""
+    found: list[dict[str, Any]] = []
+    longest = 0
+    for example in itertools.islice(train, _CALIBRATION):
+        longest = max(longest, len(example["input_ids"]))
+        if found and longest * (len(found) + 1) > _CALIBRATION_TOKENS:
+            break
+        found.append(example)
+    return found
 
 
 def start_student(

@@ -31,7 +31,7 @@ def measure(
     teacher_name: str,
     task: tasks.Task | None,
     sentence: str,
-    mistakes: int = 20,
+    mistakes: int,
     use_cpu: bool = False,
 ) -> tuple[dict[str, Likeness], dict[str, Answers]]:
     """Compare every run's student with their teacher.
