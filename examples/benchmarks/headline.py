@@ -18,9 +18,11 @@ Where a student starts (`--arms`):
 
 What it learns, all else as in whole: no-attention, no-hidden, no-embedding, no-prediction (gold labels instead),
 no-layers (logits alone), first, last (layer mappings; uniform otherwise). How: two-phases, the paper's order, with
-another rate in the second, two-phases-high with the same; no-dropout.
+another rate in the second, two-phases-high with the same; no-dropout. untrained is the start itself: one step at
+rate 0.
 
-Smaller students (`--student`, kept apart): a preset or `L-D-F-H`, layers, width, intermediate width and heads.
+Kept apart: smaller students (`--student`: a preset or `L-D-F-H`, layers, width, intermediate width and heads), and
+runs of another length (`--steps`).
 
 Every row is an ordinary `hf-tinybert` command, printed before it runs. A finished run is not repeated, and an
 interrupted one goes on from its last checkpoint, so the script can be stopped and started at will. `--table` only
@@ -95,6 +97,7 @@ ARMS: dict[str, tuple[str, list[str]]] = {
     "two-phases": ("two phases, the second at 1e-4", [*TWO, "--learning-rate", "1e-4"]),
     "two-phases-high": ("two phases, both at 3e-4", TWO),
     "no-dropout": ("no dropout in the student", []),
+    "untrained": ("start, untrained", ["--max-steps", "1", "--learning-rate", "0"]),
 }
 
 
@@ -108,6 +111,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=["whole"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--student", default="tinybert-4l-312d")
+    parser.add_argument("--steps", type=int, help="of every run, instead of the task's own")
     parser.add_argument("--general-epochs", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each with its share of the cores")
     parser.add_argument("--table", action="store_true", help="only print the table")
@@ -162,7 +166,8 @@ def general(options: argparse.Namespace, arm: str) -> Path:
 
 def run_arm(name: str, files: dict[str, Path], folder: Path, arm: str, seed: int, options: argparse.Namespace) -> None:
     task, small = TASKS[name], options.student != "tinybert-4l-312d"
-    output = folder / f"{arm}{'@' + options.student if small else ''}-{seed}"
+    steps = f"+{options.steps}" if options.steps else ""
+    output = folder / f"{arm}{'@' + options.student if small else ''}{steps}-{seed}"
     if (output / f"{task.split}_results.json").is_file():
         return
     train = files["train"] if arm == "no-augmentation" or not task.n else files["augmented"]
@@ -171,7 +176,7 @@ def run_arm(name: str, files: dict[str, Path], folder: Path, arm: str, seed: int
     start = str(general(options, arm)) if known else shape(options, files["teacher"], files["train"], dropout)
     command = ["distill", "--teacher", str(files["teacher"]), "--student", start]
     command += ["--train-file", str(train), f"--{task.split}-file", str(files[task.split])]
-    command += ["--output-dir", str(output), "--max-steps", str(task.steps), "--bf16"]
+    command += ["--output-dir", str(output), "--max-steps", str(options.steps or task.steps), "--bf16"]
     command += ["--learning-rate", "3e-4", *results.warmup_flags()]
     command += ARMS[arm][1]
     threads = max((os.cpu_count() or 1) // options.jobs, 1)
@@ -211,7 +216,14 @@ def table(options: argparse.Namespace) -> str:
     lines.append(f"| teacher | {' | '.join(cell([teachers[name]]) for name in names)} | |")
     found = {path.name.rpartition("-")[0] for name in names for path in (options.output / name).glob("*-[0-9]*/")}
     order = list(ARMS)
-    for arm in sorted(found, key=lambda arm: ("@" in arm, arm.partition("@")[2], order.index(arm.partition("@")[0]))):
+
+    def parts(row: str) -> tuple[str, str, int]:
+        """Student, steps if not the task's own, arm."""
+        arm, _, steps = row.partition("+")
+        arm, _, student = arm.partition("@")
+        return student, steps, order.index(arm)
+
+    for arm in sorted(found, key=parts):
         scores = {
             name: [score(name, path) for path in sorted((options.output / name).glob(f"{arm}-[0-9]*/"))]
             for name in names
@@ -221,7 +233,10 @@ def table(options: argparse.Namespace) -> str:
             statistics.mean(known[name]) / teachers[name] for name in HEADLINE if known.get(name) and teachers[name]
         ]
         mean = f"{100 * statistics.mean(kept or [0]):.1f}%{'' if len(kept) == len(HEADLINE) else f' of {len(kept)}'}"
-        label = ARMS[arm.partition("@")[0]][0] + (f", {arm.partition('@')[2]}" if "@" in arm else "")
+        student, steps, which = parts(arm)
+        label = ", ".join(
+            [ARMS[order[which]][0], *([student] if student else []), *([f"{steps} steps"] if steps else [])]
+        )
         lines.append(f"| {label} | {' | '.join(cell(known[name]) for name in names)} | {mean if kept else ''} |")
     return "\n".join(lines)
 
