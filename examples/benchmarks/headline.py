@@ -17,9 +17,9 @@ Where a student starts (`--arms`):
 - random: on texts and variants, from random weights.
 
 What it learns, all else as in whole: no-attention, no-hidden, no-embedding, no-prediction (gold labels instead),
-no-layers (logits alone), first, last (layer mappings; uniform otherwise). How: two-phases, the paper's order, with
-another rate in the second, two-phases-high with the same; no-dropout. untrained is the start itself: one step at
-rate 0.
+no-layers (logits alone), first, last (layer mappings; uniform otherwise), attention-tenth, prediction-tenfold,
+prediction-most (both at once). How: two-phases, the paper's order, with another rate in the second, two-phases-high with
+the same; no-dropout. untrained is the start itself: one step at rate 0.
 
 Kept apart: smaller students (`--student`: a preset or `L-D-F-H`, layers, width, intermediate width and heads), and
 runs of another length (`--steps`).
@@ -92,6 +92,12 @@ ARMS: dict[str, tuple[str, list[str]]] = {
     "no-embedding": ("without embeddings", ["--embedding-weight", "0"]),
     "no-prediction": ("gold labels for the prediction", ["--prediction-weight", "0", "--hard-label-weight", "1"]),
     "no-layers": ("logits alone", ["--phases", "prediction"]),
+    "attention-tenth": ("attention at a tenth", ["--attention-weight", "0.1"]),
+    "prediction-tenfold": ("prediction tenfold", ["--prediction-weight", "10"]),
+    "prediction-most": (
+        "attention at a tenth, prediction tenfold",
+        ["--attention-weight", "0.1", "--prediction-weight", "10"],
+    ),
     "first": ("mapping first", ["--layer-mapping", "first"]),
     "last": ("mapping last", ["--layer-mapping", "last"]),
     "two-phases": ("two phases, the second at 1e-4", [*TWO, "--learning-rate", "1e-4"]),
@@ -208,12 +214,16 @@ def shape(options: argparse.Namespace, teacher: Path, train: Path, dropout: floa
 
 
 def table(options: argparse.Namespace) -> str:
-    """Markdown: a row an arm; for each task mean and spread, then the share kept, mean over the headline's tasks."""
+    """Markdown: a row an arm; then the share of the teacher's score that is kept, mean over the headline's tasks.
+
+    A cell is the mean, its spread over seeds, and in brackets how far the answers are from the teacher's: the mean KL
+    divergence, or squared difference of numbers.
+    """
     names = [name for name in TASKS if (options.output / name).is_dir()]
     heads = [f"{name} ({TASKS[name].metric})" for name in names]
     lines = [f"| student | {' | '.join(heads)} | kept |", "| --- |" + " ---: |" * (len(names) + 1)]
     teachers = {name: score(name, teacher_folder(name, options)) for name in names}
-    lines.append(f"| teacher | {' | '.join(cell([teachers[name]]) for name in names)} | |")
+    lines.append(f"| teacher | {' | '.join('-' if s is None else f'{s:.2f}' for s in teachers.values())} | |")
     found = {path.name.rpartition("-")[0] for name in names for path in (options.output / name).glob("*-[0-9]*/")}
     order = list(ARMS)
 
@@ -224,20 +234,22 @@ def table(options: argparse.Namespace) -> str:
         return student, steps, order.index(arm)
 
     for arm in sorted(found, key=parts):
-        scores = {
-            name: [score(name, path) for path in sorted((options.output / name).glob(f"{arm}-[0-9]*/"))]
-            for name in names
-        }
-        known = {name: [value for value in values if value is not None] for name, values in scores.items()}
+        runs = {name: sorted((options.output / name).glob(f"{arm}-[0-9]*/")) for name in names}
+        known = {name: [value for run in runs[name] if (value := score(name, run)) is not None] for name in names}
+        apart = {name: [value for run in runs[name] if (value := distance(name, run)) is not None] for name in names}
         kept = [
             statistics.mean(known[name]) / teachers[name] for name in HEADLINE if known.get(name) and teachers[name]
         ]
-        mean = f"{100 * statistics.mean(kept or [0]):.1f}%{'' if len(kept) == len(HEADLINE) else f' of {len(kept)}'}"
+        mean = (
+            f"{100 * statistics.mean(kept):.1f}%{'' if len(kept) == len(HEADLINE) else f' of {len(kept)}'}"
+            if kept
+            else ""
+        )
         student, steps, which = parts(arm)
         label = ", ".join(
             [ARMS[order[which]][0], *([student] if student else []), *([f"{steps} steps"] if steps else [])]
         )
-        lines.append(f"| {label} | {' | '.join(cell(known[name]) for name in names)} | {mean if kept else ''} |")
+        lines.append(f"| {label} | {' | '.join(cell(known[name], apart[name]) for name in names)} | {mean} |")
     return "\n".join(lines)
 
 
@@ -247,17 +259,26 @@ def teacher_folder(name: str, options: argparse.Namespace) -> Path:
     return Path(options.results / name.removesuffix("-full") / "teacher")
 
 
+def measured(name: str, run: Path) -> dict[str, float]:
+    path = run / f"{TASKS[name].split}_results.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
 def score(name: str, run: Path) -> float | None:
-    path, task = run / f"{TASKS[name].split}_results.json", TASKS[name]
-    return 100 * json.loads(path.read_text())[f"{task.split}_{task.metric}"] if path.is_file() else None
+    value = measured(name, run).get(f"{TASKS[name].split}_{TASKS[name].metric}")
+    return None if value is None else 100 * value
 
 
-def cell(values: list[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
+def distance(name: str, run: Path) -> float | None:
+    found = measured(name, run)
+    return found.get(f"{TASKS[name].split}_kl", found.get(f"{TASKS[name].split}_teacher_mse"))
+
+
+def cell(values: list[float], apart: list[float]) -> str:
+    if not values:
         return "-"
-    spread = f" ± {statistics.stdev(known):.2f}" if len(known) > 1 else ""
-    return f"{statistics.mean(known):.2f}{spread}"
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread}" + (f" ({statistics.mean(apart):.3f})" if apart else "")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ clipping, no schedule. They differ in what happens between the two forward passe
 
 - floor: nothing happens. Backward starts from a fixed random gradient at the student's last hidden state.
 - ours: what `DistillationTrainer` does in the intermediate phase.
-- bf16-teacher: the same with `teacher_mixed_precision="bf16"`, the student as before.
+- joint: what it does in every step of its default: the intermediate levels and the prediction, heads included.
+- bf16-teacher: as ours, with `teacher_mixed_precision="bf16"`, the student as before.
 - in-memory: the same with the teacher's features already there; cached: with the features read from disk.
 - plain: what a home-made `compute_loss` does with `output_attentions` and `output_hidden_states`. Such maps are
   probabilities (transformers gives no others), and need eager attention. plain-bf16-teacher: the same with bf16
@@ -202,7 +203,7 @@ def distilling(bench: Bench, phase: Phase, features: Callable[[], Features]) -> 
 
 def live_teacher(bench: Bench, phase: Phase, autocast: Callable[[], Any] = nullcontext) -> Callable[[], Features]:
     signal = teacher_signal(bench, autocast)
-    wanted = {"intermediate": phase == "intermediate", "prediction": phase == "prediction"}
+    wanted = {"intermediate": phase != "prediction", "prediction": phase != "intermediate"}
     return lambda: signal.features(bench.batch, **wanted)
 
 
@@ -254,6 +255,10 @@ def captured(bench: Bench, phase: Phase) -> Callable[[], Features]:
 
 def ours(bench: Bench) -> Variant:
     return distilling(bench, "intermediate", live_teacher(bench, "intermediate"))
+
+
+def joint(bench: Bench) -> Variant:
+    return distilling(bench, "joint", live_teacher(bench, "joint"))
 
 
 def bf16_teacher(bench: Bench) -> Variant:
@@ -438,6 +443,7 @@ class Kind:
 VARIANTS = {
     "floor": Kind(floor, "floor", "#c4cad6"),
     "ours": Kind(ours, "floor", "#d1495b"),
+    "joint": Kind(joint, "floor", "#7a1f2b"),
     "bf16-teacher": Kind(bf16_teacher, "floor", "#9d4edd"),
     "in-memory": Kind(in_memory, "floor", "#f4bcb6"),
     "cached": Kind(cached, "floor", "#e8838f"),
