@@ -105,7 +105,7 @@ distiller = DistillationTrainer(
     teacher=teacher,
     args=DistillationTrainingArguments(
         "walkthrough/student",
-        num_train_epochs=7,
+        num_train_epochs=5,
         per_device_train_batch_size=32,
         logging_steps=10,
         save_strategy="no",

@@ -85,7 +85,7 @@ def files(teacher_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reader")
     for name, split, count in [
         ("train", "train", 24),
-        ("mine", "train", 96),
+        ("mine", "train", 48),
         ("eval", "eval", 24),
         ("test", "test", 24),
     ]:
@@ -234,7 +234,7 @@ def test_the_readme_leads_from_a_file_to_answers(reader, tmp_path):
     for command in made:
         reader(["bash", "-euc", command])
     (answer,) = ast.literal_eval(reader(["bash", "-euc", asked]))
-    assert answer["label"] in {row["label"] for row in rows("train", 96)}
+    assert answer["label"] in {row["label"] for row in rows("train", 48)}
     config = json.loads((tmp_path / "reader" / "student" / "config.json").read_text(encoding="utf-8"))
     assert (config["num_hidden_layers"], config["hidden_size"]) == (4, 312)
 

@@ -73,7 +73,7 @@ class Task:
 
 TASKS = {
     "sst2": Task(2200, 5, "eval", "accuracy"),
-    "mrpc": Task(2200, 10, "eval", "accuracy"),
+    "mrpc": Task(1100, 10, "eval", "accuracy"),
     "stsb": Task(2200, 5, "eval", "pearson"),
     "clinc150": Task(2200, 5, "test", "accuracy"),
     "sst2-full": Task(6600, 0, "eval", "accuracy"),
