@@ -12,6 +12,8 @@ from hf_tinybert.comparison import Comparison
 from hf_tinybert.saving import file_beside
 
 _TEACHER, _STUDENT, _INK, _FAINT = "#8d99ae", "#d1495b", "#22223b", "#e6e8ee"
+#: Inches: no wider than what a phone's screen still shows in letters that can be read.
+_WIDTH = 6.4
 
 
 def comparison_picture(comparison: Comparison, path: str | os.PathLike[str], title: str) -> None:
@@ -79,31 +81,36 @@ def curves_picture(history: Sequence[Mapping[str, float]], path: str | os.PathLi
     for name, points in series.items():
         level, _, layer = name.partition("_")
         levels.setdefault(level if layer.isdigit() or not layer else name, {})[layer] = points
-    figure = new(figsize=(3.4 * len(levels), 3), layout="constrained")
-    axes = figure.subplots(1, len(levels), squeeze=False)
+    columns = min(len(levels), 2)
+    rows = -(-len(levels) // columns)
+    figure = new(figsize=(_WIDTH * columns / 2, 2.6 * rows), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.12)
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axis in axes[len(levels) :]:
+        axis.set_visible(False)
     from matplotlib import colormaps
 
     colours = colormaps["viridis"]
-    for axis, (level, layers) in zip(axes[0], levels.items(), strict=True):
+    for axis, (level, layers) in zip(axes, levels.items(), strict=False):
         for number, (layer, points) in enumerate(layers.items()):
             colour = _STUDENT if len(layers) == 1 else colours(0.85 * number / max(len(layers) - 1, 1))
             steps, values = zip(*points, strict=True)
             label = f"layer {layer}" if layer.isdigit() else None
             axis.plot(steps, values, color=colour, label=label, linewidth=1.6, marker="." if len(steps) < 9 else None)
-        axis.set_title(level.replace("_", " "), fontsize=10, color=_INK)
-        axis.set_xlabel("step", fontsize=9, color=_INK)
+        axis.set_title(level.replace("_", " "), fontsize=11, color=_INK)
+        axis.set_xlabel("step", fontsize=10, color=_INK)
         axis.set_ylim(bottom=0)
         _plain(axis)
         if any(layer.isdigit() for layer in layers):
-            axis.legend(frameon=False, fontsize=8)
+            axis.legend(frameon=False, fontsize=9)
     with file_beside(path) as file:
-        figure.savefig(file, dpi=120, format="png")
+        figure.savefig(file, dpi=130, format="png")
 
 
 def attention_picture(
     tokens: Sequence[str], maps: Mapping[tuple[int, int], tuple[Tensor, Tensor]], path: str | os.PathLike[str]
 ) -> None:
-    """Draw attention of student and teacher, the teacher's above the student's, one column for each pair of layers.
+    """Draw attention of student and teacher side by side, a row for each pair of layers.
 
     Args:
         tokens: that the models read, S of them.
@@ -111,22 +118,23 @@ def attention_picture(
         path: where the picture goes.
     """
     new = _figure()
-    size = max(2.6, 0.22 * len(tokens))
-    figure = new(figsize=(size * len(maps) + 1, size * 2 + 0.8), layout="constrained")
-    axes = figure.subplots(2, len(maps), squeeze=False)
-    for column, ((ours, theirs), (student, teacher)) in enumerate(maps.items()):
+    size = max(_WIDTH / 2, 0.2 * len(tokens))
+    figure = new(figsize=(size * 2, size * len(maps)), layout="constrained")
+    axes = figure.subplots(len(maps), 2, squeeze=False)
+    for row, ((ours, theirs), (student, teacher)) in enumerate(maps.items()):
         brightest = max(float(student.max()), float(teacher.max()))
-        for row, (title, values) in enumerate(((f"teacher {theirs}", teacher), (f"student {ours}", student))):
+        sides = ((f"teacher, layer {theirs}", teacher), (f"student, layer {ours}", student))
+        for column, (title, values) in enumerate(sides):
             axis = axes[row][column]
             axis.imshow(values.float().numpy(), cmap="magma", vmin=0, vmax=brightest)
-            axis.set_title(title, fontsize=9, color=_INK)
-            axis.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=6)
-            axis.set_yticks(range(len(tokens)), tokens if column == 0 else [""] * len(tokens), fontsize=6)
+            axis.set_title(title, fontsize=11, color=_INK)
+            axis.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=8)
+            axis.set_yticks(range(len(tokens)), tokens if column == 0 else [""] * len(tokens), fontsize=8)
             axis.tick_params(length=0, colors=_INK)
             for side in axis.spines.values():
                 side.set_visible(False)
     with file_beside(path) as file:
-        figure.savefig(file, dpi=120, format="png")
+        figure.savefig(file, dpi=130, format="png")
 
 
 def sizes_picture(comparisons: Mapping[str, Comparison], path: str | os.PathLike[str]) -> None:
@@ -137,7 +145,7 @@ def sizes_picture(comparisons: Mapping[str, Comparison], path: str | os.PathLike
         path: where the picture goes.
     """
     new = _figure()
-    figure = new(figsize=(9, 3.8), layout="constrained")
+    figure = new(figsize=(_WIDTH, 3.2), layout="constrained")
     panels = (("bytes_on_disk", 1e-6, "file size (MB)"), ("latency_ms", 1.0, "latency (ms)"))
     first = next(iter(comparisons.values()))
     for axis, (attribute, factor, label) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
@@ -158,14 +166,14 @@ def sizes_picture(comparisons: Mapping[str, Comparison], path: str | os.PathLike
                 textcoords="offset points",
                 ha="center",
                 va="bottom" if above else "top",
-                fontsize=8,
+                fontsize=9,
                 color=_INK,
             )
-        axis.set_xlabel(label, fontsize=9, color=_INK)
+        axis.set_xlabel(label, fontsize=10, color=_INK)
         axis.set_xlim(left=0)
         axis.margins(x=0.15, y=0.25)
         _plain(axis)
-    figure.axes[0].set_ylabel(f"{first.split} {first.metric}", fontsize=9, color=_INK)
+    figure.axes[0].set_ylabel(f"{first.split} {first.metric}", fontsize=10, color=_INK)
     with file_beside(path) as file:
         figure.savefig(file, dpi=130, format="png")
 
@@ -187,14 +195,14 @@ def layers_picture(alike: Tensor, mapping: Mapping[int, int], path: str | os.Pat
         for column in range(columns):
             value = float(alike[row, column])
             ink = "white" if value > 0.6 else _INK
-            axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink)
+            axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=9, color=ink)
     for student, teacher in mapping.items():
         axis.scatter([teacher], [student], s=620, facecolors="none", edgecolors=_STUDENT, linewidths=1.8)
     axis.set_xticks(range(columns), ["emb", *map(str, range(1, columns))])
     axis.set_yticks(range(rows), ["emb", *map(str, range(1, rows))])
-    axis.set_xlabel("teacher's layer", fontsize=9, color=_INK)
-    axis.set_ylabel("student's layer", fontsize=9, color=_INK)
-    axis.tick_params(length=0, colors=_INK, labelsize=8)
+    axis.set_xlabel("teacher's layer", fontsize=10, color=_INK)
+    axis.set_ylabel("student's layer", fontsize=10, color=_INK)
+    axis.tick_params(length=0, colors=_INK, labelsize=9)
     for side in axis.spines.values():
         side.set_visible(False)
     with file_beside(path) as file:
@@ -203,7 +211,7 @@ def layers_picture(alike: Tensor, mapping: Mapping[int, int], path: str | os.Pat
 
 def _plain(axis: Any) -> None:
     axis.grid(color=_FAINT)
-    axis.tick_params(length=0, colors=_INK, labelsize=8)
+    axis.tick_params(length=0, colors=_INK, labelsize=9)
     for side in axis.spines.values():
         side.set_visible(False)
 

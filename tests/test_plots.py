@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 
 from hf_tinybert.comparison import Comparison, ModelFacts
 from hf_tinybert.plots import attention_picture, comparison_picture, curves_picture
@@ -85,8 +86,19 @@ def test_losses_are_drawn_level_by_level(tmp_path, texts):
 def test_attention_is_drawn_side_by_side(tmp_path, texts):
     both = (torch.full((2, 2), 0.5), torch.eye(2))
     attention_picture(["[CLS]", "yes"], {(1, 3): both, (2, 6): both}, tmp_path / "attention.png")
-    for text in ("teacher 3", "student 1", "teacher 6", "student 2", "[CLS]", "yes"):
+    for text in ("teacher, layer 3", "student, layer 1", "teacher, layer 6", "student, layer 2", "[CLS]", "yes"):
         assert text in texts, text
+
+
+def test_pictures_are_narrow_enough_for_a_phone(tmp_path):
+    """Shown 380 points wide, 8 points of a picture 6.4 inches wide are still 6.6."""
+    history = [{f"loss_{level}": 1.0, "step": 1} for level in ("embedding", "hidden_1", "attention_1", "prediction")]
+    curves_picture(history, tmp_path / "losses.png")
+    maps = {(layer, layer): (torch.eye(15), torch.eye(15)) for layer in (1, 2, 3, 4)}
+    attention_picture([f"word{number}" for number in range(15)], maps, tmp_path / "attention.png")
+    for name in ("losses.png", "attention.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.width <= 6.4 * 130 + 1, name
 
 
 def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
