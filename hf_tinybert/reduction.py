@@ -60,7 +60,7 @@ def start_from_teacher(
         Starting values for the projections (see `hf_tinybert.projections.offer`), empty at equal width.
 
     Raises:
-        ValueError: the teacher's modules are named otherwise, or the student is wider.
+        ValueError: the teacher's modules are named otherwise, its weights are no numbers, or the student is wider.
     """
     if teacher.dtype != torch.float32:
         teacher = copy.deepcopy(teacher).float()
@@ -80,6 +80,8 @@ def start_from_teacher(
             f"init='teacher': the student has {student.config.max_position_embeddings} positions, more than the "
             f"teacher's {source.embeddings.position_embeddings.num_embeddings}."
         )
+    if not all(torch.isfinite(parameter).all() for parameter in teacher.parameters()):
+        raise ValueError("The teacher's weights are not all finite numbers: its training went wrong, repeat it.")
     device = teacher.device
     was_training = teacher.training
     teacher.eval()

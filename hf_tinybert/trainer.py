@@ -528,11 +528,13 @@ class DistillationTrainer(HubTrainer):
         Raises:
             FloatingPointError: the training loss is not a number.
         """
-        if "loss" in logs and self._attached:
-            logs = logs | self._drain_parts()
-            if not math.isfinite(logs["loss"]):
+        if self._attached and ("loss" in logs or "train_loss" in logs):
+            if "loss" in logs:
+                logs = logs | self._drain_parts()
+            loss = logs.get("loss", logs.get("train_loss", 0.0))  # the latter is the mean, said at the end
+            if not math.isfinite(loss):
                 raise FloatingPointError(
-                    f"The loss is {logs['loss']} at step {self.state.global_step}: lower the learning rate, clip the "
+                    f"The loss is {loss} at step {self.state.global_step}: lower the learning rate, clip the "
                     "gradient (max_grad_norm), or use bf16 or float32 instead of fp16. "
                     f"Last values: { {k: v for k, v in logs.items() if k.startswith('loss_')} }"
                 )

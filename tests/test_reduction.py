@@ -146,6 +146,14 @@ def test_more_layers_or_positions_than_the_teacher():
         create_student(teacher, tiny_models.small_config(teacher, max_position_embeddings=81))
 
 
+def test_a_teacher_without_numbers_is_refused():
+    teacher = tiny_models.model()
+    with torch.no_grad():
+        teacher.bert.encoder.layer[1].output.dense.bias[3] = torch.nan
+    with pytest.raises(ValueError, match="weights are not all finite"):
+        create_student(teacher, tiny_models.small_config(teacher))
+
+
 @pytest.mark.parametrize(
     ("family", "overrides"), [("distilbert", {}), ("electra", {"embedding_size": 12})], ids=["names", "embeddings"]
 )

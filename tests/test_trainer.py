@@ -719,6 +719,12 @@ def test_a_nan_loss_ends_the_run_with_advice(teacher, tmp_path):
         distilled(teacher, tmp_path, intermediate_learning_rate=1e30, learning_rate=1e30)
 
 
+def test_a_nan_loss_is_seen_in_a_run_that_logs_nothing(teacher, tmp_path):
+    """Fewer steps than logging_steps: the mean that is said at the end is all there is."""
+    with pytest.raises(FloatingPointError, match="The loss is nan at step"):
+        distilled(teacher, tmp_path, intermediate_learning_rate=1e30, learning_rate=1e30, logging_steps=500)
+
+
 def test_nothing_is_written_where_nothing_was_trained(teacher, tmp_path):
     args = workbench.arguments(tmp_path / "out", layer_mapping="0:0,9:9")
     with pytest.raises(ValueError, match="out of range"):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 
@@ -46,6 +47,11 @@ def run(argv: Sequence[str]) -> None:
     encoded = task.encode(tokenizer, model.config)
     trainer = HubTrainer(model=model, args=training_args, processing_class=tokenizer, **encoded.trainer_arguments())
     trainer.train(resume_from_checkpoint=arguments.resume(training_args))
+    if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
+        raise FloatingPointError(
+            f"The weights are not numbers any more after {trainer.state.global_step} steps, and are not saved: lower "
+            f"--learning-rate ({training_args.learning_rate}), or use --bf16 or float32 instead of --fp16."
+        )
     trainer.save_model()
     trainer.save_state()
     for split in ("eval", "test"):
@@ -57,13 +63,16 @@ def run(argv: Sequence[str]) -> None:
 
 
 def _load(name: str, task: tasks.Task) -> PreTrainedModel:
-    """A model with a head for the task; a head for another number of labels is refused."""
+    """A model with a head for the task; a head for another number of labels is refused.
+
+    It is float32, whatever the checkpoint is: transformers 5 would train one of half precision as it is, into NaN.
+    """
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise ValueError(f"The model folder {name} holds no model: there is no config.json in it.")
     kwargs = task.config_kwargs()
     try:
         model: PreTrainedModel
-        model, info = task.auto.from_pretrained(name, output_loading_info=True, **kwargs)
+        model, info = task.auto.from_pretrained(name, output_loading_info=True, dtype=torch.float32, **kwargs)
         task.start_head(model, info["missing_keys"])
         return model
     except (SafetensorError, RuntimeError) as error:

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 import workbench
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 QUICK = ["--use-cpu", "--disable-tqdm", "True"]
 
@@ -36,6 +37,27 @@ def test_the_pretrained_weights_were_taken_and_changed(finetuned, body):
     key = "encoder.layer.3.attention.self.query.weight"
     assert not torch.equal(before[key], after[key])
     assert torch.nn.functional.cosine_similarity(before[key].flatten(), after[key].flatten(), dim=0) > 0.95
+
+
+def test_a_checkpoint_of_half_precision_is_trained_in_float32(command, body, data_flags, tmp_path):
+    """Transformers 5 loads it as it is, and Adam's epsilon is 0 there: all weights were NaN after a few steps."""
+    AutoModel.from_pretrained(body).half().save_pretrained(tmp_path / "half")
+    AutoTokenizer.from_pretrained(body).save_pretrained(tmp_path / "half")
+    flags = ["finetune", "--model", tmp_path / "half", *data_flags, "--max-steps", "4", *QUICK]
+    result = command(*flags, "--output-dir", tmp_path / "teacher", "--per-device-train-batch-size", "4")
+    assert result.code == 0, result
+    weights = load_file(tmp_path / "teacher" / "model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_weights_that_are_no_numbers_are_not_saved(command, body, data_flags, tmp_path):
+    flags = ["finetune", "--model", body, *data_flags, "--max-steps", "3", "--learning-rate", "1e38", *QUICK]
+    result = command(*flags, "--output-dir", tmp_path / "teacher", "--per-device-train-batch-size", "4")
+    assert result.code == 2, result
+    assert "not numbers any more after 3 steps" in result.err
+    assert "lower --learning-rate" in result.err
+    assert not list((tmp_path / "teacher").glob("*.safetensors"))
 
 
 def test_a_student_without_a_teacher_and_its_resumption(command, distilled, data_flags, tmp_path):
