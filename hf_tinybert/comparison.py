@@ -68,19 +68,21 @@ class Comparison:
     machine: str = ""
 
     def __str__(self) -> str:
-        """A table with a column for each model and the factors between them."""
-        first = self.models[0]
+        """A table with a column for each model and, where there are several, the factors between them."""
+        first, several = self.models[0], len(self.models) > 1
         header = ["", *(facts.name for facts in self.models)]
         rows = [header]
         score = f"{self.split} {self.metric}"
         rows.append([score, *(_number(m.score, "{:.4f}") for m in self.models)])
-        rows.append(["share kept", *(_ratio(m.score, first.score, "{:.1%}") for m in self.models)])
+        if several:
+            rows.append(["share kept", *(_ratio(m.score, first.score, "{:.1%}") for m in self.models)])
         rows.append(["parameters", *(_millions(m.parameters, first.parameters) for m in self.models)])
         rows.append(["  in the layers", *(_millions(m.layer_parameters, first.layer_parameters) for m in self.models)])
         rows.append(["file size", *(_number(m.bytes_on_disk, "{:.1f} MB", 1e-6) for m in self.models)])
         latency = f"latency ({self.length} tokens)"
         rows.append([latency, *(_number(m.latency_ms, "{:.2f} ms") for m in self.models)])
-        rows.append(["speed-up", *(_ratio(first.latency_ms, m.latency_ms, "{:.1f}x") for m in self.models)])
+        if several:
+            rows.append(["speed-up", *(_ratio(first.latency_ms, m.latency_ms, "{:.1f}x") for m in self.models)])
         return "\n".join(_aligned(rows))
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -28,6 +28,12 @@ def test_the_table():
     ]
 
 
+def test_of_one_model_there_is_nothing_to_compare():
+    lines = str(Comparison("accuracy", "test", 32, 1, (TEACHER,))).splitlines()
+    assert [line.split("  ")[0] for line in lines[2:4]] == ["test accuracy", "parameters"]
+    assert lines[-1].startswith("latency")
+
+
 def test_what_was_not_measured_is_a_dash_and_no_line_ends_in_blanks():
     lines = str(Comparison("accuracy", "test", 32, 1, (TEACHER, UNKNOWN, STUDENT))).splitlines()
     cells = {line[:19].strip(): line[19:].split() for line in lines[2:]}
