@@ -528,10 +528,10 @@ class DistillationTrainer(HubTrainer):
         Raises:
             FloatingPointError: the training loss is not a number.
         """
-        if self._attached and ("loss" in logs or "train_loss" in logs):
+        loss = logs.get("loss", logs.get("train_loss"))  # the latter is the mean, said at the end
+        if self._attached and loss is not None:
             if "loss" in logs:
                 logs = logs | self._drain_parts()
-            loss = logs.get("loss", logs.get("train_loss", 0.0))  # the latter is the mean, said at the end
             if not math.isfinite(loss):
                 raise FloatingPointError(
                     f"The loss is {loss} at step {self.state.global_step}: lower the learning rate, clip the "

@@ -78,9 +78,8 @@ TASKS = {
     "clinc150": Task(2200, 5, "test", "accuracy"),
     "sst2-full": Task(6600, 0, "eval", "accuracy"),
 }
-TEACHER_EPOCHS = {"mrpc": 6, "stsb": 6}  # the others have results.py's
+TEACHER_EPOCHS = 6  # of MRPC and STS-B; the others have results.py's
 HEADLINE = ("sst2", "mrpc", "stsb", "clinc150")
-STARTS = {"general": "general", "general-init": "general-init", "random": "tinybert-4l-312d"}
 TWO = ["--phases", "two", "--intermediate-share", "0.6", "--intermediate-learning-rate", "3e-4"]
 ARMS: dict[str, tuple[str, list[str]]] = {
     "whole": ("whole recipe", []),
@@ -140,7 +139,7 @@ def prepare(name: str, folder: Path, options: argparse.Namespace) -> dict[str, P
     """Train and measure files, variants, and the teacher's folder under `teacher`."""
     if name in ("mrpc", "stsb"):
         files = tasks.prepare(name, options.data, folder)
-        task = replace(tasks.TASKS[name], teacher_epochs=TEACHER_EPOCHS[name])
+        task = replace(tasks.TASKS[name], teacher_epochs=TEACHER_EPOCHS)
         files["teacher"] = Path(tasks.teacher(task, files, folder))
     else:
         known = results.TASKS[name.removesuffix("-full")]
@@ -241,15 +240,11 @@ def table(options: argparse.Namespace) -> str:
         kept = [
             statistics.mean(known[name]) / teachers[name] for name in HEADLINE if known.get(name) and teachers[name]
         ]
-        mean = (
-            f"{100 * statistics.mean(kept):.1f}%{'' if len(kept) == len(HEADLINE) else f' of {len(kept)}'}"
-            if kept
-            else ""
-        )
+        mean = f"{100 * statistics.mean(kept):.1f}%" if kept else ""
+        if 0 < len(kept) < len(HEADLINE):
+            mean += f" of {len(kept)}"
         student, steps, which = parts(arm)
-        label = ", ".join(
-            [ARMS[order[which]][0], *([student] if student else []), *([f"{steps} steps"] if steps else [])]
-        )
+        label = ", ".join(filter(None, [ARMS[order[which]][0], student, steps and f"{steps} steps"]))
         lines.append(f"| {label} | {' | '.join(cell(known[name], apart[name]) for name in names)} | {mean} |")
     return "\n".join(lines)
 
