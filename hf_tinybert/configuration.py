@@ -26,6 +26,7 @@ PRESETS: dict[str, dict[str, int]] = {
         "tinybert-6l-384d": (6, 384, 1536, 12),
         "tinybert-3l-384d": (3, 384, 1536, 12),
         "tinybert-3l-192d": (3, 192, 768, 12),
+        "tinybert-6l-168d": (6, 168, 384, 12),
     }.items()
 }
 DEFAULT_PRESET = "tinybert-4l-312d"
