@@ -39,7 +39,8 @@ def create_student(
         teacher: the fine-tuned (or pretrained) teacher.
         config: a preset's name, a `TinyBertConfig` (see `TinyBertConfig.from_teacher`), or the folder or Hub
             id of an existing small checkpoint, whose weights are then taken and `init` is not used. The
-            authors' own checkpoints work: their `fit_dense` layers become the starting projections.
+            authors' own checkpoints work: their `fit_dense` layers become the starting projections. A folder
+            where a configuration was saved, and no weights, is that configuration, with the teacher's labels.
         init: `"teacher"` starts from the teacher's weights: at the teacher's width its mapped layers are
             copied as they are; narrower, embeddings and layers are reduced to the principal components of its
             hidden states, head by head (see `hf_tinybert.reduction`). `"random"` is BERT's own initialisation.
@@ -59,6 +60,9 @@ def create_student(
         bert_config = config.to_bert_config() if isinstance(config, TinyBertConfig) else copy.deepcopy(config)
     elif str(config) in PRESETS:
         bert_config = TinyBertConfig.from_teacher(teacher.config, str(config)).to_bert_config()
+    elif _is_shape(config):
+        bert_config = _config(str(config))
+        _take_labels(bert_config, teacher)
     elif _is_checkpoint(config):
         return _from_checkpoint(teacher, str(config), own_vocabulary)
     else:
@@ -91,6 +95,19 @@ def _is_checkpoint(name: str | os.PathLike[str]) -> bool:
     return Path(name).is_dir() or "/" in str(name)
 
 
+def _is_shape(name: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds the configuration of a model that was never made: no weights, and no class of them."""
+    folder = Path(name)
+    if not (folder / "config.json").is_file() or any((*folder.glob("*.safetensors*"), *folder.glob("*.bin*"))):
+        return False
+    return "architectures" not in PretrainedConfig.get_config_dict(folder)[0]
+
+
+def _take_labels(config: PretrainedConfig, teacher: PreTrainedModel) -> None:
+    config.id2label, config.label2id = dict(teacher.config.id2label), dict(teacher.config.label2id)
+    config.problem_type = teacher.config.problem_type
+
+
 def _from_checkpoint(teacher: PreTrainedModel, name: str, own_vocabulary: bool) -> PreTrainedModel:
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise ValueError(f"The student folder {name} holds no model: there is no config.json in it.")
@@ -104,8 +121,7 @@ def _from_checkpoint(teacher: PreTrainedModel, name: str, own_vocabulary: bool) 
     if model_class.__name__ in (config.architectures or []):
         LabelOrder.between(config, teacher.config)
     else:
-        config.id2label, config.label2id = dict(teacher.config.id2label), dict(teacher.config.label2id)
-        config.problem_type = teacher.config.problem_type
+        _take_labels(config, teacher)
     student: PreTrainedModel
     student, info = auto.from_pretrained(name, config=config, output_loading_info=True, dtype=torch.float32)
     if config.problem_type == MULTI_LABEL:

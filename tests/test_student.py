@@ -9,7 +9,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForPreTraining
 
-from hf_tinybert import create_student
+from hf_tinybert import TinyBertConfig, create_student
 from hf_tinybert.configuration import PRESETS
 from hf_tinybert.projections import Projections, offered
 from hf_tinybert.teacher import fingerprint
@@ -205,4 +205,22 @@ def test_other_labels_or_another_vocabulary(overrides, message, init, tmp_path):
         tiny_models.small_config(teacher, **overrides).to_bert_config()
     ).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=message):
+        create_student(teacher, tmp_path)
+
+
+def test_a_folder_with_a_configuration_alone_is_a_shape(teacher, tmp_path):
+    sizes = {"num_hidden_layers": 2, "hidden_size": 48, "num_attention_heads": 4}
+    TinyBertConfig(**sizes).save_pretrained(tmp_path)  # of BERT's vocabulary, and two labels
+    first = create_student(teacher, tmp_path)
+    second = create_student(teacher, TinyBertConfig.from_teacher(teacher.config, **sizes))
+    assert first.config.id2label == teacher.config.id2label
+    assert offered(first).keys() == offered(second).keys()
+    for (name, one), (_, other) in zip(first.named_parameters(), second.named_parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, msg=name)
+
+
+def test_a_folder_that_has_lost_its_weights_is_no_shape(teacher, tmp_path):
+    create_student(teacher, "tinybert-3l-192d").save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(OSError, match=r"safetensors"):
         create_student(teacher, tmp_path)

@@ -38,20 +38,17 @@ import statistics
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
 
 import recipe
 import results
 import tasks
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig
 
-from hf_tinybert import TinyBertConfig, create_student
+from hf_tinybert import TinyBertConfig
 from hf_tinybert.configuration import PRESETS
 
-STARTING = Lock()
-CALIBRATION = 1024  # texts from which a start's principal components come, as in `hf-tinybert distill`
-TEXTS = ("sentence", "sentence1", "text", "sentence2")
-BATCH = 32
+TINYBERT = "tinybert-4l-312d"
+GENERAL = {"general": "random", "general-init": "teacher"}  # where the student starts that goes over plain text
 
 
 @dataclass(frozen=True)
@@ -109,20 +106,24 @@ ARMS: dict[str, tuple[str, list[str]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with glue/, clinc150/, glove/, wikitext2/")
+    parser.add_argument("--data", type=Path, required=True, help="folder with glue/, clinc150/, glove/")
     parser.add_argument("--masked-lm", type=Path, required=True, help="masked language model of the augmentation")
     parser.add_argument("--output", type=Path, default=Path("runs/headline"))
     parser.add_argument("--results", type=Path, default=Path("runs/results"), help="where results.py keeps its runs")
     parser.add_argument("--task", nargs="+", choices=TASKS, default=list(HEADLINE))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=["whole"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--student", default="tinybert-4l-312d")
+    parser.add_argument("--student", default=TINYBERT)
     parser.add_argument("--steps", type=int, help="of every run, instead of the task's own")
     parser.add_argument("--general-epochs", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each with its share of the cores")
     parser.add_argument("--table", action="store_true", help="only print the table")
     options = parser.parse_args()
     if not options.table:
+        if options.student != TINYBERT and (unfit := set(GENERAL) & set(options.arms)):
+            parser.error(f"The general student is a {TINYBERT}: --arms {' '.join(unfit)} goes without --student.")
+        for arm in set(GENERAL) & set(options.arms):  # before the runs, which go side by side
+            recipe.general_student(options, GENERAL[arm])
         jobs = []
         for seed in options.seeds:
             for name in options.task:
@@ -155,32 +156,15 @@ def prepare(name: str, folder: Path, options: argparse.Namespace) -> dict[str, P
     return files
 
 
-def general(options: argparse.Namespace, arm: str) -> Path:
-    """The student that was distilled on plain text."""
-    if arm == "general":
-        return recipe.general_student(options)
-    corpus = recipe.general_student(options).parent / "corpus"
-    output = options.output / "general-init"
-    if not (output / "eval_results.json").is_file():
-        command = ["distill", "--stage", "general", "--teacher", results.body(), "--student", "tinybert-4l-312d"]
-        command += ["--train-file", str(corpus), "--max-length", "128", "--output-dir", str(output)]
-        command += ["--num-train-epochs", str(options.general_epochs), "--intermediate-learning-rate", "3e-4"]
-        command += ["--intermediate-lr-scheduler-type", "linear", "--intermediate-warmup-ratio", "0.06"]
-        recipe.distill(command, output, options.output / "general-init.log", seed=0, threads=os.cpu_count() or 1)
-    return output
-
-
 def run_arm(name: str, files: dict[str, Path], folder: Path, arm: str, seed: int, options: argparse.Namespace) -> None:
-    task, small = TASKS[name], options.student != "tinybert-4l-312d"
+    task, small = TASKS[name], options.student != TINYBERT
     steps = f"+{options.steps}" if options.steps else ""
     output = folder / f"{arm}{'@' + options.student if small else ''}{steps}-{seed}"
     if (output / f"{task.split}_results.json").is_file():
         return
     train = files["train"] if arm == "no-augmentation" or not task.n else files["augmented"]
-    dropout = 0.0 if arm == "no-dropout" else None
-    known = arm in ("general", "general-init")
-    start = str(general(options, arm)) if known else shape(options, files["teacher"], files["train"], dropout)
-    command = ["distill", "--teacher", str(files["teacher"]), "--student", start]
+    start = options.output / arm if arm in GENERAL else shape(options, files["teacher"], arm)
+    command = ["distill", "--teacher", str(files["teacher"]), "--student", str(start)]
     command += ["--train-file", str(train), f"--{task.split}-file", str(files[task.split])]
     command += ["--output-dir", str(output), "--max-steps", str(options.steps or task.steps), "--bf16"]
     command += ["--learning-rate", "3e-4", *results.warmup_flags()]
@@ -189,27 +173,20 @@ def run_arm(name: str, files: dict[str, Path], folder: Path, arm: str, seed: int
     recipe.distill(command, output, folder / f"{output.name}.log", seed, threads)
 
 
-def shape(options: argparse.Namespace, teacher: Path, train: Path, dropout: float | None) -> str:
-    """What `--student` is given: a preset, or a folder with a student of these sizes from the teacher's weights."""
+def shape(options: argparse.Namespace, teacher: Path, arm: str) -> str:
+    """What `--student` is given: a preset, or a folder with a configuration of these sizes."""
     preset = options.student in PRESETS
-    if preset and dropout is None:
+    if preset and arm != "no-dropout":
         return str(options.student)
-    kind = "" if dropout is None else "-no-dropout"
-    folder = options.output / "starts" / f"{options.student}-{teacher.parent.name}{kind}"
-    with STARTING:
-        if not (folder / "config.json").is_file():
-            model = AutoModelForSequenceClassification.from_pretrained(teacher)
-            sizes = {} if dropout is None else {"hidden_dropout_prob": dropout}
-            if not preset:
-                names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
-                sizes |= dict(zip(names, map(int, options.student.split("-")), strict=True))
-            config = TinyBertConfig.from_teacher(model.config, *([options.student] if preset else []), **sizes)
-            tokenizer = AutoTokenizer.from_pretrained(teacher)
-            rows = [json.loads(line) for line in train.read_text(encoding="utf-8").splitlines()[:CALIBRATION]]
-            columns = [[row[name] for row in rows] for name in TEXTS if name in rows[0]]
-            batch = tokenizer(*columns, truncation=True, max_length=128, padding=True, return_tensors="pt")
-            create_student(model, config, calibration=batch).save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+    sizes = {"hidden_dropout_prob": 0.0} if arm == "no-dropout" else {}
+    if not preset:
+        names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
+        sizes |= dict(zip(names, map(int, options.student.split("-")), strict=True))
+    config = TinyBertConfig.from_teacher(
+        AutoConfig.from_pretrained(teacher), *([options.student] if preset else []), **sizes
+    )
+    folder = options.output / "shapes" / f"{options.student}-{teacher.parent.name}-{arm}"
+    config.save_pretrained(folder)
     return str(folder)
 
 

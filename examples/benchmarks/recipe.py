@@ -111,9 +111,10 @@ def columns(task: str, row: dict[str, str]) -> dict[str, object]:
     return glue.pair(row)
 
 
-def general_student(options: argparse.Namespace) -> Path:
-    """The student that was distilled on plain text."""
-    output = options.output / "general"
+def general_student(options: argparse.Namespace, init: str = "random") -> Path:
+    """The student that was distilled on plain text, from random weights or the encoder's (`init="teacher"`)."""
+    name = "general" if init == "random" else "general-init"
+    output = options.output / name
     if (output / "eval_results.json").is_file():
         return output
     corpus = options.output / "corpus"
@@ -125,10 +126,10 @@ def general_student(options: argparse.Namespace) -> Path:
         texts = [row[name].strip() for row in glue.rows(options.data, FOLDERS[task]) for name in names]
         (corpus / f"{task}.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
     command = ["distill", "--stage", "general", "--teacher", results.body(), "--student", "tinybert-4l-312d"]
-    command += ["--init", "random", "--train-file", str(corpus), "--max-length", "128", "--output-dir", str(output)]
+    command += ["--init", init, "--train-file", str(corpus), "--max-length", "128", "--output-dir", str(output)]
     command += ["--num-train-epochs", str(options.general_epochs), "--intermediate-learning-rate", "3e-4"]
     command += ["--intermediate-lr-scheduler-type", "linear", "--intermediate-warmup-ratio", "0.06"]
-    distill(command, output, options.output / "general.log", seed=0, threads=os.cpu_count() or 1)
+    distill(command, output, options.output / f"{name}.log", seed=0, threads=os.cpu_count() or 1)
     return output
 
 

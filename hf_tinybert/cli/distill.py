@@ -25,12 +25,15 @@ class DistillArguments:
     )
     student: str = field(
         default=DEFAULT_PRESET,
-        metadata={"help": f"A preset ({', '.join(PRESETS)}), or folder or Hub id of a small checkpoint."},
+        metadata={
+            "help": f"A preset ({', '.join(PRESETS)}), folder or Hub id of a small checkpoint, or a folder with "
+            "nothing but a config.json."
+        },
     )
     init: str = field(
         default="teacher",
         metadata={
-            "help": "Start of a preset: the teacher's own weights, or random.",
+            "help": "Start of a preset or configuration: the teacher's own weights, or random.",
             "choices": ["teacher", "random"],
         },
     )
