@@ -2,10 +2,13 @@
 
     python examples/benchmarks/headline.py --data ../shared/data --masked-lm ../shared/models/minilm-mlm
 
+runs the rows of HEADLINE: `tinybert-4l-312d` and `tinybert-6l-168d`, three seeds of each task. `--ablation` runs those
+of ABLATION instead, and any of the flags below what they say.
+
 Teachers are all-MiniLM-L6-v2, fine-tuned on all training data of each task (those of results.py and tasks.py).
-Students are `tinybert-4l-312d`; all of one task are trained for the same number of steps of 32 rows, at the defaults
-of `hf-tinybert distill` (every step matches all levels, rate 3e-4 with warm-up and decay). SST-2 and CLINC150 are
-subsets of 10,000 training sentences (results.py's); `sst2-full` has all.
+Students of one task are trained for the same number of steps of 32 rows, every one of which matches all levels, in
+bf16, at a rate of 3e-4 with warm-up over 6%, linear decay and weight decay 0.01. SST-2 and CLINC150 are subsets of
+10,000 training sentences (results.py's); `sst2-full` has all, and no variants.
 
 Where a student starts (`--arms`):
 
@@ -25,8 +28,9 @@ Kept apart: smaller students (`--student`: a preset or `L-D-F-H`, layers, width,
 runs of another length (`--steps`).
 
 Every row is an ordinary `hf-tinybert` command, printed before it runs. A finished run is not repeated, and an
-interrupted one goes on from its last checkpoint, so the script can be stopped and started at will. `--table` only
-prints what is there. On two cores a run takes 6 to 10 minutes, a teacher 5 to 45.
+interrupted distillation goes on from its last checkpoint, so the script can be stopped and started at will (with
+other settings give another `--output`). `--table` only prints what is there. On two cores, two at a time, a run takes
+4 to 16 minutes, a teacher 5 to 45.
 """
 
 from __future__ import annotations
@@ -34,10 +38,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import recipe
 import results
@@ -76,7 +82,13 @@ TASKS = {
     "sst2-full": Task(4400, 0, "eval", "accuracy"),
 }
 TEACHER_EPOCHS = 6  # of MRPC and STS-B; the others have results.py's
-HEADLINE = ("sst2", "mrpc", "stsb", "clinc150")
+TASKS_OF_MEAN = ("sst2", "mrpc", "stsb", "clinc150")
+SMALL = "tinybert-6l-168d"
+HEADLINE: list[dict[str, Any]] = [
+    {},
+    {"student": SMALL, "steps": 1100},
+    {"task": ["sst2-full"], "seeds": [0]},
+]
 TWO = ["--phases", "two", "--intermediate-share", "0.6", "--intermediate-learning-rate", "3e-4"]
 ARMS: dict[str, tuple[str, list[str]]] = {
     "whole": ("whole recipe", []),
@@ -103,6 +115,17 @@ ARMS: dict[str, tuple[str, list[str]]] = {
     "untrained": ("start, untrained", ["--max-steps", "1", "--learning-rate", "0"]),
 }
 
+DEFAULTS = {"task": list(TASKS_OF_MEAN), "arms": ["whole"], "seeds": [0, 1, 2], "student": TINYBERT, "steps": None}
+ABLATION = {
+    "task": ["sst2", "clinc150"],
+    "seeds": [0],
+    "steps": 1100,
+    "arms": [
+        *("whole", "random", "general", "general-init", "no-augmentation", "no-attention", "no-hidden"),
+        *("no-embedding", "no-prediction", "no-layers", "first", "last"),
+    ],
+}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -110,30 +133,37 @@ def main() -> None:
     parser.add_argument("--masked-lm", type=Path, required=True, help="masked language model of the augmentation")
     parser.add_argument("--output", type=Path, default=Path("runs/headline"))
     parser.add_argument("--results", type=Path, default=Path("runs/results"), help="where results.py keeps its runs")
-    parser.add_argument("--task", nargs="+", choices=TASKS, default=list(HEADLINE))
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=["whole"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--student", default=TINYBERT)
+    parser.add_argument("--task", nargs="+", choices=TASKS)
+    parser.add_argument("--arms", nargs="+", choices=ARMS)
+    parser.add_argument("--seeds", nargs="+", type=int)
+    parser.add_argument("--student")
     parser.add_argument("--steps", type=int, help="of every run, instead of the task's own")
+    parser.add_argument("--ablation", action="store_true", help="the rows of the ablation")
     parser.add_argument("--general-epochs", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each with its share of the cores")
     parser.add_argument("--table", action="store_true", help="only print the table")
     options = parser.parse_args()
-    if not options.table:
-        if options.student != TINYBERT and (unfit := set(GENERAL) & set(options.arms)):
-            parser.error(f"The general student is a {TINYBERT}: --arms {' '.join(unfit)} goes without --student.")
-        for arm in set(GENERAL) & set(options.arms):  # before the runs, which go side by side
-            recipe.general_student(options, GENERAL[arm])
-        jobs = []
-        for seed in options.seeds:
-            for name in options.task:
-                folder = options.output / name
-                folder.mkdir(parents=True, exist_ok=True)
-                files = prepare(name, folder, options)
-                jobs += [(name, files, folder, arm, seed, options) for arm in options.arms]
-        with ThreadPoolExecutor(options.jobs) as pool:
-            list(pool.map(lambda job: run_arm(*job), jobs))
+    given = {name: value for name in DEFAULTS if (value := getattr(options, name)) is not None}
+    for row in [ABLATION] if options.ablation else [given] if given else HEADLINE:
+        if not options.table:
+            run_row(parser, argparse.Namespace(**vars(options) | DEFAULTS | row))
     print(table(options))
+
+
+def run_row(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.student != TINYBERT and (unfit := GENERAL.keys() & set(options.arms)):
+        parser.error(f"The general student is a {TINYBERT}: --arms {' '.join(unfit)} goes without --student.")
+    for arm in GENERAL.keys() & set(options.arms):  # before the runs, which go side by side
+        recipe.general_student(options, GENERAL[arm])
+    jobs = []
+    for seed in options.seeds:
+        for name in options.task:
+            folder = options.output / name
+            folder.mkdir(parents=True, exist_ok=True)
+            files = prepare(name, folder, options)
+            jobs += [(name, files, folder, arm, seed, options) for arm in options.arms]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(lambda job: run_arm(*job), jobs))
 
 
 def prepare(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Path]:
@@ -201,8 +231,9 @@ def table(options: argparse.Namespace) -> str:
     lines = [f"| student | {' | '.join(heads)} | kept |", "| --- |" + " ---: |" * (len(names) + 1)]
     teachers = {name: score(name, teacher_folder(name, options)) for name in names}
     lines.append(f"| teacher | {' | '.join('-' if s is None else f'{s:.2f}' for s in teachers.values())} | |")
-    found = {path.name.rpartition("-")[0] for name in names for path in (options.output / name).glob("*-[0-9]*/")}
+    folders = [path.name for name in names for path in (options.output / name).glob("*-[0-9]*/")]
     order = list(ARMS)
+    found = {name.rpartition("-")[0] for name in folders if re.split("[@+]|-[0-9]+$", name)[0] in ARMS}
 
     def parts(row: str) -> tuple[str, str, int]:
         """Student, steps if not the task's own, arm."""
@@ -215,10 +246,12 @@ def table(options: argparse.Namespace) -> str:
         known = {name: [value for run in runs[name] if (value := score(name, run)) is not None] for name in names}
         apart = {name: [value for run in runs[name] if (value := distance(name, run)) is not None] for name in names}
         kept = [
-            statistics.mean(known[name]) / teachers[name] for name in HEADLINE if known.get(name) and teachers[name]
+            statistics.mean(known[name]) / teachers[name]
+            for name in TASKS_OF_MEAN
+            if known.get(name) and teachers[name]
         ]
         mean = f"{100 * statistics.mean(kept):.1f}%" if kept else ""
-        if 0 < len(kept) < len(HEADLINE):
+        if 0 < len(kept) < len(TASKS_OF_MEAN):
             mean += f" of {len(kept)}"
         student, steps, which = parts(arm)
         label = ", ".join(filter(None, [ARMS[order[which]][0], student, steps and f"{steps} steps"]))
