@@ -41,6 +41,7 @@ def test_old_files_are_replaced_others_stay_and_what_a_killed_run_left_goes(tmp_
     assert not list(tmp_path.glob(".partial-*"))
 
 
+@pytest.mark.one_world("5")
 def test_of_two_processes_one_writes_and_the_other_leaves_it_alone(tmp_path):
     """Transformers 5 asks every process to save."""
     command = workbench.worker(saving_worker.__file__, tmp_path, processes=2)

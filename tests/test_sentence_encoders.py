@@ -57,7 +57,13 @@ def vectors_of(model, texts, pooling="mean"):
     return torch.stack(found)
 
 
-@pytest.mark.parametrize("preset", ["tinybert-3l-192d", "tinybert-3l-384d"])
+@pytest.mark.parametrize(
+    "preset",
+    [
+        pytest.param("tinybert-3l-192d", marks=pytest.mark.one_world("5")),
+        pytest.param("tinybert-3l-384d", marks=pytest.mark.one_world("4.57")),
+    ],
+)
 def test_from_two_phases_to_sentence_transformers(preset, encoder, body, tmp_path):
     """Both phases by default; narrower, the folder has a linear layer to the teacher's width."""
     student = student_of(encoder, preset)

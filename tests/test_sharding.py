@@ -13,6 +13,7 @@ import workbench
 from accelerate.commands.config.config_args import load_config_from_file
 
 
+@pytest.mark.one_world("5")
 def test_a_sharded_step_equals_the_whole_batch_in_one_process(teacher_folder, tmp_path):
     result = tmp_path / "result.json"
     command = workbench.worker(shard_worker.__file__, teacher_folder, result, processes=2)

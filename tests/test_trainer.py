@@ -414,7 +414,13 @@ def test_hyperparameter_search(teacher, tmp_path):
     assert hooks(teacher) == 0
 
 
-@pytest.mark.parametrize("cache", ["none", "logits"])
+@pytest.mark.parametrize(
+    "cache",
+    [
+        pytest.param("none", marks=pytest.mark.one_world("4.57")),
+        pytest.param("logits", marks=pytest.mark.one_world("5")),
+    ],
+)
 def test_a_batch_that_does_not_fit_is_made_smaller(cache, teacher, tmp_path):
     """As `auto_find_batch_size` says: what was begun with too large a batch is begun again, phases and all."""
     sizes = []

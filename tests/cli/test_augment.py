@@ -58,6 +58,7 @@ def test_rows_and_variants_are_written(augment, tmp_path):
     assert [entry.name for entry in output.parent.glob("*.partial*")] == []
 
 
+@pytest.mark.one_world("4.57")
 def test_a_teacher_drops_variants(augment, teacher_path, tmp_path):
     output = tmp_path / "augmented.jsonl"
     result = augment(output, "--p", 0.9, "--n", 3, "--filter-teacher", teacher_path)
@@ -67,6 +68,7 @@ def test_a_teacher_drops_variants(augment, teacher_path, tmp_path):
     assert len(output.read_text().splitlines()) == 100 + int(result.out.partition("variants: ")[2].split()[0])
 
 
+@pytest.mark.one_world("4.57")
 def test_the_augmented_file_trains(augment, command, files, teacher_path, tmp_path):
     augmented = tmp_path / "augmented.csv"
     assert augment(augmented, "--n", 2).code == 0

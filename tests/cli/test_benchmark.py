@@ -46,6 +46,7 @@ def test_models_and_shapes_side_by_side(command, tiny, tmp_path, monkeypatch):
         assert f"{timing['sequences_per_second']:,.1f}" in result.out
 
 
+@pytest.mark.one_world("4.57")
 def test_of_real_weights_in_every_runtime_that_is_installed(command, body, tokenizer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     AutoModelForSequenceClassification.from_pretrained(body).save_pretrained("minilm")

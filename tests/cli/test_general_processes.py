@@ -122,6 +122,7 @@ def test_killed_while_training(undisturbed, text, body, start, tmp_path):
     assert_equal(home, undisturbed)
 
 
+@pytest.mark.one_world("4.57")
 def test_two_launched_processes_equal_one(undisturbed, text, body, start, tmp_path):
     home = tmp_path / "home"
     done = run(text, body, start, home, processes=2)
