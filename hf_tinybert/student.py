@@ -12,15 +12,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, BertConfig, PretrainedConfig, PreTrainedModel
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
 
-from hf_tinybert import heads, projections, provenance, reduction, sentence_folder
+from hf_tinybert import adapters, heads, projections, provenance, reduction, sentence_folder
+from hf_tinybert.calibration import typical_batch
 from hf_tinybert.configuration import PRESETS, TinyBertConfig, preset_sizes
 from hf_tinybert.families import locate
 from hf_tinybert.labels import LabelOrder
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.prediction import MULTI_LABEL
 from hf_tinybert.teacher import auto_class, check_vocabularies
+
+logger = logging.get_logger(__name__)
 
 Init = Literal["teacher", "random"]
 
@@ -80,6 +83,44 @@ def create_student(
         projections.offer(student, offer)
     provenance.record(student, teacher, init=init)
     return student
+
+
+def student_of_data(
+    teacher: Any,
+    config: str | PretrainedConfig,
+    layer_mapping: str,
+    dataset: Any,
+    tokenizer: Any,
+    own_vocabulary: bool = False,
+) -> PreTrainedModel:
+    """The student that a preset's name or a configuration stands for, from its teacher's weights and training data.
+
+    Args:
+        teacher: a model; with an adapter, a copy of both in one is started from.
+        config: for `create_student`.
+        layer_mapping: for `create_student`.
+        dataset: the training data, tokenised.
+        tokenizer: that pads them.
+        own_vocabulary: for `create_student`.
+
+    Raises:
+        ValueError: the teacher is not a model, or as for `create_student`.
+    """
+    if isinstance(teacher, str | os.PathLike):
+        raise ValueError(
+            f"A student that is to be made ({config if isinstance(config, str) else type(config).__name__}) starts "
+            f"from its teacher's weights: give the teacher as a model, got the name {str(teacher)!r}."
+        )
+    typical = typical_batch(dataset, tokenizer)
+    if typical is None and not (isinstance(config, str) and _is_checkpoint(config)):
+        logger.warning(
+            "The student starts without having seen any text, and is worse for it: give a processing_class and a "
+            "train_dataset of tokenised examples, or a student that was made with create_student(calibration=...)."
+        )
+    source = adapters.merge_adapter(teacher)
+    return create_student(
+        source, config, layer_mapping=layer_mapping, calibration=typical, own_vocabulary=own_vocabulary
+    )
 
 
 def _student_class(teacher: PreTrainedModel, config: PretrainedConfig) -> Any:

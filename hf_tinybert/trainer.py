@@ -18,7 +18,14 @@ from typing import Any, TypeAlias
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
-from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import (
+    DataCollatorWithPadding,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    set_seed,
+)
 from transformers.utils import logging
 
 from hf_tinybert import adapters, card, checkpoints, compat, provenance, sampling, sentence_folder, teacher_inputs
@@ -42,6 +49,7 @@ from hf_tinybert.settings import (
     pooling_of,
 )
 from hf_tinybert.sharing import default_folder
+from hf_tinybert.student import student_of_data
 from hf_tinybert.teacher import auto_class, check_tokenizer, freeze, load_teacher
 from hf_tinybert.teacher_cache import opening, rows
 from hf_tinybert.teacher_signal import LiveTeacher, SeveralTeachers, TeacherSignal
@@ -95,7 +103,9 @@ class DistillationTrainer(HubTrainer):
     Evaluation uses the student's ordinary loss.
 
     Args:
-        model: the student (see `create_student`), or use `model_init`.
+        model: the student (see `create_student`), or what `create_student` makes one of: a preset's name or a
+            `TinyBertConfig`, which then starts from the weights of the `teacher` (a model, no name) and texts of the
+            `train_dataset`, or the name of a checkpoint. Or use `model_init`.
         teacher: a model, a folder, or a Hub id; with a LoRA adapter (a `PeftModel`, or its folder), a copy with the
             adapter worked into its weights teaches. Of a list of teachers, logits are averaged, and the first one's
             layers are matched.
@@ -123,7 +133,7 @@ class DistillationTrainer(HubTrainer):
 
     def __init__(
         self,
-        model: PreTrainedModel | None = None,
+        model: PreTrainedModel | PretrainedConfig | str | None = None,
         args: DistillationTrainingArguments | None = None,
         *positional: Any,
         teacher: Teacher | Sequence[Teacher] | None = None,
@@ -149,6 +159,15 @@ class DistillationTrainer(HubTrainer):
                 "hooks. Start the script with `torchrun --nproc-per-node N` or `accelerate launch`, or show it one "
                 "GPU with CUDA_VISIBLE_DEVICES=0."
             )
+        collator, dataset, _, tokenizer = (
+            positional[place] if len(positional) > place else kwargs.get(name)
+            for place, name in enumerate(("data_collator", "train_dataset", "eval_dataset", "processing_class"))
+        )
+        given = [teacher] if isinstance(teacher, Teacher) or adapters.has_adapter(teacher) else list(teacher)
+        if isinstance(model, str | PretrainedConfig):
+            set_seed(args.seed)
+            own = teacher_processing_class is not None
+            model = student_of_data(given[0], model, args.layer_mapping, dataset, tokenizer, own)
         if peft_config is not None:
             if model is None:
                 raise ValueError("peft_config goes with model; with model_init, let that return a PeftModel.")
@@ -168,10 +187,6 @@ class DistillationTrainer(HubTrainer):
         self._parts: dict[str, Tensor] = {}
         self._phase_of_part: dict[str, Phase] = {}
         self._steps_in_phase: Counter[Phase] = Counter()
-        collator, dataset = (
-            positional[place] if len(positional) > place else kwargs.get(name)
-            for place, name in enumerate(("data_collator", "train_dataset"))
-        )
         # Streams have no lengths to group by, and transformers 4.57 refuses to try.
         streams = isinstance(dataset, torch.utils.data.IterableDataset)
         with compat.without_grouping(args) if streams else nullcontext():
@@ -190,7 +205,6 @@ class DistillationTrainer(HubTrainer):
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
         self._hard_label_function, self.compute_loss_func = self.compute_loss_func, None
-        given = [teacher] if isinstance(teacher, Teacher) or adapters.has_adapter(teacher) else list(teacher)
         self.teachers = [self._take_teacher(each, teacher_init_kwargs) for each in given]
         self.teacher = self.teachers[0]
         self.teacher_weights = _shares(teacher_weights, len(self.teachers))

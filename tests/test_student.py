@@ -6,10 +6,12 @@ import pytest
 import tiny_models
 import torch
 import transformers
+import workbench
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForPreTraining
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForPreTraining, set_seed
 
 from hf_tinybert import TinyBertConfig, create_student
+from hf_tinybert.calibration import typical_batch
 from hf_tinybert.configuration import PRESETS
 from hf_tinybert.projections import Projections, offered
 from hf_tinybert.teacher import fingerprint
@@ -224,3 +226,28 @@ def test_a_folder_that_has_lost_its_weights_is_no_shape(teacher, tmp_path):
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(OSError, match=r"safetensors"):
         create_student(teacher, tmp_path)
+
+
+def test_a_trainer_makes_the_student_of_a_name_from_its_own_texts(teacher, tmp_path):
+    args = workbench.arguments(tmp_path, phases="joint", max_steps=2, layer_mapping="last", seed=3)
+    rows, pad = workbench.household()["train"], workbench.tokenizer()
+    trainer = workbench.trainer("tinybert-3l-192d", teacher, args)
+    set_seed(3)
+    batch = typical_batch(rows, pad)
+    expected = create_student(teacher, "tinybert-3l-192d", layer_mapping="last", calibration=batch)
+    for (name, one), (_, other) in zip(trainer.student.named_parameters(), expected.named_parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, msg=name)
+    trainer.train()
+    shape = TinyBertConfig.from_teacher(teacher.config, num_hidden_layers=2, hidden_size=96, intermediate_size=128)
+    assert workbench.trainer(shape, teacher, args).student.config.hidden_size == 96
+
+
+def test_a_trainer_that_has_no_texts_says_so(teacher, tmp_path, caplog):
+    args = workbench.arguments(tmp_path)
+    workbench.trainer("tinybert-3l-192d", teacher, args, processing_class=None)
+    assert "without having seen any text" in caplog.text
+
+
+def test_a_trainer_cannot_make_a_student_of_a_teachers_name(teacher_folder, tmp_path):
+    with pytest.raises(ValueError, match=r"\(tinybert-3l-192d\) starts from its teacher's weights: give the teacher"):
+        workbench.trainer("tinybert-3l-192d", str(teacher_folder), workbench.arguments(tmp_path))

@@ -17,7 +17,7 @@ from transformers import (
     HfArgumentParser,
     set_seed,
 )
-from hf_tinybert import DistillationTrainer as Trainer, DistillationTrainingArguments as TrainingArguments, create_student
+from hf_tinybert import DistillationTrainer as Trainer, DistillationTrainingArguments as TrainingArguments
 
 task_to_keys = {
     "cola": ("sentence", None),
@@ -120,7 +120,7 @@ def main():
         return metrics
 
     trainer = Trainer(
-        model=create_student(model), teacher=model,
+        model="tinybert-4l-312d", teacher=model,
         args=training_args,
         train_dataset=train_dataset if training_args.do_train else None,
         eval_dataset=eval_dataset if training_args.do_eval else None,

@@ -17,7 +17,7 @@ from transformers import (
     HfArgumentParser,
     set_seed,
 )
-from hf_tinybert import DistillationTrainer as Trainer, DistillationTrainingArguments as TrainingArguments, create_student
+from hf_tinybert import DistillationTrainer as Trainer, DistillationTrainingArguments as TrainingArguments
 
 
 @dataclass
@@ -152,7 +152,7 @@ def main():
         return {"exact_match": 100 * float(np.mean(exact)), "f1": 100 * float(np.mean(f1))}
 
     trainer = QuestionAnsweringTrainer(
-        model=create_student(model), teacher=model,
+        model="tinybert-4l-312d", teacher=model,
         args=training_args,
         train_dataset=train_dataset if training_args.do_train else None,
         eval_dataset=eval_dataset if training_args.do_eval else None,

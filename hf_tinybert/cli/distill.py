@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hf_tinybert import comparison, corpus, data, tasks
+from hf_tinybert.calibration import typical_examples
 from hf_tinybert.cli import arguments, general, stage
 from hf_tinybert.configuration import DEFAULT_PRESET, PRESETS
 from hf_tinybert.families import locate
@@ -76,7 +77,7 @@ def run(argv: Sequence[str]) -> None:
     own = stage.own_tokenizer(model_args, training_args, tokenizer) if task.of_texts else None
     encoded = task.encode(own or tokenizer, teacher.config)
     train = encoded.splits["train"]
-    some = encoded.collator(stage.calibration(train))
+    some = encoded.collator(typical_examples(train))
     student = stage.start_student(
         model_args, training_args, teacher, own or tokenizer, data_args.max_length, some, own is not None
     )

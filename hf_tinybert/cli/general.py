@@ -7,6 +7,7 @@ from typing import Any
 from transformers import AutoModel
 
 from hf_tinybert import corpus, data
+from hf_tinybert.calibration import typical_examples
 from hf_tinybert.cli import stage
 from hf_tinybert.families import locate
 from hf_tinybert.teacher import load_teacher, load_tokenizer
@@ -32,7 +33,7 @@ def run(
     data.check_max_length(data_args.max_length, locate(teacher).max_length, "the teacher")
     train, held_out = corpus.load(data_args, corpus_args, tokenizer, training_args.seed)
     collator = data.collator(tokenizer)
-    some = collator(stage.calibration(train))
+    some = collator(typical_examples(train))
     student = stage.start_student(model_args, training_args, teacher, tokenizer, data_args.max_length, some)
     trainer = DistillationTrainer(
         model=student,

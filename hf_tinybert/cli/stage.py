@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
@@ -19,28 +16,6 @@ from hf_tinybert.student import create_student
 from hf_tinybert.teacher import brings_tokenizer, check_tokenizer, load_tokenizer
 from hf_tinybert.trainer import DistillationTrainer
 from hf_tinybert.training_args import DistillationTrainingArguments
-
-#: Examples and tokens, at most, from which a student's start is computed (see `hf_tinybert.reduction`).
-_CALIBRATION, _CALIBRATION_TOKENS = 1024, 32_768
-
-
-def calibration(train: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Examples from all over the training data, as many as fit when all are padded to the longest.
-
-    Variants of a text stand beside it in the data: the first examples would be few texts. Of a stream they are the
-    first, which is all that can be had.
-    """
-    found: list[dict[str, Any]] = []
-    longest = 0
-    examples = iter(train)
-    if isinstance(train, Dataset):
-        examples = (train[i] for i in random.Random(0).sample(range(len(train)), min(len(train), _CALIBRATION)))
-    for example in itertools.islice(examples, _CALIBRATION):
-        longest = max(longest, len(example["input_ids"]))
-        if found and longest * (len(found) + 1) > _CALIBRATION_TOKENS:
-            break
-        found.append(example)
-    return found
 
 
 def start_student(
