@@ -87,7 +87,7 @@ def create_student(
 
 def student_of_data(
     teacher: Any,
-    config: str | PretrainedConfig,
+    config: str | os.PathLike[str] | PretrainedConfig,
     layer_mapping: str,
     dataset: Any,
     tokenizer: Any,
@@ -107,12 +107,12 @@ def student_of_data(
         ValueError: the teacher is not a model, or as for `create_student`.
     """
     if isinstance(teacher, str | os.PathLike):
+        name = type(config).__name__ if isinstance(config, PretrainedConfig) else config
         raise ValueError(
-            f"A student that is to be made ({config if isinstance(config, str) else type(config).__name__}) starts "
-            f"from its teacher's weights: give the teacher as a model, got the name {str(teacher)!r}."
+            f"A student that is to be made ({name}) starts from its teacher's weights: give the teacher as a model, got the name {str(teacher)!r}."
         )
     typical = typical_batch(dataset, tokenizer)
-    if typical is None and not (isinstance(config, str) and _is_checkpoint(config)):
+    if typical is None and (isinstance(config, PretrainedConfig) or not _is_checkpoint(config)):
         logger.warning(
             "The student starts without having seen any text, and is worse for it: give a processing_class and a "
             "train_dataset of tokenised examples, or a student that was made with create_student(calibration=...)."

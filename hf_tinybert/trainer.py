@@ -133,7 +133,7 @@ class DistillationTrainer(HubTrainer):
 
     def __init__(
         self,
-        model: PreTrainedModel | PretrainedConfig | str | None = None,
+        model: PreTrainedModel | PretrainedConfig | str | os.PathLike[str] | None = None,
         args: DistillationTrainingArguments | None = None,
         *positional: Any,
         teacher: Teacher | Sequence[Teacher] | None = None,
@@ -164,7 +164,7 @@ class DistillationTrainer(HubTrainer):
             for place, name in enumerate(("data_collator", "train_dataset", "eval_dataset", "processing_class"))
         )
         given = [teacher] if isinstance(teacher, Teacher) or adapters.has_adapter(teacher) else list(teacher)
-        if isinstance(model, str | PretrainedConfig):
+        if isinstance(model, str | os.PathLike | PretrainedConfig):
             set_seed(args.seed)
             own = teacher_processing_class is not None
             model = student_of_data(given[0], model, args.layer_mapping, dataset, tokenizer, own)

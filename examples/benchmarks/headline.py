@@ -121,7 +121,7 @@ ABLATION = {
     "seeds": [0],
     "steps": 1100,
     "arms": [
-        *("whole", "random", "general", "general-init", "no-augmentation", "no-attention", "no-hidden"),
+        *("whole", "untrained", "random", "general", "general-init", "no-augmentation", "no-attention", "no-hidden"),
         *("no-embedding", "no-prediction", "no-layers", "first", "last"),
     ],
 }
