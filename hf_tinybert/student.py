@@ -109,7 +109,8 @@ def student_of_data(
     if isinstance(teacher, str | os.PathLike):
         name = type(config).__name__ if isinstance(config, PretrainedConfig) else config
         raise ValueError(
-            f"A student that is to be made ({name}) starts from its teacher's weights: give the teacher as a model, got the name {str(teacher)!r}."
+            f"A student that is to be made ({name}) starts from its teacher's weights: give the teacher as a model, "
+            f"got the name {str(teacher)!r}."
         )
     typical = typical_batch(dataset, tokenizer)
     if typical is None and (isinstance(config, PretrainedConfig) or not _is_checkpoint(config)):
