@@ -49,7 +49,8 @@ def create_student(
             hidden states, head by head (see `hf_tinybert.reduction`). `"random"` is BERT's own initialisation.
         layer_mapping: which teacher layers a narrower or shallower student starts from.
         calibration: a tokenised batch (`input_ids`, `attention_mask`, ...) of typical text, from which the
-            principal components are computed; without it, random tokens serve.
+            principal components are computed; without it, random tokens serve, and a narrower student starts far
+            worse (`docs/results.md`). `DistillationTrainer(model="tinybert-4l-312d", ...)` takes the training data.
         own_vocabulary: the student reads other tokens than the teacher (see `teacher_processing_class` of
             `DistillationTrainer`): `config` then brings its own vocabulary, and `init="teacher"` is not possible.
 
@@ -79,6 +80,12 @@ def create_student(
     student: PreTrainedModel = _student_class(teacher, bert_config)(bert_config).eval()
     if init == "teacher":
         mapping = LayerMapping.build(layer_mapping, locate(student).num_layers, locate(teacher).num_layers)
+        if calibration is None and bert_config.hidden_size < teacher.config.hidden_size:
+            logger.warning(
+                "The student starts without having seen any text, and is worse for it: give create_student a "
+                "`calibration` batch, or DistillationTrainer the name of the student, a `processing_class` and a "
+                "`train_dataset` of tokenised examples."
+            )
         offer = reduction.start_from_teacher(student, teacher, mapping, calibration)
         projections.offer(student, offer)
     provenance.record(student, teacher, init=init)
@@ -113,11 +120,6 @@ def student_of_data(
             f"got the name {str(teacher)!r}."
         )
     typical = typical_batch(dataset, tokenizer)
-    if typical is None and (isinstance(config, PretrainedConfig) or not _is_checkpoint(config)):
-        logger.warning(
-            "The student starts without having seen any text, and is worse for it: give a processing_class and a "
-            "train_dataset of tokenised examples, or a student that was made with create_student(calibration=...)."
-        )
     source = adapters.merge_adapter(teacher)
     return create_student(
         source, config, layer_mapping=layer_mapping, calibration=typical, own_vocabulary=own_vocabulary
