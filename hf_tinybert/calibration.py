@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -27,11 +27,7 @@ def typical_examples(dataset: Any) -> list[Any]:
     """
     found: list[Any] = []
     longest = 0
-    chosen: Iterable[Any] = dataset
-    if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
-        count = len(dataset)
-        chosen = (dataset[i] for i in random.Random(0).sample(range(count), min(count, _EXAMPLES)))
-    for example in itertools.islice(chosen, _EXAMPLES):
+    for example in itertools.islice(_spread(dataset), _EXAMPLES):
         longest = max(longest, len(example["input_ids"]))
         if found and longest * (len(found) + 1) > _TOKENS:
             break
@@ -46,11 +42,19 @@ def typical_batch(dataset: Any, tokenizer: Any) -> dict[str, Tensor] | None:
         dataset: the training data, or `None`.
         tokenizer: that pads.
     """
-    if not isinstance(tokenizer, PreTrainedTokenizerBase) or not isinstance(dataset, Iterable):
+    if not isinstance(tokenizer, PreTrainedTokenizerBase) or dataset is None:
         return None
-    first = next(iter(dataset), None)
+    first = next(_spread(dataset), None)
     if not isinstance(first, Mapping) or "input_ids" not in first:
         return None
     rows = [{name: example[name] for name in _INPUTS if name in example} for example in typical_examples(dataset)]
     padded = tokenizer.pad(rows, return_tensors="pt")
     return {name: torch.as_tensor(value) for name, value in padded.items()}
+
+
+def _spread(dataset: Any) -> Iterator[Any]:
+    """The examples in the order of a fixed draw, or of a stream as they come."""
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        return iter(dataset)
+    count = len(dataset)
+    return (dataset[i] for i in random.Random(0).sample(range(count), min(count, _EXAMPLES)))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from datasets import Dataset
 
 from hf_tinybert.calibration import typical_batch, typical_examples
@@ -44,8 +45,22 @@ def test_a_batch_is_the_models_inputs_of_these_examples_and_no_more(tokenizer):
     assert sorted(batch["attention_mask"].sum(1).tolist()) == sorted(map(len, rows["input_ids"]))
 
 
+def test_a_data_set_of_torch_will_do(tokenizer):
+    class Plain(torch.utils.data.Dataset):
+        rows = tuple(tokenizer(text) for text in ("lights on", "play some jazz in the kitchen"))
+
+        def __len__(self):
+            return len(self.rows)
+
+        def __getitem__(self, index):
+            return self.rows[index]
+
+    assert typical_batch(Plain(), tokenizer)["input_ids"].shape[0] == 2
+
+
 def test_there_is_no_batch_where_nothing_is_tokenised(tokenizer):
     texts = Dataset.from_dict({"text": ["lights on"]})
     assert typical_batch(texts, tokenizer) is None
     assert typical_batch(None, tokenizer) is None
+    assert typical_batch(texts.select([]), tokenizer) is None
     assert typical_batch(texts.map(lambda row: tokenizer(row["text"])), None) is None
