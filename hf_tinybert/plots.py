@@ -170,8 +170,9 @@ def sizes_picture(comparisons: Mapping[str, Comparison], path: str | os.PathLike
                 color=_INK,
             )
         axis.set_xlabel(label, fontsize=10, color=_INK)
-        axis.set_xlim(left=0)
-        axis.margins(x=0.15, y=0.25)
+        axis.margins(y=0.25)
+        if points:
+            axis.set_xlim(0, 1.2 * max(x for x, _ in points))
         _plain(axis)
     figure.axes[0].set_ylabel(f"{first.split} {first.metric}", fontsize=10, color=_INK)
     with file_beside(path) as file:

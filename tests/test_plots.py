@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from hf_tinybert.comparison import Comparison, ModelFacts
-from hf_tinybert.plots import attention_picture, comparison_picture, curves_picture
+from hf_tinybert.plots import attention_picture, comparison_picture, curves_picture, sizes_picture
 
 pytest.importorskip("matplotlib")
 
@@ -88,6 +88,25 @@ def test_attention_is_drawn_side_by_side(tmp_path, texts):
     attention_picture(["[CLS]", "yes"], {(1, 3): both, (2, 6): both}, tmp_path / "attention.png")
     for text in ("teacher, layer 3", "student, layer 1", "teacher, layer 6", "student, layer 2", "[CLS]", "yes"):
         assert text in texts, text
+
+
+def test_no_point_lies_on_the_edge(tmp_path, monkeypatch):
+    import matplotlib.figure
+
+    figures = []
+    save = matplotlib.figure.Figure.savefig
+    monkeypatch.setattr(
+        matplotlib.figure.Figure, "savefig", lambda figure, *a, **k: figures.append(figure) or save(figure, *a, **k)
+    )
+    comparison = Comparison("accuracy", "eval", 32, 1, (TEACHER, STUDENT))
+    sizes_picture({"student": comparison}, tmp_path / "sizes.png")
+    (figure,) = figures
+    for axis, largest in zip(figure.axes, (90, 6.0), strict=True):
+        places = [tuple(dots.get_offsets()[0]) for dots in axis.collections]
+        assert {x for x, _ in places} == {largest, largest / 3}
+        for x, y in places:
+            assert 0 < x < 0.9 * axis.get_xlim()[1]
+            assert axis.get_ylim()[0] < y < axis.get_ylim()[1]
 
 
 def test_pictures_are_narrow_enough_for_a_phone(tmp_path):
