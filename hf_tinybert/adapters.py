@@ -20,6 +20,13 @@ from hf_tinybert import auto_classes
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 _ADAPTER_CONFIG = "adapter_config.json"
+#: peft's task of an adapter -> the Auto class of the model that it belongs to.
+AUTO_CLASSES = {
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+    "FEATURE_EXTRACTION": "AutoModel",
+}
 #: What the last layer of a task head is called.
 _HEADS = ("classifier.weight", "out_proj.weight", "score.weight")
 #: Folder beside a student's adapter that holds the model which the adapter belongs to.
@@ -108,12 +115,22 @@ def base_of(name: str | os.PathLike[str]) -> str:
     Raises:
         ValueError: the adapter does not say.
     """
-    base = json.loads((Path(name) / _ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    base = _saved_config(name).get("base_model_name_or_path")
     if not base:
         raise ValueError(
             f"The adapter {name} does not say which model it belongs to: load it with peft and pass that."
         )
     return str(base)
+
+
+def task_type(name: str | os.PathLike[str]) -> str | None:
+    """What peft was told that an adapter's model does, for example `SEQ_CLS`."""
+    said: str | None = _saved_config(name).get("task_type")
+    return said
+
+
+def _saved_config(name: str | os.PathLike[str]) -> dict[str, Any]:
+    return dict(json.loads((Path(name) / _ADAPTER_CONFIG).read_text(encoding="utf-8")))
 
 
 def load_merged(name: str | os.PathLike[str], auto: Any, kwargs: Mapping[str, Any], role: str) -> PreTrainedModel:

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoConfig, BertConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import cached_file, logging
 
-from hf_tinybert import adapters, heads, projections, provenance, reduction, sentence_folder
+from hf_tinybert import heads, projections, provenance, reduction, sentence_folder
 from hf_tinybert.calibration import typical_batch
 from hf_tinybert.configuration import PRESETS, TinyBertConfig, preset_sizes
 from hf_tinybert.families import locate
@@ -93,7 +93,7 @@ def create_student(
 
 
 def student_of_data(
-    teacher: Any,
+    teacher: PreTrainedModel,
     config: str | os.PathLike[str] | PretrainedConfig,
     layer_mapping: str,
     dataset: Any,
@@ -103,7 +103,7 @@ def student_of_data(
     """The student that a preset's name or a configuration stands for, from its teacher's weights and training data.
 
     Args:
-        teacher: a model; with an adapter, a copy of both in one is started from.
+        teacher: a model without an adapter.
         config: for `create_student`.
         layer_mapping: for `create_student`.
         dataset: the training data, tokenised.
@@ -111,18 +111,12 @@ def student_of_data(
         own_vocabulary: for `create_student`.
 
     Raises:
-        ValueError: the teacher is not a model, or as for `create_student`.
+        ValueError: as for `create_student`.
     """
-    if isinstance(teacher, str | os.PathLike):
-        name = type(config).__name__ if isinstance(config, PretrainedConfig) else config
-        raise ValueError(
-            f"A student that is to be made ({name}) starts from its teacher's weights: give the teacher as a model, "
-            f"got the name {str(teacher)!r}."
-        )
-    typical = typical_batch(dataset, tokenizer)
-    source = adapters.merge_adapter(teacher)
+    made = isinstance(config, PretrainedConfig) or str(config) in PRESETS or _is_shape(config)
+    typical = typical_batch(dataset, tokenizer) if made else None
     return create_student(
-        source, config, layer_mapping=layer_mapping, calibration=typical, own_vocabulary=own_vocabulary
+        teacher, config, layer_mapping=layer_mapping, calibration=typical, own_vocabulary=own_vocabulary
     )
 
 

@@ -61,6 +61,32 @@ def auto_class(model: PreTrainedModel) -> Any:
     raise ValueError(f"{type(model).__name__} belongs to none of {', '.join(_AUTO_CLASSES)}.")
 
 
+def saved_class(name: str | os.PathLike[str], role: str = "teacher") -> Any:
+    """The Auto class of a checkpoint, by the class that it was saved from; of an adapter, by its task.
+
+    Args:
+        name: folder or Hub id.
+        role: what the message calls it.
+
+    Raises:
+        ValueError: the folder holds no model, or what it was saved from is no encoder's task.
+    """
+    if adapters.is_adapter(name):
+        said = adapters.task_type(name)
+        found = adapters.AUTO_CLASSES.get(said or "")
+    else:
+        config = teacher_config(name, role)
+        said = ", ".join(config.architectures or [])
+        known = (each for each in _AUTO_CLASSES if auto_classes.saved_from(config, getattr(transformers, each)))
+        found = next(known, None)
+    if found is None:
+        raise ValueError(
+            f"The {role} {name} does not say which task it was trained for ({said or 'nothing is said'}): load it "
+            f"with the class of its task, one of {', '.join(_AUTO_CLASSES)}, and give the model."
+        )
+    return getattr(transformers, found)
+
+
 def pipeline_tag(model: PreTrainedModel) -> str:
     """A model's task as `pipeline()` names it; text classification of a class that is not known."""
     try:

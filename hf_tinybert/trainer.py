@@ -50,7 +50,7 @@ from hf_tinybert.settings import (
 )
 from hf_tinybert.sharing import default_folder
 from hf_tinybert.student import student_of_data
-from hf_tinybert.teacher import auto_class, check_tokenizer, freeze, load_teacher
+from hf_tinybert.teacher import auto_class, check_tokenizer, freeze, load_teacher, saved_class
 from hf_tinybert.teacher_cache import opening, rows
 from hf_tinybert.teacher_signal import LiveTeacher, SeveralTeachers, TeacherSignal
 from hf_tinybert.training_args import DistillationTrainingArguments
@@ -89,6 +89,25 @@ def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
+def _loaded(teacher: Teacher, auto: Any, reads: Any, init_kwargs: Mapping[str, Any] | None) -> PreTrainedModel:
+    """A teacher, with its adapter worked in, or loaded where it is a name.
+
+    Args:
+        teacher: a model or a name.
+        auto: the Auto class of a name.
+        reads: its tokenizer, if there is any.
+        init_kwargs: of `from_pretrained`, for a name.
+    """
+    if isinstance(teacher, str | os.PathLike):
+        if isinstance(reads, PreTrainedTokenizerBase):
+            check_tokenizer(reads, teacher, "teacher")
+        loaded: PreTrainedModel = load_teacher(teacher, auto, init_kwargs)
+        return loaded
+    if init_kwargs:
+        raise ValueError("teacher_init_kwargs goes with a teacher given by name; this one is already loaded.")
+    return adapters.merge_adapter(teacher)
+
+
 def _asks_for_fsdp(args: DistillationTrainingArguments) -> bool:
     """Whether the arguments or accelerate's launcher ask for FSDP."""
     return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
@@ -104,8 +123,8 @@ class DistillationTrainer(HubTrainer):
 
     Args:
         model: the student (see `create_student`), or what `create_student` makes one of: a preset's name or a
-            `TinyBertConfig`, which then starts from the weights of the `teacher` (a model, no name) and texts of the
-            `train_dataset`, or the name of a checkpoint. Or use `model_init`.
+            `TinyBertConfig`, which then starts from the weights of the `teacher` and texts of the `train_dataset`, or
+            the name of a checkpoint. Or use `model_init`.
         teacher: a model, a folder, or a Hub id; with a LoRA adapter (a `PeftModel`, or its folder), a copy with the
             adapter worked into its weights teaches. Of a list of teachers, logits are averaged, and the first one's
             layers are matched.
@@ -165,8 +184,12 @@ class DistillationTrainer(HubTrainer):
         )
         given = [teacher] if isinstance(teacher, Teacher) or adapters.has_adapter(teacher) else list(teacher)
         if isinstance(model, str | os.PathLike | PretrainedConfig):
+            # The teacher comes first then: by name, it is loaded as what it was saved from.
+            first, reads = given[0], teacher_processing_class or tokenizer
+            auto = saved_class(first) if isinstance(first, str | os.PathLike) else auto_class(first)
+            given = [_loaded(each, auto, reads, teacher_init_kwargs) for each in given]
             set_seed(args.seed)
-            own = teacher_processing_class is not None
+            own, teacher_init_kwargs = teacher_processing_class is not None, None
             model = student_of_data(given[0], model, args.layer_mapping, dataset, tokenizer, own)
         if peft_config is not None:
             if model is None:
@@ -235,15 +258,8 @@ class DistillationTrainer(HubTrainer):
         return self._signal is not None
 
     def _take_teacher(self, teacher: Teacher, init_kwargs: Mapping[str, Any] | None) -> PreTrainedModel:
-        if adapters.has_adapter(teacher):
-            teacher = adapters.merge_adapter(teacher)
-        if not isinstance(teacher, PreTrainedModel):
-            reads = self.teacher_processing_class or self.processing_class
-            if isinstance(reads, PreTrainedTokenizerBase):
-                check_tokenizer(reads, teacher, "teacher")
-            teacher = load_teacher(teacher, auto_class(self.student), init_kwargs)
-        elif init_kwargs:
-            raise ValueError("teacher_init_kwargs goes with a teacher given by name; this one is already loaded.")
+        reads = self.teacher_processing_class or self.processing_class
+        teacher = _loaded(teacher, auto_class(self.student), reads, init_kwargs)
         if teacher is self.student:
             raise ValueError("Teacher and student are the same object.")
         if getattr(teacher, "hf_device_map", None) is None and not getattr(teacher, "is_quantized", False):

@@ -14,7 +14,7 @@ from hf_tinybert import TinyBertConfig, create_student
 from hf_tinybert.calibration import typical_batch
 from hf_tinybert.configuration import PRESETS
 from hf_tinybert.projections import Projections, offered
-from hf_tinybert.teacher import fingerprint
+from hf_tinybert.teacher import fingerprint, saved_class
 
 
 @pytest.mark.parametrize("init", ["teacher", "random"])
@@ -248,6 +248,36 @@ def test_a_trainer_that_has_no_texts_says_so(teacher, tmp_path, caplog):
     assert "without having seen any text" in caplog.text
 
 
-def test_a_trainer_cannot_make_a_student_of_a_teachers_name(teacher_folder, tmp_path):
-    with pytest.raises(ValueError, match=r"\(tinybert-3l-192d\) starts from its teacher's weights: give the teacher"):
-        workbench.trainer("tinybert-3l-192d", str(teacher_folder), workbench.arguments(tmp_path))
+@pytest.mark.parametrize("form", ["folder", "adapter folder"])
+def test_a_trainer_makes_the_student_of_a_teacher_that_is_named(form, teacher, teacher_folder, tmp_path):
+    if form == "adapter folder":
+        peft = pytest.importorskip("peft")
+        adapted = peft.get_peft_model(
+            teacher, peft.LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["query"], init_lora_weights=False)
+        )
+        adapted.save_pretrained(tmp_path / "adapter")
+        teacher_folder, teacher = tmp_path / "adapter", adapted.merge_and_unload()
+    args = workbench.arguments(tmp_path)
+    named = workbench.trainer("tinybert-3l-192d", teacher_folder, args, teacher_init_kwargs={"dtype": torch.float32})
+    given = workbench.trainer("tinybert-3l-192d", teacher, args)
+    assert type(named.teacher) is type(teacher)
+    assert named.student.config.id2label == teacher.config.id2label
+    for (name, one), (_, other) in zip(
+        named.student.named_parameters(), given.student.named_parameters(), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6, msg=name)
+
+
+def test_a_named_teacher_says_what_it_is(body, teacher, tmp_path):
+    assert saved_class(body).__name__ == "AutoModel"
+    teacher.save_pretrained(tmp_path)
+    assert saved_class(tmp_path).__name__ == "AutoModelForSequenceClassification"
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    for said in (["BertForPreTraining"], None):
+        (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": said}), encoding="utf-8")
+        with pytest.raises(ValueError, match=r"does not say which task .*(BertForPreTraining|nothing is said)"):
+            workbench.trainer("tinybert-3l-192d", tmp_path, workbench.arguments(tmp_path))
+    with pytest.raises(ValueError, match="teacher_init_kwargs goes with a teacher given by name"):
+        workbench.trainer(
+            "tinybert-3l-192d", teacher, workbench.arguments(tmp_path), teacher_init_kwargs={"revision": "main"}
+        )
