@@ -21,8 +21,9 @@ Where a student starts (`--arms`):
 
 What it learns, all else as in whole: no-attention, no-hidden, no-embedding, no-prediction (gold labels instead),
 no-layers (logits alone), first, last (layer mappings; uniform otherwise), attention-tenth, prediction-tenfold,
-prediction-most (both at once). How: two-phases, the paper's order, with another rate in the second, two-phases-high
-with the same; no-dropout. untrained is the start itself: one step at rate 0.
+prediction-most (both at once), relations, relations-tenfold (those of queries, keys and values as in MiniLMv2, instead
+of attention scores). How: two-phases, the paper's order, with another rate in the second, two-phases-high with the
+same; no-dropout. untrained is the start itself: one step at rate 0.
 
 Kept apart: smaller students (`--student`: a preset or `L-D-F-H`, layers, width, intermediate width and heads), and
 runs of another length (`--steps`).
@@ -106,6 +107,11 @@ ARMS: dict[str, tuple[str, list[str]]] = {
     "prediction-most": (
         "attention at a tenth, prediction tenfold",
         ["--attention-weight", "0.1", "--prediction-weight", "10"],
+    ),
+    "relations": ("relations in place of attention scores", ["--head-matching", "relations"]),
+    "relations-tenfold": (
+        "relations in place of attention scores, tenfold",
+        ["--head-matching", "relations", "--attention-weight", "10"],
     ),
     "first": ("mapping first", ["--layer-mapping", "first"]),
     "last": ("mapping last", ["--layer-mapping", "last"]),
