@@ -11,8 +11,6 @@ import seqeval.metrics as seqeval
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import f1_score
-from torchmetrics.functional.regression import spearman_corrcoef
-from torchmetrics.functional.text import squad
 from transformers import EvalPrediction
 
 
@@ -39,6 +37,8 @@ def vector_cosine(prediction: EvalPrediction) -> dict[str, float]:
 
 def vector_ranking(prediction: EvalPrediction, scores: Sequence[float]) -> dict[str, float]:
     """Spearman's rank correlation of gold scores and the cosines of pairs, whose two vectors follow each other."""
+    from torchmetrics.functional.regression import spearman_corrcoef  # here: half a second of every command's start
+
     vectors = torch.from_numpy(np.asarray(_logits(prediction)))
     cosines = F.cosine_similarity(vectors[0::2], vectors[1::2], dim=-1)
     return {"spearman": float(spearman_corrcoef(cosines, torch.tensor(scores, dtype=cosines.dtype)))}
@@ -91,6 +91,8 @@ def answers(chosen: Sequence[str], gold: Sequence[Sequence[str]]) -> dict[str, f
         chosen: an answer for each question; empty where there is none.
         gold: the answers that are right; none where there is none.
     """
+    from torchmetrics.functional.text import squad  # here: half a second of every command's start
+
     said: Any = [{"prediction_text": text, "id": str(row)} for row, text in enumerate(chosen)]
     true: Any = [
         {"answers": {"text": list(texts) or [""], "answer_start": [0] * max(len(texts), 1)}, "id": str(row)}
