@@ -108,6 +108,12 @@ def _loaded(teacher: Teacher, auto: Any, reads: Any, init_kwargs: Mapping[str, A
     return adapters.merge_adapter(teacher)
 
 
+def _trains(optimizer: torch.optim.Optimizer, student: torch.nn.Module) -> bool:
+    """Whether an optimizer holds any trainable parameter of the student."""
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return any(id(parameter) in held for parameter in student.parameters() if parameter.requires_grad)
+
+
 def _asks_for_fsdp(args: DistillationTrainingArguments) -> bool:
     """Whether the arguments or accelerate's launcher ask for FSDP."""
     return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
@@ -132,7 +138,7 @@ class DistillationTrainer(HubTrainer):
         teacher_processing_class: the teacher's tokenizer, where it is another than the student's: the data then carry
             the teacher's own inputs (see `hf_tinybert.tokenize_for_teacher`), and what both say of a whole text is
             matched (`phases="prediction"`).
-        args: the arguments; `DistillationTrainingArguments` of the same output folder by default.
+        args: the arguments; `DistillationTrainingArguments("tmp_trainer")` by default.
         teacher_init_kwargs: for a teacher given by name: further arguments of `from_pretrained`.
         peft_config: peft's configuration of an adapter (`LoraConfig(task_type="SEQ_CLS", ...)`), which is then trained
             in place of the student's own weights. A student may also come as a `PeftModel`. The adapter is saved, and
@@ -182,6 +188,8 @@ class DistillationTrainer(HubTrainer):
             positional[place] if len(positional) > place else kwargs.get(name)
             for place, name in enumerate(("data_collator", "train_dataset", "eval_dataset", "processing_class"))
         )
+        # `tokenizer` was its name before transformers 5; collators that pad have one too.
+        tokenizer = tokenizer or kwargs.get("tokenizer") or getattr(collator, "tokenizer", None)
         given = [teacher] if isinstance(teacher, Teacher) or adapters.has_adapter(teacher) else list(teacher)
         if isinstance(model, str | os.PathLike | PretrainedConfig):
             # The teacher comes first then: by name, it is loaded as what it was saved from.
@@ -223,6 +231,13 @@ class DistillationTrainer(HubTrainer):
             raise ValueError(
                 "FSDP of version 1 cannot give the student's weights back whole once training is over: use version 2 "
                 "(`fsdp_version: 2` in accelerate's file, see examples/accelerate/fsdp.yaml)."
+            )
+        if self.optimizer is not None and not _trains(self.optimizer, self.student):
+            raise ValueError(
+                "The optimizer that was given (optimizers=...) holds none of the student's trainable parameters, so "
+                "nothing would be learnt: a script's `model.parameters()` are the teacher's now. Make the student "
+                "first (`create_student`) and the optimizer of its parameters, or give "
+                "optimizer_cls_and_kwargs=(torch.optim.AdamW, {...})."
             )
         # Our loss is a share of the global batch's mean; the Trainer divides it by the accumulation steps.
         self.model_accepts_loss_kwargs = False

@@ -10,7 +10,7 @@ import workbench
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForPreTraining, set_seed
 
-from hf_tinybert import TinyBertConfig, create_student
+from hf_tinybert import DistillationTrainer, TinyBertConfig, compat, create_student
 from hf_tinybert.calibration import typical_batch
 from hf_tinybert.configuration import PRESETS
 from hf_tinybert.projections import Projections, offered
@@ -244,8 +244,19 @@ def test_a_trainer_makes_the_student_of_a_name_from_its_own_texts(teacher, tmp_p
 
 def test_a_trainer_that_has_no_texts_says_so(teacher, tmp_path, caplog):
     args = workbench.arguments(tmp_path)
-    workbench.trainer("tinybert-3l-192d", teacher, args, processing_class=None)
+    workbench.trainer("tinybert-3l-192d", teacher, args, train_dataset=None)
     assert "without having seen any text" in caplog.text
+
+
+def test_the_collators_tokenizer_serves_too(teacher, tmp_path, caplog):
+    args = workbench.arguments(tmp_path)
+    workbench.trainer("tinybert-3l-192d", teacher, args, processing_class=None)
+    if not compat.HAS_SAMPLING_STRATEGY:  # transformers 4.57 still takes the old name
+        rows = workbench.household()["train"]
+        DistillationTrainer(
+            "tinybert-3l-192d", args, train_dataset=rows, tokenizer=workbench.tokenizer(), teacher=teacher
+        )
+    assert "without having seen any text" not in caplog.text
 
 
 @pytest.mark.parametrize("form", ["folder", "adapter folder"])

@@ -384,6 +384,14 @@ def test_a_users_optimiser_trains_the_projections_too(teacher, tmp_path):
     assert all(not torch.equal(before[name], after[name]) for name in before)
 
 
+def test_an_optimiser_of_the_teachers_parameters_is_refused(teacher, tmp_path):
+    """That of a script whose two lines were changed: training would end without an error, and teach nothing."""
+    optimiser = torch.optim.SGD(teacher.parameters(), lr=0.1)
+    args = workbench.arguments(tmp_path, **SHORT)
+    with pytest.raises(ValueError, match="none of the student's trainable parameters"):
+        workbench.trainer("tinybert-3l-192d", teacher, args, optimizers=(optimiser, None))
+
+
 def test_training_twice_goes_on(teacher, tmp_path):
     trainer = distilled(teacher, tmp_path)
     first = workbench.weights(trainer)
