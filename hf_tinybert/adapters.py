@@ -28,7 +28,7 @@ AUTO_CLASSES = {
     "FEATURE_EXTRACTION": "AutoModel",
 }
 #: What the last layer of a task head is called.
-_HEADS = ("classifier.weight", "out_proj.weight", "score.weight")
+_HEADS = ("classifier.weight", "out_proj.weight", "score.weight", "qa_outputs.weight")
 #: Folder beside a student's adapter that holds the model which the adapter belongs to.
 BASE_FOLDER = "base"
 
@@ -77,7 +77,11 @@ def add_adapter(student: PreTrainedModel, peft_config: Any) -> Any:
 
 
 def save_base(
-    student: Any, tokenizer: Any, output_dir: str | os.PathLike[str], staging: str | os.PathLike[str]
+    student: Any,
+    tokenizer: Any,
+    output_dir: str | os.PathLike[str],
+    staging: str | os.PathLike[str],
+    again: bool = False,
 ) -> None:
     """Write the model that a student's adapter belongs to into `base`, and have the saved adapter name that folder.
 
@@ -89,12 +93,13 @@ def save_base(
         tokenizer: is saved beside, where it can be.
         output_dir: where the files will stand in the end.
         staging: where they are written first.
+        again: the model lies there from an earlier saving of this run.
     """
     path = Path(staging) / _ADAPTER_CONFIG
     if not path.is_file():
         return
     base = Path(output_dir) / BASE_FOLDER
-    if not (base / "config.json").is_file():
+    if not (again and (base / "config.json").is_file()):
         plain: PreTrainedModel = copy.deepcopy(student).unload()
         plain.save_pretrained(Path(staging) / BASE_FOLDER)
         if hasattr(tokenizer, "save_pretrained"):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
@@ -17,7 +19,9 @@ from hf_tinybert.projections import Projections
 
 PROJECTIONS_NAME = "distillation_projections.safetensors"
 STATE_NAME = "distillation_state.json"
-_TRAINING_STATE = ("optimizer.pt", "scheduler.pt", PROJECTIONS_NAME, STATE_NAME)
+_TRAINING_STATE, _DISTILLATION_STATE = ("scheduler.pt",), (PROJECTIONS_NAME, STATE_NAME)
+#: The Trainer's file, and those of FSDP: one, or a folder with each process's part.
+_OPTIMIZERS = ("optimizer.pt", "optimizer.bin", "optimizer_0")
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,15 @@ def is_checkpoint_folder(folder: str | os.PathLike[str]) -> bool:
     return Path(folder).name.startswith(f"{PREFIX_CHECKPOINT_DIR}-")
 
 
-def save_projections(projections: Projections, folder: str | os.PathLike[str]) -> None:
-    """Write the projections beside the student, in a file of their own."""
-    state = {name: value.detach().cpu().contiguous() for name, value in projections.state_dict().items()}
+def save_projections(state: Mapping[str, Tensor], folder: str | os.PathLike[str]) -> None:
+    """Write the projections' state beside the student, in a file of their own."""
+    state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     save_file(state, Path(folder) / PROJECTIONS_NAME)
+
+
+def has_projections(folder: str | os.PathLike[str]) -> bool:
+    """Whether `save_projections` wrote into a folder."""
+    return (Path(folder) / PROJECTIONS_NAME).is_file()
 
 
 def load_projections(projections: Projections, folder: str | os.PathLike[str]) -> None:
@@ -62,8 +71,12 @@ def load_projections(projections: Projections, folder: str | os.PathLike[str]) -
     projections.load_state_dict(load_file(Path(folder) / PROJECTIONS_NAME))
 
 
-def missing_parts(folder: str | os.PathLike[str]) -> list[str]:
+def missing_parts(folder: str | os.PathLike[str], distilled: bool = True) -> list[str]:
     """What a checkpoint lacks to be resumed from; empty if it is whole.
+
+    Args:
+        folder: the checkpoint.
+        distilled: it is a `DistillationTrainer`'s, which holds more than a `Trainer`'s.
 
     The Trainer writes `trainer_state.json` last, so a checkpoint whose writing was interrupted has none, or
     one that is cut short.
@@ -71,8 +84,10 @@ def missing_parts(folder: str | os.PathLike[str]) -> list[str]:
     path = Path(folder)
     # DeepSpeed keeps the optimiser in a folder of its own, which it names in a file.
     sharded = _named_in(path / "latest")
-    wanted = [name for name in _TRAINING_STATE if sharded is None or name != "optimizer.pt"]
+    wanted = [*_TRAINING_STATE, *(_DISTILLATION_STATE if distilled else ())]
     missing = [name for name in wanted if not (path / name).is_file()]
+    if sharded is None and not any((path / name).exists() for name in _OPTIMIZERS):
+        missing.insert(0, _OPTIMIZERS[0])
     if sharded is not None and not any((path / sharded).glob("*optim_states.pt")):
         missing.append(f"{sharded}/*optim_states.pt")
     missing += [name for name in _weight_files(path) if not (path / name).is_file()]
@@ -85,8 +100,13 @@ def missing_parts(folder: str | os.PathLike[str]) -> list[str]:
     return missing
 
 
-def newest_complete(output_dir: str | os.PathLike[str]) -> str | None:
-    """The checkpoint folder with the highest step that can be resumed from, or None."""
+def newest_complete(output_dir: str | os.PathLike[str], distilled: bool = True) -> str | None:
+    """The checkpoint folder with the highest step that can be resumed from, or None.
+
+    Args:
+        output_dir: of the run.
+        distilled: as in `missing_parts`.
+    """
     found: list[tuple[int, Path]] = []
     if Path(output_dir).is_dir():
         for folder in Path(output_dir).iterdir():
@@ -94,7 +114,7 @@ def newest_complete(output_dir: str | os.PathLike[str]) -> str | None:
             if folder.is_dir() and is_checkpoint_folder(folder) and step.isdigit():
                 found.append((int(step), folder))
     for _, folder in sorted(found, reverse=True):
-        if not missing_parts(folder):
+        if not missing_parts(folder, distilled):
             return str(folder)
     return None
 

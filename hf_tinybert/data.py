@@ -131,7 +131,7 @@ def _load_conll(path: Path) -> Dataset:
     texts: list[dict[str, list[str]]] = []
     words: list[str] = []
     tags: list[str] = []
-    for number, line in enumerate([*path.read_text(encoding="utf-8-sig").splitlines(), ""], start=1):
+    for number, line in enumerate([*path.read_text(encoding="utf-8-sig").split("\n"), ""], start=1):
         columns = line.split("\t") if "\t" in line else line.split(" ")
         columns = [column for column in columns if column.strip()]
         if not columns or columns[0] == "-DOCSTART-":

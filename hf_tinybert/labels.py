@@ -32,7 +32,8 @@ class LabelOrder:
         if student.num_labels != teacher.num_labels:
             raise ValueError(
                 f"The teacher has {teacher.num_labels} labels and the student {student.num_labels}. Make the student "
-                "with `create_student(teacher, ...)`, which takes the labels from the teacher."
+                "with `create_student(teacher, ...)`, or its configuration with `TinyBertConfig.from_teacher`: both "
+                "take the labels from the teacher."
             )
         ours, theirs = (
             {int(index): label for index, label in config.id2label.items()} for config in (student, teacher)

@@ -54,10 +54,10 @@ class PhasePlan:
         """
         if args.phases == "joint":
             return cls(total_steps, 0, joint=True)
+        if args.phases == "intermediate":  # also where a resumed run goes on for longer than it was to
+            return cls(total_steps, total_steps)
         if resumed is not None:
             return cls(total_steps, resumed)
-        if args.phases == "intermediate":
-            return cls(total_steps, total_steps)
         if args.phases == "prediction":
             return cls(total_steps, 0)
         share = args.intermediate_share

@@ -102,7 +102,7 @@ def start_from_teacher(
         for layer, above in mapping.layers.items():
             hidden = _reduce_layer(target, source, layer, above, view, hidden, batch, trace)
             states[layer] = hidden
-        _reduce_head(student, teacher, view.basis, trace.hidden[max(trace.hidden)].mean(dim=0))
+        _reduce_head(student, teacher, view.basis)
         kept = batch["attention_mask"].bool()
         for layer, state in states.items():
             above = mapping.get(layer, 0)
@@ -174,7 +174,7 @@ def _copy(student: PreTrainedModel, teacher: PreTrainedModel, mapping: LayerMapp
     target.embeddings.LayerNorm.load_state_dict(source.embeddings.LayerNorm.state_dict())
     for layer, above in mapping.layers.items():
         target.encoder.layer[layer - 1].load_state_dict(source.encoder.layer[above - 1].state_dict())
-    _reduce_head(student, teacher, None, None)
+    _reduce_head(student, teacher, None)
 
 
 def _usable_rows(source: Any, name: str) -> Tensor:
@@ -358,15 +358,20 @@ def _fit_layer_norm(norm: Any, run: Any, wanted: Tensor, kept: Tensor) -> None:
     norm.bias.copy_(wanted.mean(dim=0) - norm.weight * plain.mean(dim=0))
 
 
-def _reduce_head(
-    student: PreTrainedModel, teacher: PreTrainedModel, basis: Tensor | None, mean: Tensor | None
-) -> None:
-    """Carry over what is neither embeddings nor layers: pooler and task head."""
+def _reduce_head(student: PreTrainedModel, teacher: PreTrainedModel, basis: Tensor | None) -> None:
+    """Carry over what is neither embeddings nor layers: pooler and task head.
+
+    A head's LayerNorm (of masked language models) scales directions of its own, which a basis mixes: a narrower one
+    keeps scale 1 and shift 0.
+    """
     prefix = student.base_model_prefix + "."
     ours = dict(student.named_parameters())
     order = LabelOrder.between(student.config, teacher.config)
     wide = teacher.config.hidden_size
+    norms = {name for name, module in teacher.named_modules() if isinstance(module, nn.LayerNorm)}
     for name, value in teacher.named_parameters():
+        if basis is not None and name.rpartition(".")[0] in norms:
+            continue
         inside = name.removeprefix(teacher.base_model_prefix + ".")
         own = ours.get(prefix + inside if name != inside else name, ours.get(inside))
         if own is None or inside.startswith(("embeddings.", "encoder.")):

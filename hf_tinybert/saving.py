@@ -45,6 +45,8 @@ class SafeSavingTrainer(OrderedTrainer):
         with self._without_secrets(), written_beside(target) as staging:
             super()._save(staging, state_dict)
             self._save_more(target, staging)
+            written = {path.name for path in Path(staging).iterdir()}
+        _remove_earlier_model(Path(target), written)
 
     def _save_more(self, output_dir: str, staging: str) -> None:
         """For subclasses: write further files of `output_dir` into `staging`."""
@@ -62,6 +64,16 @@ class SafeSavingTrainer(OrderedTrainer):
             yield
         finally:
             self.args = args
+
+
+def _remove_earlier_model(folder: Path, written: set[str]) -> None:
+    """Files of the model that lay there before, which would be loaded in the place of what was written now."""
+    if written.isdisjoint(("config.json", "adapter_config.json")):
+        return
+    for pattern in ("config.json", "model*.safetensors", "model.safetensors.index.json", "adapter_*"):
+        for path in folder.glob(pattern):
+            if path.is_file() and path.name not in written:
+                path.unlink()
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from hf_tinybert.labels import LabelOrder
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.objective import Settings, Weights
 from hf_tinybert.phases import INTERMEDIATE_LEVELS
-from hf_tinybert.prediction import OF_ROWS, VECTORS, Prediction, kind_of
+from hf_tinybert.prediction import MULTI_LABEL, OF_ROWS, REGRESSION, SINGLE_LABEL, VECTORS, Prediction, kind_of
 from hf_tinybert.teacher import check_vocabularies
 from hf_tinybert.training_args import DistillationTrainingArguments
 
@@ -41,6 +41,8 @@ def build_settings(
     """
     ours, theirs = locate(student), locate(teacher)
     kind, predicts = kind_of(student), args.phases != "intermediate"
+    if predicts:
+        _check_problem(student, teacher)
     if own_vocabulary:
         _check_own_vocabulary(args, kind)
     else:
@@ -84,6 +86,16 @@ def pooling_of(args: DistillationTrainingArguments, teacher: PreTrainedModel) ->
         ValueError: the teacher's folder says what is not supported.
     """
     return args.pooling or sentence_folder.pooling_of(teacher) or "mean"
+
+
+def _check_problem(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    """Refuse a student that would read its labels otherwise than a teacher says it does."""
+    ours, theirs = kind_of(student), teacher.config.problem_type
+    if theirs is not None and ours in (SINGLE_LABEL, MULTI_LABEL, REGRESSION) and ours != theirs:
+        raise ValueError(
+            f"The teacher's problem_type is {theirs!r}, and the student's {ours!r} (where none is set, that of one "
+            f"label or one number): set student.config.problem_type = {theirs!r}, or use `create_student`."
+        )
 
 
 def _check_own_vocabulary(args: DistillationTrainingArguments, kind: str) -> None:

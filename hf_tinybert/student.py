@@ -62,6 +62,7 @@ def create_student(
         raise ValueError(f"init is 'teacher' or 'random', got {init!r}.")
     if isinstance(config, PretrainedConfig):
         bert_config = config.to_bert_config() if isinstance(config, TinyBertConfig) else copy.deepcopy(config)
+        bert_config.problem_type = bert_config.problem_type or teacher.config.problem_type
     elif str(config) in PRESETS:
         bert_config = TinyBertConfig.from_teacher(teacher.config, str(config)).to_bert_config()
     elif _is_shape(config):
@@ -114,7 +115,7 @@ def student_of_data(
         ValueError: as for `create_student`.
     """
     made = isinstance(config, PretrainedConfig) or str(config) in PRESETS or _is_shape(config)
-    typical = typical_batch(dataset, tokenizer) if made else None
+    typical = typical_batch(dataset, tokenizer, locate(teacher).max_length) if made else None
     return create_student(
         teacher, config, layer_mapping=layer_mapping, calibration=typical, own_vocabulary=own_vocabulary
     )
@@ -158,6 +159,7 @@ def _from_checkpoint(teacher: PreTrainedModel, name: str, own_vocabulary: bool) 
         check_vocabularies(config, teacher.config)
     if model_class.__name__ in (config.architectures or []):
         LabelOrder.between(config, teacher.config)
+        config.problem_type = config.problem_type or teacher.config.problem_type
     else:
         _take_labels(config, teacher)
     student: PreTrainedModel

@@ -212,6 +212,8 @@ class DistillationTrainer(HubTrainer):
         self._agreement: Agreement | None = None
         self._fidelity: Fidelity | None = None
         self.recorder = card.Recorder()
+        self._gathered: dict[str, Tensor] | None = None
+        self._bases: set[str] = set()
         self.teacher_processing_class = teacher_processing_class
         self._teachers_inputs: dict[str, Any] = {}
         self._teacher_answers = False
@@ -516,7 +518,7 @@ class DistillationTrainer(HubTrainer):
     ) -> Any:
         """The distillation loss in training; the student's ordinary loss in evaluation."""
         if not model.training or not self._attached:
-            loss, outputs = self._ordinary_loss(model, inputs)
+            loss, outputs = self._ordinary_loss(model, dict(inputs))  # the Trainer takes labels that it smooths out
             if self._agreement is not None and isinstance(outputs, Mapping):
                 self._compare(inputs, logits_of(outputs))
             return (loss, outputs) if return_outputs else loss
@@ -684,11 +686,13 @@ class DistillationTrainer(HubTrainer):
             metric_key_prefix: prefix of the metrics' names.
 
         Raises:
-            ValueError: the models have no head, and their vectors are not compared.
+            ValueError: there are no data, or the models have no head, and their vectors are not compared.
         """
         if kind_of(self.teacher) == VECTORS and self.args.phases == "intermediate":
             raise ValueError("A teacher without a head has no metrics of its own where only layers are matched.")
         dataset = self._evaluated(eval_dataset)
+        if dataset is None:
+            raise ValueError("evaluate_teacher() needs data: give eval_dataset, here or to the trainer.")
         if isinstance(dataset, Mapping):
             each = [self.evaluate_teacher(data, f"{metric_key_prefix}_{name}") for name, data in dataset.items()]
             return {name: value for found in each for name, value in found.items()}
@@ -808,21 +812,27 @@ class DistillationTrainer(HubTrainer):
         super()._save_checkpoint(*args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        if state_dict is not None and self._attached:
-            prefix = "student."
-            state_dict = {n.removeprefix(prefix): v for n, v in state_dict.items() if n.startswith(prefix)}
+        whole = state_dict if self._attached else None  # gathered from the shards of student and projections
+        if whole is not None:
+            state_dict, self._gathered = (
+                {name.removeprefix(prefix): value for name, value in whole.items() if name.startswith(prefix)}
+                for prefix in ("student.", "projections.")
+            )
         with self._as_student():
             super()._save(output_dir, state_dict)
+        self._gathered = None
 
     def _save_more(self, output_dir: str, staging: str) -> None:
         if adapters.has_adapter(self.student) and not checkpoints.is_checkpoint_folder(output_dir):
-            adapters.save_base(self.student, self.processing_class, output_dir, staging)
+            again = output_dir in self._bases
+            adapters.save_base(self.student, self.processing_class, output_dir, staging, again)
+            self._bases.add(output_dir)
         pooling = None if self._objective is None else self._objective.settings.prediction.pooling
         if self._objective is not None and pooling is not None and not adapters.has_adapter(self.student):
             encoder, dense = locate(self.student), self._objective.projections.of_vectors
             sentence_folder.write(staging, encoder.hidden_size, pooling, encoder.max_length, dense)
         if self._objective is not None and self._plan is not None and checkpoints.is_checkpoint_folder(output_dir):
-            checkpoints.save_projections(self._objective.projections, staging)
+            checkpoints.save_projections(self._gathered or self._objective.projections.state_dict(), staging)
             self._distillation_state(self._objective).save(staging)
 
     def _distillation_state(self, objective: DistillationObjective) -> checkpoints.DistillationState:
@@ -837,6 +847,10 @@ class DistillationTrainer(HubTrainer):
     def _load_best_model(self) -> None:
         with self._as_student():
             super()._load_best_model()
+        best = str(self.state.best_model_checkpoint)
+        # Sharded weights do not take a file's; a sentence encoder's last layer, which is one of these, is not sharded.
+        if self._objective is not None and not self.is_fsdp_enabled and checkpoints.has_projections(best):
+            checkpoints.load_projections(self._objective.projections, best)
 
     @contextmanager
     def _as_student(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ import pytest
 import tiny_models
 import torch
 import workbench
-from transformers import AutoModelForSequenceClassification, pipeline
+from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification, pipeline
 
 from hf_tinybert import DistillationTrainer, adapters, merge_adapter
 from hf_tinybert.families import locate
@@ -186,3 +186,38 @@ def test_a_student_may_come_with_its_adapter(teacher, tmp_path):
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert changed
     assert all("lora" in name or "classifier" in name for name in changed)
+
+
+def test_an_adapter_of_question_answering_has_its_head(body, tmp_path):
+    torch.manual_seed(0)
+    model = AutoModelForQuestionAnswering.from_pretrained(body)
+    adapted = with_adapter(model, task_type="QUESTION_ANS")
+    adapted.save_pretrained(tmp_path)
+    loaded = load_teacher(tmp_path, AutoModelForQuestionAnswering)
+    batch = tiny_models.sentences(4)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            loaded.eval()(**batch).start_logits, adapted(**batch).start_logits, atol=1e-5, rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize("order", ["adapter, another adapter", "adapter, plain", "plain, adapter"])
+def test_the_last_model_of_a_folder_is_what_is_loaded(order, teacher, tmp_path):
+    for number, kind in enumerate(order.split(", ")):
+        torch.manual_seed(0)
+        settings = {} if kind == "plain" else {"peft_config": lora(target_modules=["query"])}
+        student = workbench.small_student(teacher, init=("random", "teacher")[number])
+        args = workbench.arguments(tmp_path, max_steps=2, learning_rate=1e-3)
+        trainer = workbench.trainer(student, teacher, args, **settings)
+        trainer.train()
+        trainer.save_model()
+    loaded = load_teacher(tmp_path, AutoModelForSequenceClassification)
+    torch.testing.assert_close(logits(loaded), logits(trainer.student), atol=1e-5, rtol=1e-5)
+    answer = pipeline("text-classification", model=str(tmp_path))("wake me at seven")[0]
+    expected = logits_of_text(trainer, "wake me at seven").softmax(-1).max().item()
+    assert answer["score"] == pytest.approx(expected, abs=1e-5)
+
+
+def logits_of_text(trainer, text):
+    with torch.no_grad():
+        return trainer.student.eval()(**workbench.tokenizer()(text, return_tensors="pt")).logits

@@ -57,6 +57,19 @@ def test_one_whose_last_file_is_cut_short_is_passed_over(state, tmp_path):
     assert newest_complete(tmp_path) == str(tmp_path / "checkpoint-4")
 
 
+@pytest.mark.parametrize("name", ["optimizer.bin", "optimizer_0"])
+def test_fsdp_names_the_optimiser_otherwise(name, tmp_path):
+    folder = checkpoint(tmp_path, 4, without=["optimizer.pt"])
+    (folder / name).mkdir()
+    assert newest_complete(tmp_path) == str(folder)
+
+
+def test_of_a_plain_trainer_less_is_wanted(tmp_path):
+    folder = checkpoint(tmp_path, 4, without=[checkpoints.PROJECTIONS_NAME, checkpoints.STATE_NAME])
+    assert newest_complete(tmp_path) is None
+    assert newest_complete(tmp_path, distilled=False) == str(folder)
+
+
 def test_marking_one_incomplete(tmp_path):
     folder = checkpoint(tmp_path, 4)
     assert missing_parts(folder) == []

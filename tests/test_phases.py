@@ -140,3 +140,10 @@ def test_the_joined_schedule_is_saved_without_code(tmp_path):
     resumed.load_state_dict(torch.load(file, weights_only=True))
     assert resumed.last_epoch == 4
     assert resumed.get_last_lr() == scheduler.get_last_lr() == pytest.approx([2 / 3])
+
+
+def test_layers_alone_stay_alone_when_a_run_goes_on_for_longer(tmp_path):
+    args = workbench.arguments(tmp_path, phases="intermediate", max_steps=8)
+    assert PhasePlan.of_arguments(args, 8, resumed=4) == PhasePlan(8, 8)
+    args = workbench.arguments(tmp_path, max_steps=8)
+    assert PhasePlan.of_arguments(args, 8, resumed=2) == PhasePlan(8, 2)

@@ -7,6 +7,7 @@ import pytest
 import tiny_models
 import torch
 import transformers
+import workbench
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModel, BertModel
@@ -273,3 +274,15 @@ def test_the_same_teacher_makes_the_same_student_whatever_the_random_state():
         with torch.no_grad():
             answers.append(student(**tiny_models.batch()).logits)
     torch.testing.assert_close(*answers, rtol=1e-3, atol=1e-4)
+
+
+def test_a_narrower_masked_language_model_starts_with_a_head_that_answers(masked_lm_folder, tokenizer):
+    teacher = transformers.AutoModelForMaskedLM.from_pretrained(masked_lm_folder).eval()
+    texts = workbench.requests(96)
+    seen, unseen = (tokenizer(part, padding=True, return_tensors="pt") for part in (texts[:64], texts[64:]))
+    student = create_student(teacher, "tinybert-4l-312d", calibration=seen)
+    with torch.no_grad():
+        ours, theirs = (model(**unseen).logits.argmax(-1) for model in (student, teacher))
+    inner = (unseen["attention_mask"].cumsum(1) > 1) & (unseen["input_ids"] != tokenizer.sep_token_id)
+    inner &= unseen["attention_mask"].bool()
+    assert (ours == theirs)[inner].float().mean() > 0.7

@@ -183,3 +183,21 @@ def test_layers_alone_leave_a_plain_folder(encoder, tmp_path):
     trainer.save_model(str(tmp_path / "student"))
     assert not (tmp_path / "student" / "modules.json").exists()
     assert "eval_cosine_vectors" not in trainer.evaluate()
+
+
+def test_the_best_checkpoint_is_the_best_whole(encoder, tmp_path):
+    """Student and linear layer are of the same step."""
+    scores = iter([3.0, 2.0, 1.0])
+    changes = {"compute_metrics": lambda prediction: {"score": next(scores, 0.0)}}
+    changes["eval_dataset"] = unlabelled("eval", 8)
+    evaluating = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "score", "phases": "prediction"}
+    trainer = trainer_of(
+        encoder, student_of(encoder), tmp_path, changes, max_steps=6, learning_rate=1e-3, **evaluating, **best
+    )
+    trainer.train()
+    trainer.save_model(str(tmp_path / "student"))
+    saved, last = (sentence_folder.dense_of(str(tmp_path / name)) for name in ("student", "checkpoint-6"))
+    first = sentence_folder.dense_of(str(tmp_path / "checkpoint-2"))
+    assert torch.equal(saved["weight"], first["weight"])
+    assert not torch.equal(first["weight"], last["weight"])

@@ -7,6 +7,7 @@ import tiny_models
 import torch
 import transformers
 import workbench
+from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForPreTraining, set_seed
 
@@ -292,3 +293,23 @@ def test_a_named_teacher_says_what_it_is(body, teacher, tmp_path):
         workbench.trainer(
             "tinybert-3l-192d", teacher, workbench.arguments(tmp_path), teacher_init_kwargs={"revision": "main"}
         )
+
+
+def test_an_example_that_is_too_long_is_said_and_not_met(teacher, tmp_path):
+    long = workbench.household()["train"].select(range(4)).to_list()
+    long.append({name: values * 200 for name, values in long[0].items() if name != "labels"} | {"labels": 0})
+    with pytest.raises(ValueError, match="longer than the 512 positions"):
+        workbench.trainer(
+            "tinybert-3l-192d", teacher, workbench.arguments(tmp_path), train_dataset=Dataset.from_list(long)
+        )
+
+
+def test_several_labels_stay_several(tmp_path):
+    """A configuration that does not say so takes it from the teacher; a model that says otherwise is refused."""
+    teacher = tiny_models.model(num_labels=3, problem_type="multi_label_classification")
+    shape = TinyBertConfig.from_teacher(teacher.config, num_hidden_layers=2, hidden_size=12, intermediate_size=16)
+    shape.problem_type = None
+    assert create_student(teacher, shape).config.problem_type == "multi_label_classification"
+    student = AutoModelForSequenceClassification.from_config(shape.to_bert_config())
+    with pytest.raises(ValueError, match="problem_type is 'multi_label_classification', and the"):
+        workbench.trainer(student, teacher, workbench.arguments(tmp_path))

@@ -392,6 +392,14 @@ def test_an_optimiser_of_the_teachers_parameters_is_refused(teacher, tmp_path):
         workbench.trainer("tinybert-3l-192d", teacher, args, optimizers=(optimiser, None))
 
 
+def test_the_teacher_is_measured_on_data(teacher, tmp_path):
+    trainer = workbench.trainer(
+        workbench.small_student(teacher), teacher, workbench.arguments(tmp_path), eval_dataset=None
+    )
+    with pytest.raises(ValueError, match="needs data: give eval_dataset"):
+        trainer.evaluate_teacher()
+
+
 def test_training_twice_goes_on(teacher, tmp_path):
     trainer = distilled(teacher, tmp_path)
     first = workbench.weights(trainer)

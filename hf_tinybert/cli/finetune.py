@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 
-from hf_tinybert import data, tasks
+from hf_tinybert import checkpoints, data, tasks
 from hf_tinybert.cli import arguments
 from hf_tinybert.hub_trainer import HubTrainer
 from hf_tinybert.teacher import load_tokenizer
@@ -46,7 +46,12 @@ def run(argv: Sequence[str]) -> None:
     task.shorten()
     encoded = task.encode(tokenizer, model.config)
     trainer = HubTrainer(model=model, args=training_args, processing_class=tokenizer, **encoded.trainer_arguments())
-    trainer.train(resume_from_checkpoint=arguments.resume(training_args))
+    resumed = arguments.resume(training_args)
+    if resumed is True:
+        resumed = checkpoints.newest_complete(training_args.output_dir, distilled=False)
+        if resumed is None:
+            raise ValueError(f"There is no complete checkpoint in {training_args.output_dir} to resume from.")
+    trainer.train(resume_from_checkpoint=resumed)
     if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
         raise FloatingPointError(
             f"The weights are not numbers any more after {trainer.state.global_step} steps, and are not saved: lower "

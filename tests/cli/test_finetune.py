@@ -70,6 +70,8 @@ def test_a_student_without_a_teacher_and_its_resumption(command, distilled, data
     resumed.mkdir()
     (whole / "checkpoint-2").rename(resumed / "checkpoint-2")
     before = (resumed / "checkpoint-2" / "model.safetensors").stat().st_mtime_ns
+    (resumed / "checkpoint-3").mkdir()  # half-written: there is no trainer_state.json in it
+    (resumed / "checkpoint-3" / "config.json").write_text("{}", encoding="utf-8")
     result = command(*flags, "--output-dir", resumed, "--resume-from-checkpoint", "last")
     assert result.code == 0, result
     assert (resumed / "checkpoint-2" / "model.safetensors").stat().st_mtime_ns == before
