@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--student")
     parser.add_argument("--steps", type=int, help="of every run, instead of the task's own")
     parser.add_argument("--ablation", action="store_true", help="the rows of the ablation")
-    parser.add_argument("--general-epochs", type=int, default=3)
+    parser.add_argument("--general-epochs", type=int, default=1, help="passes over plain text")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each with its share of the cores")
     parser.add_argument("--table", action="store_true", help="only print the table")
     options = parser.parse_args()
