@@ -29,7 +29,8 @@ def tokenize_for_teacher(
         tokenizer: the teacher's.
         text_column: of the text.
         text_pair_column: of the second text of a pair.
-        **kwargs: further arguments of the tokenizer's call; by default texts are cut at the teacher's longest input.
+        **kwargs: further arguments of the tokenizer's call; by default texts are cut at the tokenizer's
+            `model_max_length`.
 
     Raises:
         ValueError: the data have no such column.

@@ -38,8 +38,8 @@ def trim_vocabulary(
         texts: the corpus; read twice, so a generator will not do.
 
     Raises:
-        ValueError: the tokenizer is of another kind, the texts can be read only once, the model has another number of
-            tokens, or a text would be encoded otherwise than before.
+        ValueError: the tokenizer is of another kind, the texts can be read only once, the model has fewer embeddings
+            than the tokenizer tokens, or a text would be encoded otherwise than before.
     """
     if not tokenizer.is_fast:
         raise ValueError(f"trim_vocabulary needs a fast tokenizer, got {type(tokenizer).__name__}.")

@@ -35,7 +35,7 @@ def keep_labels(
         columns: the text column, or the two of a pair, in the order in which the teacher read them. Default: those
             of the usual names.
         label_column: class numbers, or names as in the teacher's configuration. Default: the first of the usual names
-            (`label`, `labels`, `intent`).
+            (`label`, `labels`, `intent`, `score`).
         batch_size: texts in one pass of the teacher.
 
     Raises:
