@@ -13,6 +13,7 @@ import tiny_models
 import torch
 import torch.nn.functional as F
 import workbench
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -390,6 +391,27 @@ def test_an_optimiser_of_the_teachers_parameters_is_refused(teacher, tmp_path):
     args = workbench.arguments(tmp_path, **SHORT)
     with pytest.raises(ValueError, match="none of the student's trainable parameters"):
         workbench.trainer("tinybert-3l-192d", teacher, args, optimizers=(optimiser, None))
+
+
+def test_what_is_gathered_from_shards_is_what_is_saved(teacher, tmp_path):
+    """FSDP hands the whole weights to the saving: of student and projections, which themselves are shards then."""
+    trainer = workbench.trainer(
+        workbench.small_student(teacher), teacher, workbench.arguments(tmp_path / "out", **SHORT | {"max_steps": 1})
+    )
+    gathered = {}
+
+    class Gathers(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            gathered.update({name: value.detach().clone() + 1 for name, value in model.state_dict().items()})
+            trainer._save(str(tmp_path / "checkpoint-1"), dict(gathered))
+
+    trainer.add_callback(Gathers())
+    trainer.train()
+    for prefix, name in (("projections.", checkpoints.PROJECTIONS_NAME), ("student.", "model.safetensors")):
+        saved = load_file(tmp_path / "checkpoint-1" / name)
+        assert saved
+        for key, value in saved.items():
+            assert torch.equal(value, gathered[prefix + key]), key
 
 
 def test_the_teacher_is_measured_on_data(teacher, tmp_path):
