@@ -36,6 +36,7 @@ PIPELINE_TAGS = {
     "AutoModelForMaskedLM": "fill-mask",
     "AutoModel": "feature-extraction",
 }
+_WHERE = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "trust_remote_code")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -61,11 +62,14 @@ def auto_class(model: PreTrainedModel) -> Any:
     raise ValueError(f"{type(model).__name__} belongs to none of {', '.join(_AUTO_CLASSES)}.")
 
 
-def saved_class(name: str | os.PathLike[str], role: str = "teacher") -> Any:
+def saved_class(
+    name: str | os.PathLike[str], init_kwargs: Mapping[str, Any] | None = None, role: str = "teacher"
+) -> Any:
     """The Auto class of a checkpoint, by the class that it was saved from; of an adapter, by its task.
 
     Args:
         name: folder or Hub id.
+        init_kwargs: arguments of `from_pretrained`, of which those count that say where the checkpoint lies.
         role: what the message calls it.
 
     Raises:
@@ -75,7 +79,7 @@ def saved_class(name: str | os.PathLike[str], role: str = "teacher") -> Any:
         said = adapters.task_type(name)
         found = adapters.AUTO_CLASSES.get(said or "")
     else:
-        config = teacher_config(name, role)
+        config = teacher_config(name, role, init_kwargs)
         said = ", ".join(config.architectures or [])
         known = (each for each in _AUTO_CLASSES if auto_classes.saved_from(config, getattr(transformers, each)))
         found = next(known, None)
@@ -95,20 +99,28 @@ def pipeline_tag(model: PreTrainedModel) -> str:
         return "text-classification"
 
 
-def teacher_config(name: str | os.PathLike[str], role: str = "teacher") -> PretrainedConfig:
+def teacher_config(
+    name: str | os.PathLike[str], role: str = "teacher", init_kwargs: Mapping[str, Any] | None = None
+) -> PretrainedConfig:
     """The configuration of a model in a folder or on the Hub.
+
+    Args:
+        name: the folder or Hub id.
+        role: what the message calls it.
+        init_kwargs: as in `saved_class`.
 
     Raises:
         ValueError: the folder holds no model.
     """
-    _check_folder(name, role)
+    where = {key: value for key, value in (init_kwargs or {}).items() if key in _WHERE}
+    _check_folder(name, role, where.get("subfolder", ""))
     source = adapters.base_of(name) if adapters.is_adapter(name) else str(name)
-    config: PretrainedConfig = transformers.AutoConfig.from_pretrained(source)
+    config: PretrainedConfig = transformers.AutoConfig.from_pretrained(source, **where)
     return config
 
 
-def _check_folder(name: str | os.PathLike[str], role: str) -> None:
-    path = Path(name)
+def _check_folder(name: str | os.PathLike[str], role: str, subfolder: str = "") -> None:
+    path = Path(name) / subfolder
     if path.is_dir() and not (path / "config.json").is_file() and not adapters.is_adapter(path):
         raise ValueError(f"The {role} folder {path} holds no model: there is no config.json in it.")
     if not path.is_dir() and (path.is_absolute() or str(name).startswith(".")):
@@ -131,8 +143,8 @@ def load_teacher(
     Raises:
         ValueError: the folder holds no model, or its weights lack the task head.
     """
-    _check_folder(name, role)
     kwargs = dict(init_kwargs or {})
+    _check_folder(name, role, kwargs.get("subfolder", ""))
     if adapters.is_adapter(name):
         return adapters.load_merged(name, auto, kwargs, role)
     try:

@@ -194,7 +194,9 @@ class DistillationTrainer(HubTrainer):
         if isinstance(model, str | os.PathLike | PretrainedConfig):
             # The teacher comes first then: by name, it is loaded as what it was saved from.
             first, reads = given[0], teacher_processing_class or tokenizer
-            auto = saved_class(first) if isinstance(first, str | os.PathLike) else auto_class(first)
+            auto = (
+                saved_class(first, teacher_init_kwargs) if isinstance(first, str | os.PathLike) else auto_class(first)
+            )
             given = [_loaded(each, auto, reads, teacher_init_kwargs) for each in given]
             set_seed(args.seed)
             own, teacher_init_kwargs = teacher_processing_class is not None, None

@@ -289,6 +289,11 @@ def test_a_named_teacher_says_what_it_is(body, teacher, tmp_path):
         (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": said}), encoding="utf-8")
         with pytest.raises(ValueError, match=r"does not say which task .*(BertForPreTraining|nothing is said)"):
             workbench.trainer("tinybert-3l-192d", tmp_path, workbench.arguments(tmp_path))
+    teacher.save_pretrained(tmp_path / "best")
+    trainer = workbench.trainer(
+        "tinybert-3l-192d", tmp_path, workbench.arguments(tmp_path), teacher_init_kwargs={"subfolder": "best"}
+    )
+    assert trainer.teacher.config.id2label == teacher.config.id2label
     with pytest.raises(ValueError, match="teacher_init_kwargs goes with a teacher given by name"):
         workbench.trainer(
             "tinybert-3l-192d", teacher, workbench.arguments(tmp_path), teacher_init_kwargs={"revision": "main"}
