@@ -35,23 +35,19 @@ def typical_examples(dataset: Any) -> list[Any]:
     return found
 
 
-def typical_batch(dataset: Any, tokenizer: Any, max_length: int | None = None) -> dict[str, Tensor] | None:
+def typical_batch(dataset: Any, tokenizer: Any) -> dict[str, Tensor] | None:
     """Such examples as a batch of a model's inputs, or `None` where they are not tokenised or there is no tokenizer.
 
     Args:
         dataset: the training data, or `None`.
         tokenizer: that pads.
-        max_length: longer examples are cut here; whoever trains on them will be told.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerBase) or dataset is None:
         return None
     first = next(_spread(dataset), None)
     if not isinstance(first, Mapping) or "input_ids" not in first:
         return None
-    rows = [
-        {name: example[name][:max_length] for name in _INPUTS if name in example}
-        for example in typical_examples(dataset)
-    ]
+    rows = [{name: example[name] for name in _INPUTS if name in example} for example in typical_examples(dataset)]
     padded = tokenizer.pad(rows, return_tensors="pt")
     return {name: torch.as_tensor(value) for name, value in padded.items()}
 

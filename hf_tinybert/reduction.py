@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from hf_tinybert.families import locate
 from hf_tinybert.labels import LabelOrder
 from hf_tinybert.layer_mapping import LayerMapping
 
@@ -54,7 +55,7 @@ def start_from_teacher(
         student: a BERT model, not wider than the teacher.
         teacher: a model with BERT's module names.
         mapping: layer m starts from teacher layer g(m); a layer without an entry stays random.
-        calibration: a tokenised batch; random tokens if None.
+        calibration: a tokenised batch, of which is used what both models can read; random tokens if None.
 
     Returns:
         Starting values for the projections (see `hf_tinybert.projections.offer`), empty at equal width.
@@ -86,7 +87,7 @@ def start_from_teacher(
     was_training = teacher.training
     teacher.eval()
     try:
-        batch = _batch(teacher, calibration)
+        batch = _batch(student, teacher, calibration)
         student.to(device)
         if _same_shape(student, teacher):
             _copy(student, teacher, mapping)
@@ -190,15 +191,18 @@ def _copy_rows(table: nn.Embedding, weight: Tensor) -> None:
     table.weight[:count] = weight[:count]
 
 
-def _batch(teacher: PreTrainedModel, calibration: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+def _batch(
+    student: PreTrainedModel, teacher: PreTrainedModel, calibration: Mapping[str, Tensor] | None
+) -> dict[str, Tensor]:
+    """Inputs on the teacher's device, cut at what both models can read."""
+    longest = min(locate(model).max_length or _RANDOM_BATCH[1] for model in (student, teacher))
     if calibration is None:
-        rows, length = _RANDOM_BATCH
-        length = min(length, teacher.config.max_position_embeddings)
+        rows, length = _RANDOM_BATCH[0], min(_RANDOM_BATCH[1], longest)
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(teacher.config.vocab_size, (rows, length), generator=generator)
         calibration = {"input_ids": ids}
     names = ("input_ids", "attention_mask", "token_type_ids")
-    batch = {name: calibration[name].to(teacher.device) for name in names if name in calibration}
+    batch = {name: calibration[name][:, :longest].to(teacher.device) for name in names if name in calibration}
     batch.setdefault("attention_mask", torch.ones_like(batch["input_ids"]))
     return batch
 

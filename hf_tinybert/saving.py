@@ -15,6 +15,11 @@ from typing import Any
 from hf_tinybert.sampling import OrderedTrainer
 
 _STAGING = ".partial-"
+#: Files by which a folder is loaded as one model or another.
+_MODEL = (
+    *("config.json", "model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"),
+    *("adapter_config.json", "adapter_model.safetensors"),
+)
 _SECRETS = ("hub_token", "push_to_hub_token")
 
 
@@ -70,9 +75,9 @@ def _remove_earlier_model(folder: Path, written: set[str]) -> None:
     """Files of the model that lay there before, which would be loaded in the place of what was written now."""
     if written.isdisjoint(("config.json", "adapter_config.json")):
         return
-    for pattern in ("config.json", "model*.safetensors", "model.safetensors.index.json", "adapter_*"):
+    for pattern in _MODEL:
         for path in folder.glob(pattern):
-            if path.is_file() and path.name not in written:
+            if path.name not in written:
                 path.unlink()
 
 

@@ -115,7 +115,7 @@ def student_of_data(
         ValueError: as for `create_student`.
     """
     made = isinstance(config, PretrainedConfig) or str(config) in PRESETS or _is_shape(config)
-    typical = typical_batch(dataset, tokenizer, locate(teacher).max_length) if made else None
+    typical = typical_batch(dataset, tokenizer) if made else None
     return create_student(
         teacher, config, layer_mapping=layer_mapping, calibration=typical, own_vocabulary=own_vocabulary
     )

@@ -69,11 +69,6 @@ def test_a_stream_of_torch_with_a_length_is_a_stream(tokenizer):
     assert typical_batch(Stream(), tokenizer)["input_ids"].shape[0] == 2
 
 
-def test_long_examples_are_cut_at_what_the_model_reads(tokenizer):
-    rows = Dataset.from_list([tokenizer("lights on"), tokenizer("play some jazz in the kitchen")])
-    assert typical_batch(rows, tokenizer, max_length=5)["input_ids"].shape == (2, 5)
-
-
 def test_there_is_no_batch_where_nothing_is_tokenised(tokenizer):
     texts = Dataset.from_dict({"text": ["lights on"]})
     assert typical_batch(texts, tokenizer) is None

@@ -309,6 +309,15 @@ def test_an_example_that_is_too_long_is_said_and_not_met(teacher, tmp_path):
         )
 
 
+@pytest.mark.parametrize("texts", [True, False])
+def test_a_student_of_fewer_positions_starts_from_what_it_can_read(texts):
+    teacher = tiny_models.model()
+    batch = tiny_models.batch((12, 20)) if texts else None
+    shape = tiny_models.small_config(teacher, max_position_embeddings=8)
+    student = create_student(teacher, shape, calibration=batch)
+    assert student(**tiny_models.batch((8, 3))).logits.isfinite().all()
+
+
 def test_several_labels_stay_several(tmp_path):
     """A configuration that does not say so takes it from the teacher; a model that says otherwise is refused."""
     teacher = tiny_models.model(num_labels=3, problem_type="multi_label_classification")
