@@ -76,7 +76,10 @@ def create_student(
     if not own_vocabulary:
         check_vocabularies(bert_config, teacher.config)
     elif init == "teacher":
-        raise ValueError("init='teacher' needs the teacher's vocabulary: use init='random', or a small checkpoint.")
+        raise ValueError(
+            "init='teacher' needs the teacher's vocabulary: use create_student(teacher, ..., init='random') (--init "
+            "random), or a small checkpoint."
+        )
     LabelOrder.between(bert_config, teacher.config)
     student: PreTrainedModel = _student_class(teacher, bert_config)(bert_config).eval()
     if init == "teacher":
