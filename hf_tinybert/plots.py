@@ -102,7 +102,8 @@ def curves_picture(history: Sequence[Mapping[str, float]], path: str | os.PathLi
         axis.set_ylim(bottom=0)
         _plain(axis)
         if any(layer.isdigit() for layer in layers):
-            axis.legend(frameon=False, fontsize=9)
+            # Below the panel: many layers' names would cover the curves.
+            axis.legend(frameon=False, fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.22))
     with file_beside(path) as file:
         figure.savefig(file, dpi=130, format="png")
 
@@ -156,8 +157,12 @@ def sizes_picture(comparisons: Mapping[str, Comparison], path: str | os.PathLike
                 if value is not None and model.score is not None:
                     place = (value * factor, model.score)
                     points.setdefault(place, ("teacher" if colour == _TEACHER else name, colour))
+        named: set[str] = set()
         for number, ((x, y), (name, colour)) in enumerate(sorted(points.items())):
             axis.scatter([x], [y], color=colour, s=60, zorder=3)
+            if name in named:  # the teacher again, timed beside another student
+                continue
+            named.add(name)
             above = number % 2 == 0  # neighbours' names take turns above and below
             axis.annotate(
                 name,

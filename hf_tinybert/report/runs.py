@@ -63,7 +63,7 @@ def read(folder: str | os.PathLike[str]) -> Run:
     except (KeyError, TypeError):
         raise ValueError(f"{path / SUMMARY_NAME} is not one that `hf-tinybert distill` saved.") from None
     return Run(
-        name=path.resolve().name,
+        name=Path(os.path.abspath(path)).name,  # as it was called, where it is a link
         folder=path,
         comparison=comparison,
         history=state.get("log_history", []),
