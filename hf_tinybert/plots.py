@@ -103,7 +103,8 @@ def curves_picture(history: Sequence[Mapping[str, float]], path: str | os.PathLi
         _plain(axis)
         if any(layer.isdigit() for layer in layers):
             # Below the panel: many layers' names would cover the curves.
-            axis.legend(frameon=False, fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.22))
+            side_by_side = 2 if len(layers) <= 4 else 3
+            axis.legend(frameon=False, fontsize=9, ncols=side_by_side, loc="upper center", bbox_to_anchor=(0.5, -0.22))
     with file_beside(path) as file:
         figure.savefig(file, dpi=130, format="png")
 
