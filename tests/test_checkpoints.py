@@ -121,7 +121,7 @@ def test_projections_round_trip(shared, tmp_path):
     with torch.no_grad():
         for parameter in saved.parameters():
             parameter.normal_()
-    checkpoints.save_projections(saved, tmp_path)
+    checkpoints.save_projections(saved.state_dict(), tmp_path)
     checkpoints.load_projections(loaded, tmp_path)
     assert len(saved.state_dict()) == (2 if shared else 8)
     for name, value in saved.state_dict().items():
