@@ -6,8 +6,10 @@ import tiny_models
 import torch
 import workbench
 from accelerate import Accelerator
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
 
 from hf_tinybert.agreement import Agreement
 from hf_tinybert.prediction import MULTI_LABEL, REGRESSION, SINGLE_LABEL, SPANS, TOKENS
@@ -119,3 +121,23 @@ def test_a_real_teacher_agrees_with_itself_and_less_with_an_untrained_student(te
     found = with_student.compute("e", ONE_PROCESS)
     assert found["e_agreement"] < 0.5
     assert found["e_kl"] > 0.1
+
+
+def test_smoothed_labels_are_left_for_it_to_look_at(tmp_path):
+    """The Trainer takes labels that it smooths out of the batch; padding would then count."""
+    teacher = tiny_models.model(auto=AutoModelForTokenClassification, num_labels=3)
+    rows = [{"input_ids": list(range(5, 5 + size)), "labels": [-100] * (size - 2) + [1, 2]} for size in (4, 9, 6, 12)]
+    found = []
+    for smoothing in (0.0, 0.1):
+        student = tiny_models.model(auto=AutoModelForTokenClassification, num_labels=3, seed=1)
+        args = workbench.arguments(
+            tmp_path, phases="joint", label_smoothing_factor=smoothing, hard_label_weight=1.0, max_steps=1
+        )
+        collator = DataCollatorForTokenClassification(workbench.tokenizer())
+        data = Dataset.from_list(rows)
+        trainer = workbench.trainer(
+            student, teacher, args, train_dataset=data, eval_dataset=data, data_collator=collator
+        )
+        found.append(trainer.evaluate())
+    for name in ("eval_agreement", "eval_kl"):
+        assert found[0][name] == pytest.approx(found[1][name], abs=1e-6)

@@ -544,3 +544,10 @@ def test_a_folder_of_conll_files(tmp_path):
     splits = load_raw(DataArguments(dataset=str(tmp_path)))
     assert splits["train"][0] == {"tokens": ["Denver", "shines"], "tags": ["B-location", "O"]}
     assert splits["test"][0]["tokens"] == ["Oslo", "shines"]
+
+
+def test_a_word_may_hold_what_elsewhere_ends_a_line(tmp_path):
+    path = tmp_path / "train.conll"
+    path.write_text("a\u2028b\tB-location\r\nshines\tO\r\n", encoding="utf-8")
+    rows = load_raw(DataArguments(train_file=str(path)))["train"]
+    assert rows.to_list() == [{"tokens": ["a\u2028b", "shines"], "tags": ["B-location", "O"]}]
