@@ -18,8 +18,7 @@ from transformers import PreTrainedModel
 
 from hf_tinybert import auto_classes
 
-WEIGHTS_NAME = "adapter_model.safetensors"
-_ADAPTER_CONFIG = "adapter_config.json"
+WEIGHTS_NAME, CONFIG_NAME = "adapter_model.safetensors", "adapter_config.json"
 #: peft's task of an adapter -> the Auto class of the model that it belongs to.
 AUTO_CLASSES = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
@@ -95,7 +94,7 @@ def save_base(
         staging: where they are written first.
         again: the model lies there from an earlier saving of this run.
     """
-    path = Path(staging) / _ADAPTER_CONFIG
+    path = Path(staging) / CONFIG_NAME
     if not path.is_file():
         return
     base = Path(output_dir) / BASE_FOLDER
@@ -111,7 +110,7 @@ def save_base(
 def is_adapter(name: str | os.PathLike[str]) -> bool:
     """Whether a folder holds an adapter and no model of its own."""
     folder = Path(name)
-    return (folder / _ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
+    return (folder / CONFIG_NAME).is_file() and not (folder / "config.json").is_file()
 
 
 def base_of(name: str | os.PathLike[str]) -> str:
@@ -135,7 +134,7 @@ def task_type(name: str | os.PathLike[str]) -> str | None:
 
 
 def _saved_config(name: str | os.PathLike[str]) -> dict[str, Any]:
-    return dict(json.loads((Path(name) / _ADAPTER_CONFIG).read_text(encoding="utf-8")))
+    return dict(json.loads((Path(name) / CONFIG_NAME).read_text(encoding="utf-8")))
 
 
 def load_merged(name: str | os.PathLike[str], auto: Any, kwargs: Mapping[str, Any], role: str) -> PreTrainedModel:

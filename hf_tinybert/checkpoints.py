@@ -119,6 +119,18 @@ def newest_complete(output_dir: str | os.PathLike[str], distilled: bool = True) 
     return None
 
 
+def to_resume_from(output_dir: str | os.PathLike[str], distilled: bool = True) -> str:
+    """`newest_complete`, where there has to be one.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = newest_complete(output_dir, distilled)
+    if found is None:
+        raise ValueError(f"There is no complete checkpoint in {output_dir} to resume from.")
+    return found
+
+
 def mark_incomplete(folder: str | os.PathLike[str]) -> None:
     """Before a checkpoint is written over an older one of the same step: it is not whole until the end."""
     (Path(folder) / TRAINER_STATE_NAME).unlink(missing_ok=True)

@@ -12,13 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from hf_tinybert import adapters
 from hf_tinybert.sampling import OrderedTrainer
 
 _STAGING = ".partial-"
 #: Files by which a folder is loaded as one model or another.
 _MODEL = (
-    *("config.json", "model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"),
-    *("adapter_config.json", "adapter_model.safetensors"),
+    *(CONFIG_NAME, SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, "model-*-of-*.safetensors"),
+    *(adapters.CONFIG_NAME, adapters.WEIGHTS_NAME),
 )
 _SECRETS = ("hub_token", "push_to_hub_token")
 
@@ -73,7 +76,7 @@ class SafeSavingTrainer(OrderedTrainer):
 
 def _remove_earlier_model(folder: Path, written: set[str]) -> None:
     """Files of the model that lay there before, which would be loaded in the place of what was written now."""
-    if written.isdisjoint(("config.json", "adapter_config.json")):
+    if written.isdisjoint((CONFIG_NAME, adapters.CONFIG_NAME)):
         return
     for pattern in _MODEL:
         for path in folder.glob(pattern):

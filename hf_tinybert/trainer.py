@@ -733,9 +733,7 @@ class DistillationTrainer(HubTrainer):
             FloatingPointError: the loss became NaN.
         """
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = checkpoints.newest_complete(self.args.output_dir)
-            if resume_from_checkpoint is None:
-                raise ValueError(f"There is no complete checkpoint in {self.args.output_dir} to resume from.")
+            resume_from_checkpoint = checkpoints.to_resume_from(self.args.output_dir)
             logger.info(f"Resuming from {resume_from_checkpoint}.")
         elif resume_from_checkpoint:
             missing = checkpoints.missing_parts(resume_from_checkpoint)
@@ -850,7 +848,7 @@ class DistillationTrainer(HubTrainer):
         with self._as_student():
             super()._load_best_model()
         best = str(self.state.best_model_checkpoint)
-        # Sharded weights do not take a file's; a sentence encoder's last layer, which is one of these, is not sharded.
+        # A sentence encoder's last layer is one of these. Sharded weights do not take a file's.
         if self._objective is not None and not self.is_fsdp_enabled and checkpoints.has_projections(best):
             checkpoints.load_projections(self._objective.projections, best)
 

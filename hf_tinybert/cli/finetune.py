@@ -48,9 +48,7 @@ def run(argv: Sequence[str]) -> None:
     trainer = HubTrainer(model=model, args=training_args, processing_class=tokenizer, **encoded.trainer_arguments())
     resumed = arguments.resume(training_args)
     if resumed is True:
-        resumed = checkpoints.newest_complete(training_args.output_dir, distilled=False)
-        if resumed is None:
-            raise ValueError(f"There is no complete checkpoint in {training_args.output_dir} to resume from.")
+        resumed = checkpoints.to_resume_from(training_args.output_dir, distilled=False)
     trainer.train(resume_from_checkpoint=resumed)
     if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
         raise FloatingPointError(
