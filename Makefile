@@ -1,4 +1,5 @@
 # `make demo` runs the main job, `make test` the tests; both set up what they need.
+# `make test PYTEST_FLAGS="--own-times 20"` also prints the slowest tests.
 PYTHON ?= python3
 THREADS ?= 1
 PIP_FLAGS ?= --quiet --disable-pip-version-check
@@ -8,26 +9,38 @@ LATEST := .venv-latest
 BROWSER := examples/browser
 SOURCES := hf_tinybert tests examples
 
-.PHONY: demo test browser test-optimum test-latest test-slow lint format docs clean
+.PHONY: demo test test-all mutation browser test-optimum test-latest test-all-optimum test-all-latest lint format docs clean
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/hf-tinybert demo
 
-# Both environments first: each world's tests also load a student in the other. Then both worlds at once, a core each.
-test: $(VENV)/.ready $(LATEST)/.ready browser lint docs
-	$(MAKE) --jobs 2 test-optimum test-latest
+# Both versions of transformers side by side, a core each; lint and types on the core that is done first.
+test: $(VENV)/.ready $(LATEST)/.ready
+	$(MAKE) --jobs 2 test-latest lint test-optimum
 
-# transformers 4.57 with Optimum's ONNX exporter: the world in which every feature works.
-test-optimum: $(VENV)/.ready
-	OMP_NUM_THREADS=$(THREADS) $(VENV)/bin/python -m pytest -m "not slow"
+# Every test in both versions: pages and examples, slow ones, and those that `make test` runs in one version.
+test-all: $(VENV)/.ready $(LATEST)/.ready browser lint docs
+	$(MAKE) --jobs 2 test-all-latest test-all-optimum
 
-# the newest transformers 5.x
+# the newest transformers 5.x: every test of the default suite
 test-latest: $(LATEST)/.ready
-	OMP_NUM_THREADS=$(THREADS) $(LATEST)/bin/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=$(THREADS) $(LATEST)/bin/python -m pytest $(PYTEST_FLAGS)
 
-test-slow: $(VENV)/.ready $(LATEST)/.ready
-	$(VENV)/bin/python -m pytest -m slow
-	$(LATEST)/bin/python -m pytest -m slow
+# transformers 4.57 with Optimum's ONNX exporter: the tests that are marked for it
+test-optimum: $(VENV)/.ready
+	OMP_NUM_THREADS=$(THREADS) $(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
+
+test-all-latest: $(LATEST)/.ready
+	OMP_NUM_THREADS=$(THREADS) $(LATEST)/bin/python -m pytest -m "" --every-test $(PYTEST_FLAGS)
+
+test-all-optimum: $(VENV)/.ready
+	OMP_NUM_THREADS=$(THREADS) $(VENV)/bin/python -m pytest -m "" --every-test $(PYTEST_FLAGS)
+
+# What the suite is worth: faults put into a copy of the package, which the tests should find. An hour or two; it goes
+# on where it was interrupted (docs/development.md).
+mutation: $(LATEST)/.ready
+	$(LATEST)/bin/pip install $(PIP_FLAGS) -c constraints/transformers-5.txt -e ".[mutation]"
+	OMP_NUM_THREADS=$(THREADS) $(LATEST)/bin/python tests/mutation/run.py
 
 # What the browser's page needs; without npm or Chromium its test is skipped, and says so.
 browser:

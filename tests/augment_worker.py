@@ -11,6 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
+import datasets
 import workbench
 from datasets import Dataset
 from transformers import AutoModel
@@ -28,10 +29,11 @@ def data(count=ROWS) -> Dataset:
 
 
 def vectors() -> WordVectors:
-    return WordVectors.from_embeddings(AutoModel.from_pretrained(workbench.body()), workbench.tokenizer())
+    return WordVectors.from_embeddings(AutoModel.from_pretrained(workbench.encoder()), workbench.tokenizer())
 
 
 def main(folder: Path, kill_after: int | None) -> None:
+    datasets.config.HF_DATASETS_CACHE = folder / "datasets"
     usual, calls = rows.find, []
 
     def counted(*args, **kwargs):

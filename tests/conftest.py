@@ -1,13 +1,19 @@
-"""What the tests share: a real pretrained body, real sentences, and where the development data lies."""
+"""What the tests share: a small real teacher, real sentences, processes, a Hub; and that nothing is left behind."""
 
 from __future__ import annotations
 
+import copy
+import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from multiprocessing import resource_tracker
 from pathlib import Path
 
+import psutil
 import pytest
 from accelerate.state import AcceleratorState
 
@@ -17,19 +23,66 @@ os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 sys.path.insert(0, str(Path(__file__).parent))
 
 import hub_server
+import small_teacher
 import workbench
+from processes import PATHS, Processes
 
 from hf_tinybert import compat
 
+pytest_plugins = ["own_times"]
+
+
+def pytest_configure(config):
+    """A temporary folder of the session's own: what a test leaves outside its `tmp_path` is seen there."""
+    folder = tempfile.mkdtemp(prefix="hf-tinybert-tests-")
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    os.environ.setdefault("HF_TINYBERT_TEST_CACHE", str(config.cache.mkdir("hf-tinybert")))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--every-test", action="store_true", help="also those that are not marked for this transformers")
+
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out what runs in the other world only."""
-    here, kept, left_out = "5" if compat.HAS_SAMPLING_STRATEGY else "4.57", [], []
+    """The newest transformers runs every test, 4.57 those that are marked for it."""
+    if compat.HAS_SAMPLING_STRATEGY or config.getoption("--every-test"):
+        return
+    kept, left_out = [], []
     for item in items:
-        worlds = {mark.args[0] for mark in item.iter_markers("one_world")}
-        (left_out if worlds and here not in worlds else kept).append(item)
+        versions = {version for mark in item.iter_markers("also_transformers") for version in mark.args}
+        (kept if "4.57" in versions else left_out).append(item)
     config.hook.pytest_deselected(items=left_out)
     items[:] = kept
+
+
+def pytest_collection_finish():
+    """Every training collects garbage several times: over all that was imported, that takes longer than it."""
+    gc.collect()
+    gc.freeze()
+
+
+#: ONNX Runtime's own, written when it is imported.
+NOT_OURS = {".ses"}
+
+
+def left_behind(folder: Path) -> list[str]:
+    """Files beside pytest's own folder, processes and open ports of a session whose fixtures are gone."""
+    resource_tracker._resource_tracker._stop()
+    this, pytest_folders = psutil.Process(), {path.name for path in folder.glob("pytest-of-*")}
+    found = [f"file {path}" for path in folder.iterdir() if path.name not in NOT_OURS | pytest_folders]
+    found += [f"process {child.pid}: {' '.join(child.cmdline())}" for child in this.children(recursive=True)]
+    ports = [connection for connection in this.net_connections() if connection.status == psutil.CONN_LISTEN]
+    return found + [f"port {port.laddr.port}" for port in ports]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    folder = Path(tempfile.gettempdir())
+    if found := left_behind(folder):
+        session.config.get_terminal_writer().line("\nThe tests have left behind: " + "; ".join(found), red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if session.exitstatus == pytest.ExitCode.OK:
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +95,29 @@ def nothing_left_behind():
 
 
 @pytest.fixture(scope="session")
-def body() -> str:
-    """Folder of all-MiniLM-L6-v2, a real `BertModel` of 6 layers, 384 wide, 12 heads."""
-    return workbench.body()
+def processes(tmp_path_factory):
+    """Starts processes of their own quickly (`processes.Processes`)."""
+    started = Processes(tmp_path_factory.mktemp("processes"))
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """Folder of all-MiniLM-L6-v2, a real `BertModel` of 6 layers, 384 wide, 12 heads: for a few tests end to end."""
+    return small_teacher.minilm()
+
+
+@pytest.fixture(scope="session")
+def encoder() -> str:
+    """Folder of a real pretrained `BertModel` of 4 layers, 96 wide, 4 heads."""
+    return workbench.encoder()
+
+
+@pytest.fixture(scope="session")
+def student_shape() -> str:
+    """For `--student`: 2 layers, 48 wide (presets are wider than the small teacher)."""
+    return workbench.student_shape()
 
 
 @pytest.fixture(scope="session")
@@ -59,14 +132,20 @@ def household():
 
 
 @pytest.fixture(scope="session")
-def teacher_folder(tmp_path_factory) -> str:
-    """A MiniLM fine-tuned on the household requests for a minute: a real teacher."""
-    return workbench.finetuned_teacher(tmp_path_factory.mktemp("teacher"))
+def teacher_folder() -> str:
+    """The encoder fine-tuned on the household requests: a real teacher."""
+    return workbench.teacher_folder()
+
+
+@pytest.fixture(scope="session")
+def loaded_teacher(teacher_folder):
+    return workbench.load(teacher_folder)
 
 
 @pytest.fixture
-def teacher(teacher_folder):
-    return workbench.load(teacher_folder)
+def teacher(loaded_teacher):
+    """A copy of the test's own."""
+    return copy.deepcopy(loaded_teacher)
 
 
 @pytest.fixture(scope="session")
@@ -105,9 +184,14 @@ def server(running_hub):
 @pytest.fixture(scope="session")
 def client(running_hub, tmp_path_factory):
     """Does what it is told (`hub_client`), in a process that knows of the Hub by its environment alone."""
-    command = workbench.worker(str(Path(__file__).with_name("hub_client.py")))
-    command["env"] |= running_hub.environment(tmp_path_factory.mktemp("hub_cache"))
-    process = subprocess.Popen(**command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    environment = os.environ | running_hub.environment(tmp_path_factory.mktemp("hub_cache"))
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("hub_client.py"))],
+        env=environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(PATHS)},
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
 
     def ask(do, **arguments):
         process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
@@ -116,6 +200,7 @@ def client(running_hub, tmp_path_factory):
             assert line, "the client has ended"
         return json.loads(line.removeprefix("ANSWER"))
 
+    ask("ready")
     yield ask
     process.stdin.close()
     process.wait()

@@ -2,7 +2,7 @@
 
 The JSON may hold `kill_after_pieces` (die by SIGKILL while that many pieces of text are tokenised) and
 `kill_after_step` (die after that step of training). Text is tokenised fifty rows at a time, and every piece that is
-made is a line of HF_HOME/made.
+made is a line of HF_HOME/made. No card is written: its pictures would take longer than all the rest.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import signal
 import sys
 from pathlib import Path
 
+import datasets
 import torch
 import worker
 
-from hf_tinybert import corpus
+from hf_tinybert import DistillationTrainer, corpus, sharing
 from hf_tinybert.cli import main, stage
 from hf_tinybert.packing import Packer
 
@@ -40,8 +41,11 @@ class CountedPacker(Packer):
 
 
 def run(options: dict, flags: list[str]) -> int:
+    home = os.environ["HF_HOME"]
+    sharing.HF_HOME, datasets.config.HF_DATASETS_CACHE = home, Path(home) / "datasets"
     CountedPacker.kill_after = options.get("kill_after_pieces")
     corpus.Packer, corpus._ROWS_AT_ONCE = CountedPacker, 50
+    DistillationTrainer.create_model_card = lambda *args, **kwargs: None
     train = stage.train
 
     def trained(trainer):

@@ -25,18 +25,15 @@ def attention(q_s, k_s, q_t, k_t, heads, mask, bias_s=None, bias_t=None, window=
     With a bias `[B, h, S, S]` added to the scores, and over pairs at most `window` apart.
     """
     total = count = 0.0
+    places = np.arange(q_s.shape[1])
+    near = np.abs(places[:, None] - places) <= (len(places) if window is None else window)
     for b in range(q_s.shape[0]):
-        for i in range(q_s.shape[1]):
-            for j in range(q_s.shape[1]):
-                if not (mask[b, i] and mask[b, j]) or (window is not None and abs(i - j) > window):
-                    continue
-                count += 1
-                for h in range(heads):
-                    a_s = _scores(q_s[b, [i]], k_s[b, [j]], h, heads).item()
-                    a_t = _scores(q_t[b, [i]], k_t[b, [j]], h, heads).item()
-                    a_s += 0.0 if bias_s is None else bias_s[b, h, i, j]
-                    a_t += 0.0 if bias_t is None else bias_t[b, h, i, j]
-                    total += (a_s - a_t) ** 2 / heads
+        counted = near & np.outer(mask[b], mask[b]).astype(bool)
+        count += counted.sum()
+        for h in range(heads):
+            maps = [_scores(q[b], k[b], h, heads) for q, k in ((q_s, k_s), (q_t, k_t))]
+            biases = [0.0 if bias is None else bias[b, h] for bias in (bias_s, bias_t)]
+            total += np.sum((maps[0] + biases[0] - maps[1] - biases[1])[counted] ** 2) / heads
     return total / count
 
 
@@ -119,10 +116,15 @@ def paper_hidden(student, teacher):
     return float(np.mean((student - teacher) ** 2))
 
 
-def paper_attention(q_s, k_s, q_t, k_t, heads, mask):
-    """The authors' code: additive mask of -10000 on padding keys, scores <= -100 set to 0, plain mean."""
+def paper_attention(q_s, k_s, q_t, k_t, heads, mask, biases=(None, None), window=None):
+    """The authors' code: additive mask of -10000 on padding keys, scores <= -100 set to 0, plain mean.
+
+    Biases `[B, h, S, S]` are part of the scores, and pairs further apart than the window count as masked.
+    """
     maps = []
-    for q, k in ((q_s, k_s), (q_t, k_t)):
+    places = np.arange(q_s.shape[1])
+    far = np.abs(places[:, None] - places) > (len(places) if window is None else window)
+    for q, k, bias in ((q_s, k_s, biases[0]), (q_t, k_t, biases[1])):
         scores = np.stack(
             [
                 np.stack([_scores(q[b], k[b], h, heads) for h in range(heads)])
@@ -130,7 +132,8 @@ def paper_attention(q_s, k_s, q_t, k_t, heads, mask):
                 for b in range(q.shape[0])
             ]
         )
-        maps.append(np.where(scores <= -1e2, 0.0, scores))
+        scores = scores + (0.0 if bias is None else bias)
+        maps.append(np.where((scores <= -1e2) | far, 0.0, scores))
     return float(np.mean((maps[0] - maps[1]) ** 2))
 
 

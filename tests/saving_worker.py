@@ -1,4 +1,4 @@
-"""Saves a tiny model many times, in each of several processes: `torchrun ... saving_worker.py FOLDER [alone]`.
+"""Saves a tiny model many times, in each of several processes: `saving_worker.py FOLDER [alone]`, for each rank.
 
 With `alone`, nothing says that they belong together.
 """

@@ -1,6 +1,6 @@
 """One optimiser step of a sharded objective in each of two processes, against the whole batch in one.
 
-torchrun --nproc-per-node 2 shard_worker.py TEACHER RESULT
+`shard_worker.py TEACHER RESULT`, for each rank.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def main(teacher_folder: str, result: str) -> None:
     model = workbench.load(teacher_folder)
     student = tiny_models.undropped(workbench.small_student(model))
     settings = build_settings(workbench.arguments("unused", phases="joint"), student, model)
-    projections = Projections(192, 384, settings.hidden_layers, shared=False)
+    projections = Projections(
+        student.config.hidden_size, model.config.hidden_size, settings.hidden_layers, shared=False
+    )
     wanted = [settings.mapping[m] for m in settings.hidden_layers]
     teacher = LiveTeacher(model, wanted, [settings.mapping[m] for m in settings.attention_layers])
     batch = tiny_models.sentences(8, labels=True)
@@ -72,7 +74,8 @@ def main(teacher_folder: str, result: str) -> None:
         after = alone.projections.parameters()
         moved = max(float((now - then).abs().max()) for now, then in zip(after, start, strict=True))
         report = {"loss": loss.item(), "expected": expected_loss, "worst": worst, "sharded": sharded, "moved": moved}
-        Path(result).write_text(json.dumps(report | {"names": sorted(found) == sorted(target)}))
+        report |= {"names": sorted(found), "expected_names": sorted(target)}
+        Path(result).write_text(json.dumps(report), encoding="utf-8")
     dist.barrier()
     dist.destroy_process_group()
 

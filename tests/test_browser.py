@@ -17,6 +17,8 @@ import workbench
 from hf_tinybert.export import export_onnx
 from hf_tinybert.export.session import OnnxModel
 
+pytestmark = pytest.mark.docs
+
 pytest.importorskip("onnxruntime")
 
 PAGE = Path(__file__).parents[1] / "examples" / "browser"
@@ -42,12 +44,12 @@ def site(teacher_folder, tmp_path_factory):
         pytest.skip("needs Chromium, node and `make browser`")
     folder = tmp_path_factory.mktemp("browser")
     teacher = workbench.load(teacher_folder)
-    width = {"hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 12}
+    width = {"hidden_size": 96, "intermediate_size": 192}
     student = workbench.small_student(teacher, init="teacher", **width)
     trainer = workbench.trainer(
         student,
         teacher,
-        workbench.arguments(folder / "student", max_steps=60, learning_rate=2e-4),
+        workbench.arguments(folder / "student", max_steps=120, learning_rate=1e-3),
         processing_class=workbench.tokenizer(),
     )
     trainer.train()

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import pytest
 import torch
 from datasets import Dataset
 
 from hf_tinybert.calibration import typical_batch, typical_examples
-
-pytestmark = pytest.mark.one_world("4.57")
 
 
 def lengths(*sizes):

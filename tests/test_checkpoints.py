@@ -126,5 +126,18 @@ def test_projections_round_trip(shared, tmp_path):
     assert len(saved.state_dict()) == (2 if shared else 8)
     for name, value in saved.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match=r"Error\(s\) in loading state_dict for Projections"):
         checkpoints.load_projections(Projections(3, 5, range(4), not shared), tmp_path)
+
+
+def test_what_is_missing_of_an_optimiser_is_the_trainers_file(tmp_path):
+    folder = checkpoint(tmp_path, 4, without=["optimizer.pt", "scheduler.pt"])
+    assert missing_parts(folder) == ["optimizer.pt", "scheduler.pt"]
+
+
+def test_a_checkpoint_of_a_distillation_is_what_is_looked_for(tmp_path):
+    checkpoint(tmp_path, 4)
+    checkpoint(tmp_path, 8, without=[checkpoints.STATE_NAME])
+    assert newest_complete(tmp_path) == str(tmp_path / "checkpoint-4")
+    assert checkpoints.to_resume_from(tmp_path) == str(tmp_path / "checkpoint-4")
+    assert newest_complete(tmp_path, distilled=False) == str(tmp_path / "checkpoint-8")

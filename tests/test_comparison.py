@@ -162,9 +162,9 @@ def test_of_real_models(teacher, teacher_folder, tmp_path):
     teachers, students = comparison.models
     assert teachers.parameters == sum(p.numel() for p in teacher.parameters())
     # One layer of width d and feed-forward size f: 4 (d² + d) + 2 d f + f + d + 4 d.
-    assert teachers.layer_parameters == 6 * (4 * (384**2 + 384) + 2 * 384 * 1536 + 1536 + 384 + 4 * 384)
-    assert students.layer_parameters == 3 * (4 * (192**2 + 192) + 2 * 192 * 768 + 768 + 192 + 4 * 192)
-    assert students.bytes_on_disk == pytest.approx(4 * students.parameters, rel=0.01)
+    assert teachers.layer_parameters == 4 * (4 * (96**2 + 96) + 2 * 96 * 192 + 192 + 96 + 4 * 96)
+    assert students.layer_parameters == 2 * (4 * (48**2 + 48) + 2 * 48 * 96 + 96 + 48 + 4 * 48)
+    assert students.bytes_on_disk == pytest.approx(4 * students.parameters, rel=0.03)
     assert (teachers.score, students.score) == (0.9, None)
     assert students.latency_ms < teachers.latency_ms
     assert comparison.threads == torch.get_num_threads()

@@ -9,6 +9,8 @@ from transformers import TrainingArguments
 
 from hf_tinybert import DistillationTrainingArguments, compat
 
+pytestmark = pytest.mark.also_transformers("4.57")
+
 
 @pytest.mark.parametrize("cls", [TrainingArguments, DistillationTrainingArguments])
 def test_grouping_by_length_in_this_versions_spelling(tmp_path, cls):

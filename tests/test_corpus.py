@@ -9,8 +9,6 @@ from datasets import Dataset, IterableDataset
 from hf_tinybert import corpus, data
 from hf_tinybert.corpus import CorpusArguments
 
-pytestmark = pytest.mark.one_world("5")
-
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path, monkeypatch):

@@ -148,7 +148,7 @@ def test_max_train_samples_leaves_the_other_splits_alone():
 
 @pytest.mark.parametrize("count", [0, -3])
 def test_max_train_samples_must_be_positive(count):
-    with pytest.raises(ValueError, match=r"max.train.samples"):
+    with pytest.raises(ValueError, match=rf"--max-train-samples must be at least 1, got {count}\."):
         load_raw(DataArguments(train_file=str(DEMO / "train.csv"), max_train_samples=count))
 
 
@@ -182,12 +182,15 @@ def test_mrpc_keeps_every_row_and_quote(shared_data, tokenizer):
     for split, name in (("train", "train.tsv"), ("eval", "dev.tsv")):
         rows = [line.split("\t") for line in (folder / name).read_text(encoding="utf-8-sig").split("\n")[1:] if line]
         assert splits[split].column_names == ["Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"]
-        assert splits[split]["#1 String"] == [row[3] for row in rows]
-        assert splits[split]["#2 String"] == [row[4] for row in rows]
-        assert splits[split]["Quality"] == [int(row[0]) for row in rows]
-    encoded = encode(splits, Columns.find(splits["train"], args), Labels(("0", "1")), tokenizer, 128)
-    first = splits["eval"][0]
-    assert encoded["eval"][0]["input_ids"] == tokenizer(first["#1 String"], first["#2 String"])["input_ids"]
+        given = splits[split].to_dict()
+        assert given["#1 String"] == [row[3] for row in rows]
+        assert given["#2 String"] == [row[4] for row in rows]
+        assert given["Quality"] == [int(row[0]) for row in rows]
+    few = DatasetDict({name: rows.select(range(20)) for name, rows in splits.items()})
+    encoded = encode(few, Columns.find(splits["train"], args), Labels(("0", "1")), tokenizer, 128)
+    for encoded_row, row in zip(encoded["eval"], few["eval"], strict=True):
+        whole = tokenizer(row["#1 String"], row["#2 String"], truncation=True, max_length=128)
+        assert encoded_row["input_ids"] == whole["input_ids"]
 
 
 def test_sts_b_is_a_regression_on_pairs(shared_data, tokenizer):
@@ -296,7 +299,7 @@ def test_unknown_labels_are_named(tokenizer):
 def test_a_row_without_a_label_is_refused(tmp_path, tokenizer, name, text):
     path = tmp_path / name
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"train data.*(row 2|label|number)"):
+    with pytest.raises(ValueError, match="The train data has no label in row 2, column 'label'"):
         prepared(DataArguments(train_file=str(path)), tokenizer)
 
 
@@ -485,12 +488,12 @@ def test_a_data_set_with_other_splits(tmp_path):
 
 
 def test_no_such_data_set():
-    with pytest.raises((ValueError, OSError)):
+    with pytest.raises((ValueError, OSError), match="no-such-owner/no-such-data"):
         load_raw(DataArguments(dataset="no-such-owner/no-such-data"))
 
 
 def test_files_and_a_data_set_are_not_both_taken(tmp_path):
-    with pytest.raises(ValueError, match="either --dataset or files"):
+    with pytest.raises(ValueError, match=r"Give either --dataset or files .*, not both"):
         load_raw(DataArguments(dataset=str(tmp_path), eval_file=str(DEMO / "eval.csv")))
     with pytest.raises(ValueError, match="No data: give --train-file"):
         load_raw(DataArguments())
@@ -503,8 +506,8 @@ def test_files_and_a_data_set_are_not_both_taken(tmp_path):
         ("empty.jsonl", b"", "is empty"),
         ("header.csv", b"text,label\n", "has no rows"),
         ("header.tsv", b"text\tlabel\n", "has no rows"),
-        ("blank.jsonl", b"\n", "(has no rows|could not be read)"),
-        ("list.json", b"[]", "(has no rows|could not be read)"),
+        ("blank.jsonl", b"\n", "has no rows"),
+        ("list.json", b"[]", "has no rows"),
         ("table.xlsx", b"PK", r"ends in '.xlsx'; expected one of .csv, .tsv, .json, .jsonl, .parquet"),
         ("noending", b"text\na", r"ends in ''; expected one of"),
         ("broken.jsonl", b'{"text": "a"\n{"text": ', "could not be read as json"),

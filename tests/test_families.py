@@ -64,9 +64,9 @@ def test_of_robertas_514_positions_512_can_be_used():
     assert locate(tiny_models.model("roberta", max_position_embeddings=514)).max_length == 512
 
 
-def test_of_a_real_body(body):
-    encoder = locate(BertModel.from_pretrained(body))
-    assert (encoder.num_layers, encoder.num_heads, encoder.hidden_size, encoder.max_length) == (6, 12, 384, 512)
+def test_of_a_real_encoder(encoder):
+    found = locate(BertModel.from_pretrained(encoder))
+    assert (found.num_layers, found.num_heads, found.hidden_size, found.max_length) == (4, 4, 96, 512)
 
 
 def test_unknown_terms_in_the_scores_are_noticed():

@@ -66,13 +66,9 @@ def test_a_model_that_was_loaded_with_all_its_outputs_on_is_caught_alike(family)
         assert torch.equal(caught[1].hidden[layer], value), layer
 
 
-def test_of_an_unlisted_family_with_conventional_names_the_scores_are_right_or_it_is_refused():
+def test_of_an_unlisted_family_with_conventional_names_the_scores_are_right():
     config = tiny_models.config(config_class=ConvBertConfig, embedding_size=24, head_ratio=2, conv_kernel_size=3)
     model = AutoModel.from_config(config).eval()
-    try:
-        locate(model)
-    except ValueError:
-        return
     check_against_the_models_own_outputs(model, tiny_models.batch())
 
 
@@ -85,14 +81,14 @@ def test_fused_attention_gives_the_same_features(teacher_folder):
     batch, caught = tiny_models.sentences(), []
     for attention in ("sdpa", "eager"):
         model = AutoModelForSequenceClassification.from_pretrained(teacher_folder, attn_implementation=attention)
-        capture = FeatureCapture(locate(model), range(7), range(1, 7))
+        capture = FeatureCapture(locate(model), range(5), range(1, 5))
         with torch.no_grad(), capture.recording() as features:
             model(**batch)
         caught.append(features)
     kept = batch["attention_mask"].bool()
     for kind in ("hidden", "queries", "keys"):
         fused, eager = (getattr(features, kind) for features in caught)
-        assert fused.keys() == eager.keys()
+        assert fused.keys() == eager.keys() == set(range(kind != "hidden", 5))
         for layer in fused:
             torch.testing.assert_close(fused[layer][kept], eager[layer][kept], rtol=1e-4, atol=1e-4)
 

@@ -78,7 +78,7 @@ def reference(student, teacher, projections, settings, batches):
     return {f"eval_{name}": np.mean(numbers) for name, numbers in values.items()}
 
 
-def test_means_over_real_positions(monkeypatch):
+def test_means_over_real_positions():
     student, teacher = pair()
     settings = settings_of(student, teacher)
     projections = Projections(16, 24, {0, 1, 2}, shared=False, seed=3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
+
 import numpy as np
 import pytest
 import references as ref
@@ -12,16 +14,15 @@ from hypothesis import strategies as st
 from test_losses import batch, check, tensor
 from transformers import AutoModel, EsmConfig
 
-from hf_tinybert import losses
+from hf_tinybert import head_matching, losses
+from hf_tinybert.counts import BatchCounts
 from hf_tinybert.families import locate
 from hf_tinybert.features import Features
 from hf_tinybert.head_matching import HeadMatching
 from hf_tinybert.layer_mapping import LayerMapping
 
-pytestmark = pytest.mark.one_world("4.57")
-
 HEADS = st.tuples(st.integers(1, 4), st.integers(1, 4))
-SHAPE = st.tuples(st.integers(1, 3), st.integers(1, 6))
+SHAPE = st.tuples(st.integers(1, 2), st.integers(1, 5))
 MAPPING = LayerMapping.build("uniform", 3, 3)
 
 
@@ -112,40 +113,110 @@ def test_mixing_by_the_identity_is_head_by_head():
 
 
 def test_sixteen_heads_start_from_twelve_evenly():
-    start = HeadMatching("mixing", 12, 16).start_of_mixing()
-    assert start.sum(1).tolist() == [1.0] * 16
-    assert set(start.sum(0).tolist()) == {1.0, 2.0}
-    assert HeadMatching("mixing", 12, 4).start_of_mixing().sum(0).max() == 1.0
+    def start(ours, theirs):
+        weights = HeadMatching("mixing", ours, theirs).start_of_mixing()
+        assert weights.shape == (theirs, ours)
+        assert weights.sum(1).tolist() == weights.max(1).values.tolist() == [1.0] * theirs
+        return weights.argmax(1).tolist()
+
+    assert start(12, 16) == [0, 0, 1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 9, 10, 11]
+    assert start(12, 4) == [0, 3, 6, 9]
+    assert start(1, 3) == [0, 0, 0]
+    assert start(2, 1) == [0]
 
 
-def build(kind, student, teacher, **sizes):
+@pytest.mark.parametrize("kind", ["heads", "mean", "mixing"])
+def test_layers_meet_by_their_own_numbers_within_the_students_window(kind):
+    arrays, mask = batch(4, 2, 6, [4, 4, 4, 4])
+    q_s, k_s, q_t, k_t = map(tensor, arrays)
+    noise = [torch.full_like(q_s, torch.nan)] * 2
+    bias = torch.randn(2, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+    student = Features(queries={1: noise[0], 2: q_s}, keys={1: noise[0], 2: k_s}, bias={2: bias, 1: bias * torch.nan})
+    teacher = Features(queries={2: noise[0], 5: q_t}, keys={2: noise[0], 5: k_t})
+    weights = torch.eye(2)
+    matching = HeadMatching(kind, 2, 2, windows={1: 0, 2: 1, 5: 3})
+    found = matching.loss(2, 5, student, teacher, weights, tensor(mask))
+    alone = HeadMatching(kind, 2, 2, windows={1: 1})
+    expected = compare(alone, (q_s, k_s, None, bias), (q_t, k_t), mask, mixing=weights)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert found.item() != pytest.approx(
+        compare(HeadMatching(kind, 2, 2), (q_s, k_s, None, bias), (q_t, k_t), mask, mixing=weights).item(), rel=1e-3
+    )
+    total = matching.loss(2, 5, student, teacher, weights, tensor(mask), "sum")
+    pairs = losses.real_pairs(tensor(mask), 1)
+    assert total.item() == pytest.approx((expected * pairs).item(), rel=1e-5)
+
+
+def test_a_loss_is_a_mean_over_pairs_within_its_window_or_over_rows():
+    counts = BatchCounts(*map(torch.tensor, (2.0, 3.0, 5.0, 7.0)), shares=1, windowed={4: torch.tensor(11.0)})
+    matching = HeadMatching("heads", 2, 2, windows={1: None, 2: 4})
+    assert [matching.count(layer, counts).item() for layer in (1, 2, 3)] == [5.0, 11.0, 5.0]
+    assert HeadMatching("relations", 2, 2, windows={2: 4}).count(2, counts).item() == 3.0
+
+
+def test_what_is_wanted_of_the_layers():
+    for kind in ("heads", "mean", "mixing"):
+        matching = HeadMatching(kind, 2, 2, windows={1: None, 2: 4, 3: 4, 4: 0})
+        assert (matching.kinds, matching.distinct_windows) == (("queries", "keys", "bias"), {0, 4})
+    matching = HeadMatching("relations", 2, 2, windows={1: None, 2: 4})
+    assert (matching.kinds, matching.distinct_windows) == (("queries", "keys", "values"), set())
+
+
+def test_a_matching_stays_as_it_is_and_asks_for_nothing_special():
+    matching = HeadMatching("heads", 2, 3)
+    assert matching == HeadMatching("heads", 2, 3, relation_heads=0, windows={}, why="")
+    with pytest.raises(FrozenInstanceError):
+        matching.kind = "mean"
+    with pytest.raises(FrozenInstanceError):
+        head_matching._Scores(torch.zeros(1), torch.zeros(1), None).bias = torch.zeros(1)
+
+
+def build(kind, student, teacher, mapping=MAPPING, **sizes):
     models = [tiny_models.model(family, **sizes.get(family, {})) for family in (student, teacher)]
-    return HeadMatching.build(kind, *map(locate, models), MAPPING)
+    return HeadMatching.build(kind, *map(locate, models), mapping)
 
 
 def test_auto_takes_heads_where_they_are_as_many():
     matching = build("auto", "bert", "roberta")
     assert (matching.kind, matching.why) == ("heads", "both have 4 heads")
+    assert (matching.student_heads, matching.teacher_heads, matching.relation_heads) == (4, 4, 0)
+    assert build("mean", "bert", "roberta").why == "asked for"
 
 
 def test_auto_mixes_heads_where_they_are_not():
     matching = build("auto", "bert", "roberta", bert={"num_attention_heads": 3})
     assert (matching.kind, matching.why) == ("mixing", "the teacher has 4 heads and the student 3")
-    with pytest.raises(ValueError, match="teacher has 4 heads and the student 3"):
+    assert (matching.student_heads, matching.teacher_heads, matching.relation_heads) == (3, 4, 0)
+    message = (
+        "^head_matching='heads' compares head with head, but the teacher has 4 heads and the student 3: use 'mean', "
+        "'mixing' or 'relations', or make the student with `create_student`.$"
+    )
+    with pytest.raises(ValueError, match=message):
         build("heads", "bert", "roberta", bert={"num_attention_heads": 3})
 
 
-def test_auto_takes_relations_where_the_scores_are_not_known():
+@pytest.mark.parametrize("swapped", [False, True])
+def test_auto_takes_relations_where_the_scores_are_not_known(swapped):
     config = tiny_models.config(config_class=EsmConfig, position_embedding_type="rotary", pad_token_id=1)
-    teacher, student = locate(AutoModel.from_config(config)), locate(tiny_models.model())
-    matching = HeadMatching.build("auto", student, teacher, MAPPING)
+    pair = [locate(tiny_models.model()), locate(AutoModel.from_config(config))]
+    if swapped:
+        pair.reverse()
+    matching = HeadMatching.build("auto", *pair, MAPPING)
     assert (matching.kind, matching.relation_heads) == ("relations", 4)
-    with pytest.raises(ValueError, match=r"head_matching='mean'.*'relations'"):
-        HeadMatching.build("mean", student, teacher, MAPPING)
+    assert matching.why == "one of the models adds unknown terms to its attention scores"
+    for kind in ("heads", "mean", "mixing"):
+        message = (
+            f"^head_matching='{kind}' compares attention scores, and one of the models adds terms to them that are "
+            r"not known here \(relative positions\): use head_matching='relations', or set attention_weight=0\.$"
+        )
+        with pytest.raises(ValueError, match=message):
+            HeadMatching.build(kind, *pair, MAPPING)
 
 
-@pytest.mark.parametrize(("width", "heads", "expected"), [(32, 4, 4), (20, 4, 4), (15, 3, 3), (25, 5, 1)])
-def test_relation_heads_divide_both_widths(width, heads, expected):
+@pytest.mark.parametrize(
+    ("width", "heads", "expected"), [(32, 4, 4), (20, 4, 4), (15, 3, 3), (25, 5, 1), (26, 2, 2), (24, 8, 4)]
+)
+def test_relation_heads_divide_both_widths_and_are_no_more_than_the_teachers(width, heads, expected):
     sizes = {"hidden_size": width, "num_attention_heads": heads}
     assert build("relations", "bert", "roberta", bert=sizes).relation_heads == expected
 
@@ -153,8 +224,16 @@ def test_relation_heads_divide_both_widths(width, heads, expected):
 def test_the_narrower_window_counts():
     assert build("auto", "bert", "modernbert").windows == {1: None, 2: 2, 3: None}
     assert build("auto", "modernbert", "bert").distinct_windows == {2}
+    assert build("auto", "bert", "modernbert", LayerMapping({0: 0, 1: 2, 3: 3})).windows == {1: 2, 3: None}
+    assert build("auto", "modernbert", "bert", LayerMapping({1: 1, 2: 3})).windows == {1: None, 2: 2}
+
+
+@pytest.mark.parametrize(("ours", "theirs", "expected"), [(1, 2, 1), (3, 2, 2), (None, 0, 0), (5, None, 5)])
+def test_of_two_windows_the_narrower(ours, theirs, expected):
+    assert head_matching._narrower(ours, theirs) == expected
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match="head_matching must be one of auto, heads"):
+    message = "^head_matching must be one of auto, heads, mean, mixing, relations, got 'both'.$"
+    with pytest.raises(ValueError, match=message):
         build("both", "bert", "bert")

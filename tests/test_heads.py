@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import workbench
 from transformers import AutoModelForSequenceClassification, BertModel
 
 from hf_tinybert import create_student, heads
@@ -12,8 +13,8 @@ SEVERAL = {"num_labels": 3, "problem_type": "multi_label_classification"}
 
 
 @pytest.fixture
-def loaded(body):
-    return AutoModelForSequenceClassification.from_pretrained(body, output_loading_info=True, **SEVERAL)
+def loaded(encoder):
+    return AutoModelForSequenceClassification.from_pretrained(encoder, output_loading_info=True, **SEVERAL)
 
 
 def test_a_new_head_says_how_frequent_each_label_is(loaded):
@@ -38,11 +39,12 @@ def test_the_last_layer_is_found_behind_others():
     assert heads.output_bias(model)[0] == "classifier.out_proj.bias"
 
 
-def test_a_student_of_a_headless_checkpoint_starts_at_its_teachers(loaded, body, tmp_path):
+def test_a_student_of_a_headless_checkpoint_starts_at_its_teachers(loaded, encoder, tmp_path):
     teacher, _ = loaded
     with torch.no_grad():
         teacher.classifier.bias.copy_(torch.tensor([-2.0, -3.0, 1.0]))
-    create_student(BertModel.from_pretrained(body), "tinybert-3l-192d").save_pretrained(tmp_path)
+    headless = BertModel.from_pretrained(encoder)
+    create_student(headless, workbench.student_config(headless)).save_pretrained(tmp_path)
     student = create_student(teacher, str(tmp_path))
     assert torch.equal(student.classifier.bias, teacher.classifier.bias)
     teacher.config.problem_type = "single_label_classification"

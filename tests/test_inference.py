@@ -83,10 +83,10 @@ def test_flops_of_other_families(family):
     assert count_flops(tiny_models.model(family), 16) == formula(3, 24, 40, 16, 3)
 
 
-def test_flops_of_a_real_body(body):
-    model = AutoModel.from_pretrained(body).eval()
+def test_flops_of_a_real_encoder(encoder):
+    model = AutoModel.from_pretrained(encoder).eval()
     for length in (32, 128):
-        assert count_flops(model, length) == formula(6, 384, 1536, length, labels=0)
+        assert count_flops(model, length) == formula(4, 96, 192, length, labels=0)
 
 
 # inputs
@@ -163,7 +163,8 @@ def test_plans_that_cannot_be(changes, message):
 # measuring
 
 
-def test_every_model_in_every_runtime_for_every_batch_size_and_length(folders):
+def test_every_model_in_every_runtime_for_every_batch_size_and_length(folders, monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)  # two threads on a busy core wait for each other
     plan = Plan(batch_sizes=(1, 3), lengths=(5, 9), threads=(1, 2), rounds=4, warm_up=0)
     candidates = find_candidates([str(folders / "teacher"), f"small={folders / 'student'}"])
     costs, timings = measure(candidates, plan, ["pytorch", "pytorch-int8"])
@@ -223,16 +224,16 @@ def test_speed_ups_against_another_than_the_first(folders):
         measure(candidates, QUICK, ["pytorch"], baseline="large")
 
 
-def test_of_a_real_model(body, tmp_path):
-    model = AutoModelForSequenceClassification.from_pretrained(body)
-    model.save_pretrained(tmp_path)
-    plan = Plan(batch_sizes=(1,), lengths=(32,), rounds=5, warm_up=1)
-    candidates = [Candidate("minilm", path=str(tmp_path)), Candidate("tiny", shape="tinybert-3l-192d")]
-    (minilm, tiny), (minilm_time, tiny_time) = measure(candidates, plan, ["pytorch"])
-    assert minilm.parameters == sum(p.numel() for p in model.parameters())
-    assert minilm.bytes_on_disk == pytest.approx(4 * minilm.parameters, rel=0.01)
-    assert minilm.flops[32] / tiny.flops[32] == pytest.approx(8, rel=0.05)
-    assert tiny_time.speed_up > 1.5 * minilm_time.speed_up
+def test_of_a_real_model(teacher, teacher_folder):
+    plan = Plan(batch_sizes=(1,), lengths=(64,), rounds=5, warm_up=1)
+    candidates = [Candidate("wide", shape="tinybert-6l-384d"), Candidate("real", path=teacher_folder)]
+    (wide, real), (wide_time, real_time) = measure(candidates, plan, ["pytorch"])
+    assert real.parameters == sum(p.numel() for p in teacher.parameters())
+    assert real.bytes_on_disk == pytest.approx(4 * real.parameters, rel=0.02)
+    assert wide.flops == {64: formula(6, 384, 1536, 64, labels=2)}
+    assert real.flops == {64: formula(4, 96, 192, 64, labels=12)}
+    assert wide_time.speed_up == 1
+    assert real_time.speed_up > 2
 
 
 def test_a_family_that_cannot_be_distilled_can_be_timed(tmp_path):
@@ -252,7 +253,7 @@ def test_nothing_is_timed_when_a_length_is_beyond_a_models_positions(tmp_path, f
     told = []
     with pytest.raises(ValueError, match="--lengths has 79; the model roberta takes 1 to 78 tokens"):
         measure(candidates, Plan(lengths=(8, 79)), ["pytorch"], progress=told.append)
-    assert not told
+    assert told == []
 
 
 def test_a_folder_without_a_model(tmp_path, folders):
@@ -262,23 +263,26 @@ def test_a_folder_without_a_model(tmp_path, folders):
 
 
 @needs_onnx
-def test_onnxruntime_exports_to_a_folder_of_its_own(folders):
-    before = sorted(folders.rglob("*"))
-    names = ["pytorch", "onnxruntime", "onnxruntime-int8"]
-    (pytorch, onnx, quantised), timings = measure([Candidate("teacher", path=str(folders / "teacher"))], QUICK, names)
-    assert sorted(folders.rglob("*")) == before
+@pytest.mark.parametrize("runtime", ["onnxruntime", pytest.param("onnxruntime-int8", marks=pytest.mark.slow)])
+def test_onnxruntime_exports_to_a_folder_of_its_own(runtime, tmp_path):
+    tiny_models.model(num_hidden_layers=1).save_pretrained(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    (pytorch, onnx), timings = measure([Candidate("flat", path=str(tmp_path))], QUICK, ["pytorch", runtime])
+    assert sorted(tmp_path.rglob("*")) == before
     assert (onnx.parameters, onnx.flops) == (pytorch.parameters, pytorch.flops)
-    assert onnx.bytes_on_disk > 4 * onnx.parameters
-    assert quantised.bytes_on_disk not in (None, onnx.bytes_on_disk)
+    if runtime == "onnxruntime":
+        assert onnx.bytes_on_disk > 4 * onnx.parameters
+    else:
+        assert 0 < onnx.bytes_on_disk < 4 * onnx.parameters + 200_000
     assert not onnx.size_is_computed
-    assert all(timing.median_ms > 0 for timing in timings)
+    assert [timing.runtime for timing in timings if timing.median_ms > 0] == ["pytorch", runtime]
 
 
 @needs_onnx
-def test_onnxruntime_takes_the_file_that_is_there(tmp_path, folders):
+def test_onnxruntime_takes_the_file_that_is_there(tmp_path):
     # Another model's file tells us what was measured; onnx/ goes before the folder itself.
-    student = AutoModelForSequenceClassification.from_pretrained(folders / "student").eval()
-    tracing.write(student, tmp_path / "model.onnx")
+    other = tiny_models.model("distilbert", hidden_size=16, num_hidden_layers=1)
+    tracing.write(other, tmp_path / "model.onnx")
     tiny_models.model().save_pretrained(tmp_path)
     candidates = [Candidate("teacher", path=str(tmp_path))]
     (at_top,), _ = measure(candidates, QUICK, ["onnxruntime"])

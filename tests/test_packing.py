@@ -17,7 +17,11 @@ def tokens(text):
     return workbench.tokenizer()(text, add_special_tokens=False)["input_ids"]
 
 
-@settings(deadline=None)
+def framed(ids):
+    return [workbench.tokenizer().cls_token_id, *ids, workbench.tokenizer().sep_token_id]
+
+
+@settings(deadline=None, max_examples=60)
 @given(lines, st.integers(3, 20), st.sampled_from(["row", "blank"]))
 def test_documents_are_cut_into_full_sequences(texts, max_length, documents):
     packed = Packer(workbench.tokenizer(), max_length, documents=documents)({"text": texts})["input_ids"]
@@ -30,13 +34,13 @@ def test_documents_are_cut_into_full_sequences(texts, max_length, documents):
     expected = []
     for document in whole:
         for start in range(0, len(document), max_length - 2):
-            expected.append([101, *document[start : start + max_length - 2], 102])
+            expected.append(framed(document[start : start + max_length - 2]))
     assert packed == expected
     assert all(len(sequence) <= max_length for sequence in packed)
 
 
 def test_missing_texts_are_empty():
-    assert Packer(workbench.tokenizer(), 8)({"text": [None, "", "film"]})["input_ids"] == [[101, *tokens("film"), 102]]
+    assert Packer(workbench.tokenizer(), 8)({"text": [None, "", "film"]})["input_ids"] == [framed(tokens("film"))]
     assert Packer(workbench.tokenizer(), 8)({"text": []})["input_ids"] == []
 
 

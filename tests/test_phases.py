@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from transformers import get_scheduler
 
 from hf_tinybert.phases import LEVELS, PhasePlan, learning_rate_function, schedule_function
+
+pytestmark = pytest.mark.also_transformers("4.57")
 
 PLANS = st.integers(1, 300).flatmap(lambda total: st.tuples(st.just(total), st.integers(0, total)))
 SCHEDULES = {
@@ -38,6 +41,13 @@ def test_joint_runs_have_one_phase():
     plan = PhasePlan(10, 0, joint=True)
     assert {plan.phase(step) for step in range(11)} == {"joint"}
     assert not any(plan.begins_prediction(step) for step in range(11))
+
+
+def test_a_plan_stays_as_it_is_and_has_two_phases():
+    plan = PhasePlan(10, 4)
+    assert plan == PhasePlan(10, 4, joint=False) != PhasePlan(10, 4, joint=True)
+    with pytest.raises(FrozenInstanceError):
+        plan.intermediate_steps = 5
 
 
 def test_levels_of_the_phases():
@@ -69,6 +79,40 @@ def test_the_arguments_draw_the_boundary(changes, boundary, tmp_path):
         assert PhasePlan.of_arguments(args, 30, resumed=boundary).intermediate_steps == stays
 
 
+@pytest.mark.parametrize(("share", "total", "boundary"), [(0.5, 1, 1), (0.5, 2, 1), (0.01, 2, 1), (0.99, 3, 2)])
+def test_each_phase_has_a_step_where_there_are_two(share, total, boundary, tmp_path):
+    args = workbench.arguments(tmp_path, intermediate_share=share)
+    assert PhasePlan.of_arguments(args, total) == PhasePlan(total, boundary)
+
+
+def test_a_resumed_boundary_stays_except_where_a_run_has_none(tmp_path):
+    for phases, expected in (("two", 7), ("prediction", 7), ("intermediate", 20), ("joint", 0)):
+        args = workbench.arguments(tmp_path, phases=phases)
+        assert PhasePlan.of_arguments(args, 20, resumed=7).intermediate_steps == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows", "passes"),
+    [
+        ({}, 40, (2.0, 2.0)),
+        ({"intermediate_share": 0.25}, 40, (1.0, 3.0)),
+        ({"phases": "joint"}, 40, (4.0, 4.0)),
+        ({"phases": "prediction"}, 40, (0.0, 4.0)),
+        ({"phases": "intermediate"}, 40, (4.0, 0.0)),
+        ({"gradient_accumulation_steps": 3}, 40, (6.0, 6.0)),
+        ({"per_device_train_batch_size": 2}, 40, (0.5, 0.5)),
+        ({"max_steps": 1, "phases": "joint"}, 8, (1.0, 1.0)),
+        ({"max_steps": 1, "phases": "joint"}, 1, (8.0, 8.0)),
+        ({"max_steps": 1, "phases": "joint"}, 0, (8.0, 8.0)),
+        ({"max_steps": -1, "num_train_epochs": 3, "intermediate_share": 0.25}, 20, (0.8, 2.4)),
+        ({"max_steps": -1, "num_train_epochs": 4, "num_intermediate_epochs": 3}, 40, (3.0, 1.0)),
+        ({"max_steps": -1, "num_train_epochs": 4}, 0, (0.0, 0.0)),
+    ],
+)
+def test_how_often_a_run_sees_its_data(changes, rows, passes, tmp_path):
+    assert PhasePlan.passes(workbench.arguments(tmp_path, **changes), rows) == pytest.approx(passes)
+
+
 def factors(plan, tmp_path, **changes):
     function = learning_rate_function(workbench.arguments(tmp_path, **changes), plan)
     return [function(step) for step in range(plan.total_steps + 1)]
@@ -82,6 +126,22 @@ def test_the_papers_schedule_constant_then_warm_up_and_decay(tmp_path):
 def test_an_intermediate_phase_with_warm_up_and_decay_of_its_own(tmp_path):
     found = factors(PhasePlan(8, 4), tmp_path, intermediate_lr_scheduler_type="linear", intermediate_warmup_ratio=0.5)
     assert found == pytest.approx([0, 0.5, 1, 0.5, 1, 0.75, 0.5, 0.25, 0])
+
+
+def test_a_warm_up_of_part_of_a_step_is_a_step(tmp_path):
+    found = factors(PhasePlan(6, 3), tmp_path, intermediate_lr_scheduler_type="linear", intermediate_warmup_ratio=0.4)
+    assert found == pytest.approx([0, 0.5, 1, 1, 2 / 3, 1 / 3, 0])
+
+
+def test_the_rate_of_the_first_phase_is_its_own_to_its_last_step(tmp_path):
+    found = factors(PhasePlan(4, 2), tmp_path, learning_rate=1e-4, intermediate_learning_rate=5e-5)
+    assert found == pytest.approx([0.5, 0.5, 1, 0.5, 0])
+
+
+@pytest.mark.parametrize("boundary", [4, 9])
+def test_a_run_of_layers_alone_ends_in_its_own_schedule(boundary, tmp_path):
+    found = factors(PhasePlan(4, boundary), tmp_path, learning_rate=1e-4, intermediate_learning_rate=2e-4)
+    assert found == pytest.approx([2, 2, 2, 2, 1 if boundary == 4 else 2])
 
 
 @pytest.mark.parametrize("joint", [True, False])
@@ -121,10 +181,13 @@ def test_one_phase_alone_has_transformers_own_learning_rates(name, tmp_path):
     assert rates(optimizer, scheduler, 20) == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", ["reduce_lr_on_plateau"])
-def test_schedules_driven_by_metrics_are_refused(name):
-    with pytest.raises(ValueError, match=f"{name}.*function of the step"):
-        schedule_function(name, 1e-3, 0, 10)
+def test_schedules_driven_by_metrics_are_refused():
+    message = (
+        "^lr_scheduler_type 'reduce_lr_on_plateau' is not a function of the step alone, so it cannot be one of two "
+        "phases. Use for example 'linear', 'cosine' or 'constant', or pass your own scheduler with `optimizers=`.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        schedule_function("reduce_lr_on_plateau", 1e-3, 0, 10)
 
 
 def test_the_joined_schedule_is_saved_without_code(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from hf_tinybert.comparison import Comparison, ModelFacts
-from hf_tinybert.plots import attention_picture, comparison_picture, curves_picture, sizes_picture
+from hf_tinybert.plots import attention_picture, comparison_picture, curves_picture, layers_picture, sizes_picture
 
 pytest.importorskip("matplotlib")
 
@@ -32,6 +32,19 @@ def test_writes_a_png_in_one_go(models, tmp_path):
     assert (width, height) == (1500, 540)
     assert data[-8:-4] == b"IEND"
     assert [p.name for p in tmp_path.iterdir()] == ["comparison.png"]
+
+
+@pytest.fixture
+def saved(monkeypatch):
+    """The figures that are saved."""
+    import matplotlib.figure
+
+    figures = []
+    save = matplotlib.figure.Figure.savefig
+    monkeypatch.setattr(
+        matplotlib.figure.Figure, "savefig", lambda figure, *a, **k: save(figure, *a, **k) or figures.append(figure)
+    )
+    return figures
 
 
 @pytest.fixture
@@ -70,6 +83,23 @@ def test_shows_the_words_and_numbers(tmp_path, texts):
         assert text in texts, text
 
 
+def test_what_was_not_measured_is_said(tmp_path, texts):
+    comparison_picture(Comparison("f1", "eval", 32, 1, (TEACHER, UNKNOWN)), tmp_path / "comparison.png", "Intents")
+    assert texts.count("not measured") == 3
+    assert {"eval f1", "file size (MB)", "latency (ms, 32 tokens)"} <= set(texts)
+
+
+def test_matched_layers_have_rings(tmp_path, saved):
+    layers_picture(torch.tensor([[1.0, 0.25, 0.5], [0.0, 0.75, 0.125]]), {0: 0, 1: 2}, tmp_path / "layers.png")
+    (axis,) = saved[0].axes
+    assert [tuple(rings.get_offsets()[0]) for rings in axis.collections] == [(0, 0), (2, 1)]
+    places = {tuple(map(int, text.get_position())): text.get_text() for text in axis.texts}
+    assert places == {(0, 0): "1.00", (1, 0): "0.25", (2, 0): "0.50", (0, 1): "0.00", (1, 1): "0.75", (2, 1): "0.12"}
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["emb", "1", "2"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["emb", "1"]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("teacher's layer", "student's layer")
+
+
 def test_losses_are_drawn_level_by_level(tmp_path, texts):
     history = [
         {"loss": 3.0, "loss_hidden_1": 2.0, "loss_hidden_2": 1.0, "loss_embedding": 0.5, "step": 5},
@@ -90,17 +120,10 @@ def test_attention_is_drawn_side_by_side(tmp_path, texts):
         assert text in texts, text
 
 
-def test_no_point_lies_on_the_edge(tmp_path, monkeypatch):
-    import matplotlib.figure
-
-    figures = []
-    save = matplotlib.figure.Figure.savefig
-    monkeypatch.setattr(
-        matplotlib.figure.Figure, "savefig", lambda figure, *a, **k: figures.append(figure) or save(figure, *a, **k)
-    )
+def test_no_point_lies_on_the_edge(tmp_path, saved):
     comparison = Comparison("accuracy", "eval", 32, 1, (TEACHER, STUDENT))
     sizes_picture({"student": comparison}, tmp_path / "sizes.png")
-    (figure,) = figures
+    (figure,) = saved
     for axis, largest in zip(figure.axes, (90, 6.0), strict=True):
         places = [tuple(dots.get_offsets()[0]) for dots in axis.collections]
         assert {x for x, _ in places} == {largest, largest / 3}
@@ -122,6 +145,6 @@ def test_pictures_are_narrow_enough_for_a_phone(tmp_path):
 
 def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"hf-tinybert\[plots\]"):
+    with pytest.raises(ImportError, match=r"^Pictures need matplotlib: pip install 'hf-tinybert\[plots\]'\.$"):
         comparison_picture(Comparison("accuracy", "test", 32, 1, (TEACHER,)), tmp_path / "x.png", "x")
     assert not list(tmp_path.iterdir())

@@ -10,13 +10,11 @@ import transformers
 import workbench
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModel, BertModel
+from transformers import AutoModel, AutoTokenizer, BertModel
 
 from hf_tinybert import LayerMapping, create_student, reduction
 from hf_tinybert.projections import Projections, offered
 from hf_tinybert.teacher import fingerprint
-
-pytestmark = pytest.mark.one_world("5")
 
 
 @pytest.mark.parametrize("name", tiny_models.AUTO_CLASSES)
@@ -41,13 +39,14 @@ def test_a_copy_of_another_familys_layers_sees_what_the_teacher_sees(family):
 
 
 def test_at_the_teachers_width_the_mapped_layers_are_copied(teacher):
-    student = create_student(teacher, "tinybert-3l-384d", layer_mapping="0:0,1:1,2:4,3:6")
+    sizes = {"num_hidden_layers": 3, "hidden_size": 96, "intermediate_size": 192}
+    student = create_student(teacher, workbench.student_config(teacher, **sizes), layer_mapping="0:0,1:1,2:2,3:4")
     ours, theirs = student.state_dict(), teacher.state_dict()
     for name, value in ours.items():
         pieces = name.split(".")
         if "layer" in pieces:
             at = pieces.index("layer") + 1
-            pieces[at] = {"0": "0", "1": "3", "2": "5"}[pieces[at]]
+            pieces[at] = {"0": "0", "1": "1", "2": "3"}[pieces[at]]
         assert torch.equal(value, theirs[".".join(pieces)]), name
     assert offered(student) == {}
 
@@ -89,22 +88,25 @@ def scores(model, layer, states):
     return q @ k.mT / q.shape[-1] ** 0.5
 
 
-@pytest.mark.parametrize("preset", ["tinybert-4l-312d", pytest.param("tinybert-3l-192d", marks=pytest.mark.slow)])
-def test_a_narrower_student_starts_close_to_the_teacher(preset, teacher):
-    train, test = tiny_models.sentences(256, "train"), tiny_models.sentences(128)
-    random = create_student(teacher, preset, init="random")
-    size = random.config.hidden_size
-    drawn = Projections(size, 384, range(5), shared=False)
+def padded(tokenizer, texts):
+    return dict(tokenizer(texts, padding=True, return_tensors="pt"))
+
+
+def assert_starts_close(teacher, shape, train, test):
+    """Closer than random weights; having seen texts, closer still, also than random weights' best projections."""
+    random = create_student(teacher, shape, init="random")
+    layers = range(random.config.num_hidden_layers + 1)
+    drawn = Projections(random.config.hidden_size, teacher.config.hidden_size, layers, shared=False)
     drawn = {name.removeprefix("linear."): value.detach() for name, value in drawn.state_dict().items()}
     random_hidden, random_attention = intermediate_loss(random, teacher, test, drawn)
     fitted_hidden, _ = intermediate_loss(random, teacher, test, best_projections(random, teacher, train))
 
-    untold = create_student(teacher, preset)
+    untold = create_student(teacher, shape)
     hidden, attention = intermediate_loss(untold, teacher, test, offered(untold))
     assert hidden < 0.7 * random_hidden
     assert attention < 0.75 * random_attention
 
-    told = create_student(teacher, preset, calibration=train | {"labels": torch.zeros(256)})
+    told = create_student(teacher, shape, calibration=train | {"labels": torch.zeros(len(train["input_ids"]))})
     told_hidden, told_attention = intermediate_loss(told, teacher, test, offered(told))
     assert told_hidden < 0.8 * fitted_hidden
     assert told_hidden < 0.8 * hidden
@@ -112,11 +114,24 @@ def test_a_narrower_student_starts_close_to_the_teacher(preset, teacher):
     assert told_attention < attention
 
 
+def test_a_narrower_student_starts_close_to_the_teacher(teacher):
+    train, test = tiny_models.sentences(128, "train"), tiny_models.sentences(64)
+    assert_starts_close(teacher, workbench.student_config(teacher), train, test)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["tinybert-4l-312d", "tinybert-3l-192d"])
+def test_a_preset_of_a_large_teacher_starts_close_to_it(preset, minilm):
+    teacher, tokenizer = AutoModel.from_pretrained(minilm).eval(), AutoTokenizer.from_pretrained(minilm)
+    texts = workbench.requests(384)
+    assert_starts_close(teacher, preset, padded(tokenizer, texts[:256]), padded(tokenizer, texts[256:]))
+
+
 def test_starting_from_the_teacher_leaves_the_teacher_alone(teacher):
     before, hooks = fingerprint(teacher), tiny_models.hooks(teacher)
     config = copy.deepcopy(teacher.config.to_dict())
     teacher.train()
-    create_student(teacher, "tinybert-3l-192d", calibration=tiny_models.sentences(4))
+    create_student(teacher, workbench.student_config(teacher), calibration=tiny_models.sentences(4))
     assert teacher.training
     assert all(p.requires_grad for p in teacher.parameters())
     assert (fingerprint(teacher), tiny_models.hooks(teacher)) == (before, hooks)
@@ -276,10 +291,11 @@ def test_the_same_teacher_makes_the_same_student_whatever_the_random_state():
     torch.testing.assert_close(*answers, rtol=1e-3, atol=1e-4)
 
 
-def test_a_narrower_masked_language_model_starts_with_a_head_that_answers(masked_lm_folder, tokenizer):
+def test_a_narrower_masked_language_model_starts_with_a_head_that_answers(masked_lm_folder):
     teacher = transformers.AutoModelForMaskedLM.from_pretrained(masked_lm_folder).eval()
-    texts = workbench.requests(96)
-    seen, unseen = (tokenizer(part, padding=True, return_tensors="pt") for part in (texts[:64], texts[64:]))
+    tokenizer = AutoTokenizer.from_pretrained(masked_lm_folder)
+    texts = workbench.requests(64)
+    seen, unseen = padded(tokenizer, texts[:48]), padded(tokenizer, texts[48:])
     student = create_student(teacher, "tinybert-4l-312d", calibration=seen)
     with torch.no_grad():
         ours, theirs = (model(**unseen).logits.argmax(-1) for model in (student, teacher))

@@ -1,17 +1,17 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from contextlib import suppress
 
 import pytest
 import saving_worker
 import tiny_models
 import torch
-import workbench
 from transformers import TrainingArguments
 
 from hf_tinybert.saving import SafeSavingTrainer, file_beside, remove_partial, written_beside
+
+pytestmark = pytest.mark.also_transformers("4.57")
 
 
 def files(folder):
@@ -41,21 +41,18 @@ def test_old_files_are_replaced_others_stay_and_what_a_killed_run_left_goes(tmp_
     assert not list(tmp_path.glob(".partial-*"))
 
 
-@pytest.mark.one_world("5")
-def test_of_two_processes_one_writes_and_the_other_leaves_it_alone(tmp_path):
+def test_of_two_processes_one_writes_and_the_other_leaves_it_alone(processes, tmp_path):
     """Transformers 5 asks every process to save."""
-    command = workbench.worker(saving_worker.__file__, tmp_path, processes=2)
-    done = subprocess.run(**command, capture_output=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    for rank in processes.run_ranks(2, saving_worker.__file__, tmp_path):
+        assert rank.returncode == 0, rank.output
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors", "training_args.bin"}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with GPUs they do train together")
-def test_processes_that_know_nothing_of_each_other_are_refused(tmp_path):
-    command = workbench.worker(saving_worker.__file__, tmp_path, "alone", processes=2)
-    done = subprocess.run(**command, capture_output=True, timeout=300, check=False)
-    assert done.returncode != 0
-    assert "2 processes were started, and each would train alone" in done.stderr
+def test_processes_that_know_nothing_of_each_other_are_refused(processes, tmp_path):
+    for rank in processes.run_ranks(2, saving_worker.__file__, tmp_path, "alone"):
+        assert rank.returncode == 1
+        assert "2 processes were started, and each would train alone" in rank.stderr
     assert not list(tmp_path.iterdir())
 
 

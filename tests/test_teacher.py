@@ -39,13 +39,13 @@ def test_loads_a_teacher_by_folder(teacher, teacher_folder):
     assert loaded.config._attn_implementation == "eager"
 
 
-def test_a_body_without_a_trained_head_is_no_teacher_but_loads_without_a_head(body):
+def test_a_body_without_a_trained_head_is_no_teacher_but_loads_without_a_head(encoder):
     with pytest.raises(ValueError, match=r"no trained weights for classifier\.bias.*not fine-tuned"):
-        load_teacher(body, AutoModelForSequenceClassification)
-    assert load_teacher(body, AutoModel).config.hidden_size == 384
+        load_teacher(encoder, AutoModelForSequenceClassification)
+    assert load_teacher(encoder, AutoModel).config.hidden_size == 96
 
 
-def test_a_folder_without_a_model_or_that_is_not_there(tmp_path, monkeypatch):
+def test_a_folder_without_a_model_or_that_is_not_there(tmp_path):
     with pytest.raises(ValueError, match=r"no config\.json"):
         load_teacher(tmp_path, AutoModelForSequenceClassification)
     for name in (tmp_path / "nowhere", "./nowhere", "../nowhere"):
@@ -62,7 +62,7 @@ def test_a_local_teacher_is_described_by_its_weights_alone(teacher, teacher_fold
     assert name == f"sha256:{fingerprint(teacher)}" == describe(workbench.load(tmp_path / "elsewhere"))
     assert len(fingerprint(teacher)) == 16
     with torch.no_grad():
-        teacher.bert.encoder.layer[5].attention.self.key.bias[3] += 1e-3
+        teacher.bert.encoder.layer[3].attention.self.key.bias[3] += 1e-3
     assert describe(teacher) != name
 
 

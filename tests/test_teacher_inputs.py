@@ -56,7 +56,7 @@ def data(byte_tokens):
 
 def student_of(teacher, **changes):
     set_seed(0)
-    config = TinyBertConfig.from_teacher(teacher.config, "tinybert-3l-192d", **({"vocab_size": 600} | changes))
+    config = workbench.student_config(teacher, **({"vocab_size": 600} | changes))
     return create_student(teacher, config, init="random", own_vocabulary=True)
 
 
@@ -80,19 +80,13 @@ def test_the_teacher_says_of_a_text_what_it_says_alone(teacher, data, byte_token
     own = workbench.trainer(
         workbench.small_student(teacher), teacher, workbench.arguments(tmp_path), compute_metrics=metrics.accuracy
     )
-    expected = own.evaluate_teacher(workbench.household()["eval"])["teacher_accuracy"]
+    expected = own.evaluate_teacher(workbench.household()["eval"])
     measured = trainer.evaluate_teacher()
-    assert measured["teacher_accuracy"] == expected > 0.5
-    assert measured["teacher_loss"] < 2.0
+    assert measured["teacher_accuracy"] == expected["teacher_accuracy"] > 0.5
+    assert measured["teacher_loss"] == pytest.approx(expected["teacher_loss"], rel=2e-3)
 
 
-@pytest.mark.parametrize(
-    "cache",
-    [
-        pytest.param("none", marks=pytest.mark.one_world("4.57")),
-        pytest.param("logits", marks=pytest.mark.one_world("5")),
-    ],
-)
+@pytest.mark.parametrize("cache", ["none", "logits"])
 def test_it_teaches(cache, teacher, data, byte_tokens, tmp_path):
     """From random weights the student comes to say of 24 requests what the teacher says."""
     few = data["train"].select(range(24))
@@ -103,7 +97,7 @@ def test_it_teaches(cache, teacher, data, byte_tokens, tmp_path):
         tmp_path,
         max_steps=60,
         per_device_train_batch_size=12,
-        learning_rate=1e-3,
+        learning_rate=5e-3,
         teacher_cache=cache,
         teacher_cache_dir=str(tmp_path / "cache"),
     )
@@ -166,7 +160,7 @@ def test_tasks_of_tokens_and_missing_or_long_columns_are_refused(teacher, data, 
             trainer_of(teacher, data, byte_tokens, tmp_path, changes={split: lacking})
     long = data["train"].select(range(2)).remove_columns(["teacher_input_ids", "teacher_attention_mask"])
     long = long.add_column("teacher_input_ids", [[101] * 600, [101]])
-    with pytest.raises(ValueError, match="600 tokens is longer than the 512"):
+    with pytest.raises(ValueError, match="600 tokens is longer than the 512 positions"):
         trainer_of(teacher, data, byte_tokens, tmp_path, changes={"train_dataset": long})
     with pytest.raises(ValueError, match="There is no column 'sentence'"):
         tokenize_for_teacher(texts_of("eval"), byte_tokens, "sentence")

@@ -37,5 +37,5 @@ def test_times_are_milliseconds_and_no_gradients_are_kept():
         event.wait(0.02)
 
     (times,) = in_turns({0: wait}, rounds=3, warm_up=0).values()
-    assert min(times) >= 19
+    assert 19 <= min(times) < 1000
     assert modes == [True] * 6

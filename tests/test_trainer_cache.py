@@ -6,7 +6,6 @@ import getpass
 import json
 import math
 import os
-import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -111,6 +110,7 @@ def runs(teacher_folder, tmp_path_factory):
     return {choice: (real(teacher_folder, folder, choice), folder) for choice, folder in folders.items()}
 
 
+@pytest.mark.also_transformers("4.57")
 @pytest.mark.parametrize("choice", ["logits", "features"])
 def test_every_step_is_the_live_teachers(choice, runs):
     live, cached = runs["none"][0], runs[choice][0]
@@ -118,6 +118,7 @@ def test_every_step_is_the_live_teachers(choice, runs):
     assert_same(live, cached)
 
 
+@pytest.mark.also_transformers("4.57")
 def test_when_the_teacher_runs(runs):
     live, logits, features = (runs[choice][0] for choice in ("none", "logits", "features"))
     assert (live.signal, logits.signal, features.signal) == (LiveTeacher, CachedLogits, CachedFeatures)
@@ -127,6 +128,7 @@ def test_when_the_teacher_runs(runs):
     assert features.opening - logits.opening == math.ceil(48 / 20)
 
 
+@pytest.mark.also_transformers("4.57")
 @pytest.mark.parametrize("choice", ["logits", "features"])
 def test_the_next_run_reads_what_is_there(choice, runs, teacher_folder, tmp_path):
     first, folder = runs[choice]
@@ -140,6 +142,7 @@ def test_the_next_run_reads_what_is_there(choice, runs, teacher_folder, tmp_path
     assert_same(first, again)
 
 
+@pytest.mark.also_transformers("4.57")
 def test_later_epochs_of_the_prediction_phase_run_no_teacher(teacher_folder, tmp_path):
     changes = {"phases": "prediction"}
     cached = real(teacher_folder, tmp_path, "logits", **changes)
@@ -175,15 +178,14 @@ def test_what_is_written_and_where(runs, teacher_folder, caplog):
                 assert private.encode() not in path.read_bytes()
 
 
-@pytest.mark.one_world("4.57")
-def test_two_processes_train_as_one(teacher_folder, tmp_path):
-    single, _ = cache_worker.distil(teacher_folder, tmp_path / "one", {"teacher_cache": "none"})
+@pytest.mark.also_transformers("4.57")
+def test_two_processes_train_as_one(processes, teacher_folder, tmp_path):
+    single, _ = cache_worker.distil(teacher_folder, tmp_path / "one", {"teacher_cache": "none", "max_steps": 12})
     folder = tmp_path / "two"
     folder.mkdir()
-    options = {"per_device_train_batch_size": 4, "ddp_backend": "gloo"}
-    command = workbench.worker(cache_worker.__file__, teacher_folder, folder, json.dumps(options), processes=2)
-    done = subprocess.run(**command, capture_output=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    options = {"per_device_train_batch_size": 4, "ddp_backend": "gloo", "max_steps": 12}
+    for rank in processes.run_ranks(2, cache_worker.__file__, teacher_folder, folder, json.dumps(options)):
+        assert rank.returncode == 0, rank.output
     for choice in ("features", "logits"):
         result = load_file(folder / f"{choice}.safetensors")
         assert result.keys() == single.keys()
@@ -282,6 +284,7 @@ def test_with_and_without_mixed_precision_are_two_caches(tmp_path):
     assert len(list((tmp_path / "cache").iterdir())) == 3
 
 
+@pytest.mark.also_transformers("4.57")
 @pytest.mark.parametrize("choice", ["logits", "features"])
 def test_a_data_loader_of_ones_own_gets_the_live_teacher_and_a_warning(choice, monkeypatch, caplog, tmp_path):
     monkeypatch.setattr(DistillationTrainer, "get_train_dataloader", Trainer.get_train_dataloader)
@@ -321,6 +324,7 @@ def test_compiled(choice, tmp_path):
         assert cached == pytest.approx(live, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.also_transformers("4.57")
 def test_evaluation_while_training_asks_the_teacher(tmp_path):
     teacher = tiny_models.model()
     student = create_student(teacher, tiny_models.small_config(teacher), init="random")
@@ -399,7 +403,10 @@ UNKNOWN = {
         "changes with the padding of its batch",
     ),
     "padding that moves the first token": (
-        lambda: {"collator": partial(cache_worker.collate, side="left"), "teacher": tiny_models.model("roberta")},
+        lambda: {
+            "collator": partial(cache_worker.collate, side="left"),
+            "teacher": tiny_models.model("roberta", seed=1),
+        },
         "changes with the padding of its batch",
     ),
     "masking": (lambda: {"collator": masking}, "the data collator changes the token ids"),

@@ -11,7 +11,9 @@ from transformers import AutoModelForSequenceClassification, set_seed
 from hf_tinybert import create_student
 from hf_tinybert.families import locate
 
-STEPS = {"max_steps": 96, "logging_steps": 24, "learning_rate": 1e-2, "seed": 1}
+pytestmark = pytest.mark.also_transformers("4.57")
+
+STEPS = {"max_steps": 24, "logging_steps": 4, "learning_rate": 1e-2, "seed": 1}
 
 
 def labels():
@@ -20,7 +22,7 @@ def labels():
 
 
 def teacher_of(family):
-    return tiny_models.model(family, vocab_size=30522, pad_token_id=0, **labels())
+    return tiny_models.model(family, vocab_size=len(workbench.tokenizer()), pad_token_id=0, **labels())
 
 
 def student_of(teacher, family):
@@ -28,13 +30,21 @@ def student_of(teacher, family):
     set_seed(0)
     if family == "bert":
         return create_student(teacher, tiny_models.small_config(teacher, hidden_dropout_prob=0.0), init="random")
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 20, "vocab_size": 30522}
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "intermediate_size": 20,
+        "vocab_size": teacher.config.vocab_size,
+    }
     config = tiny_models.config(family, pad_token_id=0, **sizes, **labels())
     return create_student(teacher, config, init="random")
 
 
 def run(teacher, student, folder, **changes):
-    trainer = workbench.trainer(student, teacher, workbench.arguments(folder, **(STEPS | changes)))
+    """Some of the requests, over and over: how far a loss falls is then no matter of the last batches."""
+    args = workbench.arguments(folder, **(STEPS | changes))
+    rows = workbench.household()["train"].select(range(32))
+    trainer = workbench.trainer(student, teacher, args, train_dataset=rows)
     trainer.train()
     return trainer, {
         name: [entry[name] for entry in trainer.state.log_history if name in entry]
@@ -56,11 +66,8 @@ def test_every_level_of_every_family_is_learnt(family, own, tmp_path):
     levels = {"embedding", "prediction", *(f"{kind}_{m}" for kind in ("hidden", "attention") for m in (1, layers))}
     assert {name.removeprefix("loss_") for name in series} == levels
     for name, values in series.items():
-        assert torch.tensor(values).isfinite().all(), name
-    attention = sum(torch.tensor(values) for name, values in series.items() if "attention" in name)
-    hidden = sum(torch.tensor(values) for name, values in series.items() if "hidden" in name)
-    assert attention[-1] < attention[0]
-    assert hidden[-1] < hidden[0]
+        assert len(values) == 6
+        assert values[-1] < 0.97 * values[0], name
     assert not tiny_models.hooks(teacher) + tiny_models.hooks(trainer.model)
     trainer.save_model(str(tmp_path / "student"))
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student").eval()
@@ -73,13 +80,13 @@ def test_every_level_of_every_family_is_learnt(family, own, tmp_path):
 @pytest.mark.parametrize("family", ["mpnet", "deberta-v2"])
 def test_scores_with_a_bias_cannot_be_cached_and_auto_knows(family, tmp_path):
     teacher = teacher_of(family)
-    cache = {"teacher_cache_dir": str(tmp_path / "cache"), "max_steps": 160}
+    cache = {"teacher_cache_dir": str(tmp_path / "cache"), "max_steps": 4, "logging_steps": 2}
     with pytest.raises(ValueError, match=r"teacher_cache='features' cannot be.*head_matching='relations'"):
         run(teacher, student_of(teacher, "bert"), tmp_path, teacher_cache="features", **cache)
     assert not tiny_models.hooks(teacher)
     relations = {"teacher_cache": "features", "head_matching": "relations"} | cache
     series = run(teacher, student_of(teacher, "bert"), tmp_path, **relations)[1]
-    assert series["loss_attention_1"]
+    assert len(series["loss_attention_1"]) == 1
 
 
 @pytest.mark.parametrize("family", ["albert", "modernbert"])
@@ -87,7 +94,7 @@ def test_a_cache_gives_what_the_live_teacher_gives(family, tmp_path):
     teacher, logs = teacher_of(family), []
     for cache in ("none", "features"):
         options = {"teacher_cache": cache, "teacher_cache_dir": str(tmp_path / "cache"), "learning_rate": 1e-3}
-        options |= {"teacher_cache_dtype": "float32", "max_steps": 16, "logging_steps": 4}
+        options |= {"teacher_cache_dtype": "float32", "max_steps": 8, "logging_steps": 2}
         logs.append(run(teacher, student_of(teacher, "bert"), tmp_path, **options)[1])
     assert logs[0].keys() == logs[1].keys()
     for name, values in logs[0].items():
@@ -113,11 +120,13 @@ def test_compiled_training_is_the_same(family, tmp_path):
 
 @pytest.mark.parametrize("kind", ["mean", "mixing", "relations"])
 def test_sixteen_heads_teach_twelve(kind, tmp_path):
-    teacher = tiny_models.model(vocab_size=30522, pad_token_id=0, hidden_size=32, num_attention_heads=16, **labels())
+    teacher = tiny_models.model(
+        vocab_size=len(workbench.tokenizer()), pad_token_id=0, hidden_size=32, num_attention_heads=16, **labels()
+    )
     config = tiny_models.small_config(teacher, hidden_size=24, num_attention_heads=12)
     student = create_student(teacher, config, init="random")
     trainer, series = run(teacher, student, tmp_path, head_matching=kind)
-    assert series["loss_attention_1"][-1] < series["loss_attention_1"][0]
+    assert series["loss_attention_1"][-1] < 0.97 * series["loss_attention_1"][0]
     mixing = dict(trainer._objective.projections.mixing)
     expected = {"1": (16, 12), "2": (16, 12)} if kind == "mixing" else {}
     assert {name: weight.shape for name, weight in mixing.items()} == expected
@@ -126,16 +135,18 @@ def test_sixteen_heads_teach_twelve(kind, tmp_path):
 
 
 def test_a_mixture_of_heads_comes_back_from_a_checkpoint(tmp_path):
-    teacher = tiny_models.model(vocab_size=30522, pad_token_id=0, **labels())
-    options = {"save_strategy": "steps", "save_steps": 48}
+    """From the middle of the phase that trains the mixture."""
+    teacher = teacher_of("bert")
+    options = {"max_steps": 12, "save_strategy": "steps", "save_steps": 4}
     trained = []
     for resume in (False, True):
         set_seed(0)
         config = tiny_models.small_config(teacher, hidden_size=15, num_attention_heads=3, hidden_dropout_prob=0.0)
         student = create_student(teacher, config, init="random")
         trainer = workbench.trainer(student, teacher, workbench.arguments(tmp_path, **(STEPS | options)))
-        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-48") if resume else None)
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4") if resume else None)
         trained.append(workbench.weights(trainer))
-    assert any(name.startswith("projections.mixing") for name in trained[0])
+    assert {name for name in trained[0] if "mixing" in name} == {"projections.mixing.1", "projections.mixing.2"}
+    assert trained[1].keys() == trained[0].keys()
     for name, value in trained[0].items():
         torch.testing.assert_close(trained[1][name], value, msg=name)

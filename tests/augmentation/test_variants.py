@@ -85,3 +85,20 @@ def test_a_word_is_where_it_was():
     variants = VariantWriter(50, 1.0, 0).write(TEXT, candidates())
     assert all(variant.text.endswith("!") and ", " in variant.text for variant in variants)
     assert all(len(words_of(variant.text)) == len(words_of(TEXT)) for variant in variants)
+
+
+def test_the_variants_of_a_text_are_these():
+    """Written out: caches and published data sets hang on them."""
+    written = VariantWriter(n=4, p=0.5, seed=3).write(TEXT, candidates(), "text")
+    assert [variant.text for variant in written] == [
+        "The film is a good, dull dull!",
+        "movie film is a dull, bad dull!",
+        "bad bad is a dull, funny movie!",
+        "movie dull is a movie, funny film!",
+    ]
+
+
+def test_a_variant_that_was_there_is_left_out_and_the_next_is_made():
+    only = Candidates({1: ("movie", "picture")}, set())
+    written = VariantWriter(n=40, p=0.9, seed=0).write("The film", only)
+    assert sorted(variant.text for variant in written) == ["The movie", "The picture"]

@@ -10,6 +10,7 @@ import pytest
 import workbench
 from datasets import Dataset
 from huggingface_hub import ModelCard
+from PIL import Image
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
@@ -40,7 +41,7 @@ def test_without_a_card_of_the_teacher_nothing_is_inherited(trainer):
     known = facts(trainer)
     assert (known.license, known.language, known.datasets) == (None, [], [])
     assert known.pipeline_tag == "text-classification"
-    assert known.student_shape == "BertForSequenceClassification with 3 layers, 192 wide"
+    assert known.student_shape == "BertForSequenceClassification with 2 layers, 48 wide"
     assert known.training_rows == len(trainer.train_dataset)
 
 
@@ -106,14 +107,14 @@ def test_data_of_the_hub_is_named(trainer):
     assert facts(trainer, dataset_tags="glue", dataset="GLUE SST-2").dataset_name == "GLUE SST-2"
 
 
-def test_every_head_has_its_task(body):
+def test_every_head_has_its_task(encoder):
     for auto, tag in (
         (AutoModel, "feature-extraction"),
         (AutoModelForMaskedLM, "fill-mask"),
         (AutoModelForQuestionAnswering, "question-answering"),
         (AutoModelForTokenClassification, "token-classification"),
     ):
-        assert pipeline_tag(auto.from_pretrained(body)) == tag
+        assert pipeline_tag(auto.from_pretrained(encoder)) == tag
 
 
 def test_layers_that_were_not_matched_are_not_claimed(teacher, tmp_path):
@@ -130,14 +131,17 @@ def test_layers_that_were_not_matched_are_not_claimed(teacher, tmp_path):
 
 def test_a_student_of_another_family_reads_what_its_tokenizer_gives(teacher, tmp_path):
     """DistilBERT takes no token types, which BERT's tokenizer makes."""
-    config = DistilBertConfig(dim=48, hidden_dim=96, n_layers=2, n_heads=12, num_labels=teacher.config.num_labels)
+    config = DistilBertConfig(dim=48, hidden_dim=96, n_layers=2, n_heads=4, num_labels=teacher.config.num_labels)
+    config.vocab_size = teacher.config.vocab_size
     config.id2label, config.label2id = teacher.config.id2label, teacher.config.label2id
     student = AutoModelForSequenceClassification.from_config(config)
     trainer = workbench.trainer(student, teacher, workbench.arguments(tmp_path, max_steps=2))
     trainer.train()
     trainer.save_model()
     trainer.create_model_card()
-    assert (tmp_path / "pictures" / "attention.png").is_file()
+    with Image.open(tmp_path / "pictures" / "attention.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.height > picture.width / 2 * 1.9  # two layers, in rows of two maps
 
 
 def test_the_card_names_no_path(trainer, tmp_path):
@@ -149,5 +153,8 @@ def test_the_card_names_no_path(trainer, tmp_path):
     text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert str(tmp_path) not in text
     assert "sha256" not in text
-    assert "| size on disk | 90" in text
+    weights = [
+        (folder / "model.safetensors").stat().st_size / 1e6 for folder in (tmp_path / "teacher", tmp_path / "out")
+    ]
+    assert "| size on disk | {:.1f} MB | {:.1f} MB |".format(*weights) in text
     assert {"one", "two"} <= set(ModelCard(text).data.tags)

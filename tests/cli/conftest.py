@@ -13,6 +13,7 @@ from pathlib import Path
 import datasets
 import pytest
 
+from hf_tinybert.card import pictures
 from hf_tinybert.cli import main
 
 QUICK = ["--use-cpu", "--disable-tqdm", "True"]
@@ -35,10 +36,15 @@ class Result:
         return f"Result(code={self.code}, out=...{self.out[-300:]!r}, error={self.error[-600:]!r})"
 
 
-def run(*argv: object) -> Result:
-    """Run a command in this process; an exception that escapes from it fails the test."""
+def run(*argv: object, with_pictures: bool = False) -> Result:
+    """Run a command in this process; an exception that escapes from it fails the test.
+
+    A card's pictures take longer to draw than a short run to train, and are left out unless they are asked for.
+    """
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
+        if not with_pictures:
+            patch.setattr(pictures, "draw", lambda *given: {})
         try:
             code = main([str(word) for word in argv])
         except SystemExit as end:  # argparse's own way out
@@ -80,11 +86,11 @@ def data_flags(files) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def finetuned(tmp_path_factory, body, data_flags) -> tuple[Path, Result]:
-    """A MiniLM after a few steps of `finetune`, and what the command printed."""
+def finetuned(tmp_path_factory, encoder, data_flags) -> tuple[Path, Result]:
+    """The encoder after a few steps of `finetune`, and what the command printed."""
     folder = tmp_path_factory.mktemp("finetuned") / "teacher"
-    steps = ["--max-steps", "12", "--per-device-train-batch-size", "16", "--learning-rate", "4e-4", "--seed", "3"]
-    result = run("finetune", "--model", body, *data_flags, "--output-dir", folder, *steps, *QUICK)
+    steps = ["--max-steps", "24", "--per-device-train-batch-size", "16", "--learning-rate", "1e-3", "--seed", "3"]
+    result = run("finetune", "--model", encoder, *data_flags, "--output-dir", folder, *steps, *QUICK)
     assert result.code == 0, result
     return folder, result
 
@@ -95,10 +101,10 @@ def teacher_path(finetuned) -> Path:
 
 
 @pytest.fixture(scope="session")
-def distill_flags(teacher_path, data_flags) -> list[str]:
+def distill_flags(teacher_path, student_shape, data_flags) -> list[str]:
     """Six steps, with a checkpoint in the middle."""
     return [
-        *("distill", "--teacher", str(teacher_path), "--student", "tinybert-3l-192d", *data_flags, *QUICK),
+        *("distill", "--teacher", str(teacher_path), "--student", student_shape, *data_flags, *QUICK),
         *("--max-steps", "6", "--save-strategy", "steps", "--save-steps", "3", "--logging-steps", "1"),
         *("--per-device-train-batch-size", "8", "--learning-rate", "5e-4", "--seed", "5"),
     ]
@@ -108,6 +114,6 @@ def distill_flags(teacher_path, data_flags) -> list[str]:
 def distilled(tmp_path_factory, distill_flags) -> tuple[Path, Result]:
     """A student after six steps of `distill`, and what the command printed."""
     folder = tmp_path_factory.mktemp("distilled") / "student"
-    result = run(*distill_flags, "--output-dir", folder)
+    result = run(*distill_flags, "--output-dir", folder, with_pictures=True)
     assert result.code == 0, result
     return folder, result

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,12 +9,20 @@ from transformers import AutoModelForSequenceClassification
 
 from hf_tinybert.augmentation import WordVectors
 
+#: A process of its own, which keeps what it shares with others in the folder that comes first.
+WITH_A_HOME = """
+import sys, datasets
+from hf_tinybert import cli, sharing
+sharing.HF_HOME = datasets.config.HF_DATASETS_CACHE = sys.argv[1]
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
 
 @pytest.fixture(scope="module")
 def glove(tmp_path_factory) -> str:
     """A real model's embeddings of frequent words, written as GloVe writes its own."""
     vectors = WordVectors.from_embeddings(
-        AutoModelForSequenceClassification.from_pretrained(workbench.body()).bert, workbench.tokenizer()
+        AutoModelForSequenceClassification.from_pretrained(workbench.encoder()).bert, workbench.tokenizer()
     )
     path = tmp_path_factory.mktemp("vectors") / "vectors.txt"
     lines = [
@@ -58,7 +63,6 @@ def test_rows_and_variants_are_written(augment, tmp_path):
     assert [entry.name for entry in output.parent.glob("*.partial*")] == []
 
 
-@pytest.mark.one_world("4.57")
 def test_a_teacher_drops_variants(augment, teacher_path, tmp_path):
     output = tmp_path / "augmented.jsonl"
     result = augment(output, "--p", 0.9, "--n", 3, "--filter-teacher", teacher_path)
@@ -68,8 +72,7 @@ def test_a_teacher_drops_variants(augment, teacher_path, tmp_path):
     assert len(output.read_text().splitlines()) == 100 + int(result.out.partition("variants: ")[2].split()[0])
 
 
-@pytest.mark.one_world("4.57")
-def test_the_augmented_file_trains(augment, command, files, teacher_path, tmp_path):
+def test_the_augmented_file_trains(augment, command, files, teacher_path, student_shape, tmp_path):
     augmented = tmp_path / "augmented.csv"
     assert augment(augmented, "--n", 2).code == 0
     result = command(
@@ -77,13 +80,15 @@ def test_the_augmented_file_trains(augment, command, files, teacher_path, tmp_pa
         "--teacher",
         teacher_path,
         "--student",
-        "tinybert-3l-192d",
+        student_shape,
         "--train-file",
         augmented,
         "--eval-file",
         files / "eval.csv",
         "--max-steps",
         2,
+        "--per-device-train-batch-size",
+        4,
         "--output-dir",
         tmp_path / "student",
         "--use-cpu",
@@ -93,22 +98,14 @@ def test_the_augmented_file_trains(augment, command, files, teacher_path, tmp_pa
     assert result.code == 0, result
 
 
-@pytest.mark.one_world("5")
-def test_two_launched_processes_share_the_work_and_one_writes(augment, files, glove, tmp_path):
-    """As `accelerate launch` does it; the result equals one process's."""
+def test_two_processes_share_the_work_and_one_writes(augment, processes, files, glove, tmp_path):
+    """As `accelerate launch` starts them; the result equals one process's."""
     assert augment(tmp_path / "one.jsonl", "--n", 3).code == 0
-    launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]  # --cpu would start one
     flags = ["--input-file", files / "train.csv", "--output-file", tmp_path / "two.jsonl", "--word-vectors", glove]
-    done = subprocess.run(
-        [sys.executable, "-m", *launcher, "-m", "hf_tinybert", "augment", *map(str, flags), "--n", "3", "--use-cpu"],
-        env=os.environ | {"HF_HOME": str(tmp_path / "two"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("originals: 100") == 1
-    assert done.stderr.count("Finding candidates:   0%") == 2
+    ranks = processes.run_ranks(2, "-c", WITH_A_HOME, tmp_path / "two", "augment", *flags, "--n", 3, "--use-cpu")
+    assert [rank.returncode for rank in ranks] == [0, 0], ranks[0].output + ranks[1].output
+    assert ["originals: 100" in rank.stdout for rank in ranks] == [True, False]
+    assert ["Finding candidates:   0%" in rank.stderr for rank in ranks] == [True, True]
     assert (tmp_path / "two.jsonl").read_text() == (tmp_path / "one.jsonl").read_text()
 
 
@@ -168,7 +165,7 @@ def test_a_file_without_a_vector_is_refused(augment, files, tmp_path):
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_a_model_without_the_head_is_refused(command, files, body, tmp_path):
+def test_a_model_without_the_head_is_refused(command, files, encoder, tmp_path):
     result = command(
         "augment",
         "--input-file",
@@ -176,7 +173,7 @@ def test_a_model_without_the_head_is_refused(command, files, body, tmp_path):
         "--output-file",
         tmp_path / "out.csv",
         "--masked-lm",
-        body,
+        encoder,
         "--use-cpu",
     )
     assert result.code == 2

@@ -5,7 +5,7 @@ import json
 import pytest
 import tiny_models
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_tinybert.timing import machine_name
 
@@ -46,11 +46,26 @@ def test_models_and_shapes_side_by_side(command, tiny, tmp_path, monkeypatch):
         assert f"{timing['sequences_per_second']:,.1f}" in result.out
 
 
-@pytest.mark.one_world("4.57")
-def test_of_real_weights_in_every_runtime_that_is_installed(command, body, tokenizer, tmp_path, monkeypatch):
+def test_of_a_real_teacher(command, teacher_folder, teacher, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    AutoModelForSequenceClassification.from_pretrained(body).save_pretrained("minilm")
-    tokenizer.save_pretrained("minilm")
+    flags = ["--batch-sizes", 1, "--lengths", 32, "--rounds", 3, "--warm-up", 1, "--threads", 1, "--use-cpu"]
+    result = command("benchmark", "--models", f"small={teacher_folder}", "--runtimes", "pytorch", *flags)
+    assert result.code == 0, result
+    assert not list(tmp_path.iterdir())
+    rows = [line.split() for line in result.out.splitlines() if line.startswith("small, pytorch ")]
+    layers = 2 * 32 * 4 * (4 * 96 * 96 + 2 * 96 * 192) + 4 * 4 * 32 * 32 * 96
+    flops = f"{(layers + 2 * (96 * 96 + 96 * 12)) / 1e6:.1f}"
+    parameters, size = f"{teacher.num_parameters() / 1e6:.1f}", f"{4 * teacher.num_parameters() / 1e6:.1f}"
+    assert rows[0] == ["small,", "pytorch", parameters, "M", flops, "M", size, "MB"]
+    assert rows[1][-1] == "1.0x"
+    assert "* computed: there is no such file" not in result.out.splitlines()
+
+
+@pytest.mark.slow
+def test_of_minilm_in_every_runtime_that_is_installed(command, minilm, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    AutoModelForSequenceClassification.from_pretrained(minilm).save_pretrained("minilm")
+    AutoTokenizer.from_pretrained(minilm).save_pretrained("minilm")
     flags = ["--batch-sizes", 1, "--lengths", 32, "--rounds", 5, "--warm-up", 1, "--threads", 1, "--use-cpu"]
     result = command("benchmark", "--models", "minilm", *flags)
     assert result.code == 0, result

@@ -8,8 +8,9 @@ from collections import Counter
 from importlib import resources
 
 import pytest
+from transformers import pipeline
 
-from hf_tinybert.cli import main
+from hf_tinybert.cli import demo, main
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -41,7 +42,37 @@ def run(folder, capsys, *flags):
     return summary["models"]
 
 
-@pytest.mark.one_world("4.57")
+def test_the_steps_of_the_demo(command, encoder, student_shape, data_flags, tmp_path, monkeypatch):
+    """On a hundred requests, by a small encoder: the commands, the table, the picture, and three answers."""
+    monkeypatch.setattr(demo, "_body", lambda: encoder)
+    monkeypatch.setattr(demo, "_data_flags", lambda: data_flags)
+    flags = ["--student", student_shape, "--teacher-epochs", 1, "--student-epochs", 1]
+    teacher, student = tmp_path / "teacher", tmp_path / "student"
+    result = command("demo", "--output-dir", tmp_path, *flags)
+    assert result.code == 0, result
+    commands = [line.split() for line in result.out.splitlines() if line.startswith("$ hf-tinybert ")]
+    finetune, distill = (words[2:5] for words in commands)
+    assert (finetune, distill) == (["finetune", "--model", encoder], ["distill", "--teacher", str(teacher)])
+    for words, epochs in zip(commands, ("1.0", "1.0"), strict=True):
+        assert words[words.index("--num-train-epochs") + 1] == epochs
+    assert [line for line in result.out.splitlines() if line.startswith("=== ")] == [
+        "=== 1. Fine-tune the teacher: a pretrained MiniLM, 6 layers, 384 wide",
+        f"=== 2. Distil it into {student_shape}",
+        f'=== 3. Use it: pipeline("text-classification", model="{student}")',
+    ]
+    summary = json.loads((student / "summary.json").read_text())
+    assert [model["name"] for model in summary["models"]] == ["teacher", "student"]
+    assert f"The student is in {student}" in result.out
+    assert "share kept" in result.out
+    assert f"The picture is {tmp_path / 'comparison.png'}" in result.out
+    assert (tmp_path / "comparison.png").read_bytes().startswith(PNG)
+    answer = pipeline("text-classification", model=str(student))
+    for question in demo._QUESTIONS:
+        best = answer(question)[0]
+        assert f"  {question!r:55} -> {best['label']} ({best['score']:.2f})" in result.out.splitlines()
+
+
+@pytest.mark.slow
 def test_a_short_demo_goes_all_the_way(tmp_path, capsys):
     teacher, student = run(tmp_path / "demo", capsys, "--teacher-epochs", "1", "--student-epochs", "1")
     assert student["layer_parameters"] * 2 < teacher["layer_parameters"]

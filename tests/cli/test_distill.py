@@ -1,9 +1,8 @@
 from __future__ import annotations
 
+import csv
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from hf_tinybert import create_student
 
+pytestmark = pytest.mark.also_transformers("4.57")
 QUICK = ["--use-cpu", "--disable-tqdm", "True"]
 
 
@@ -26,27 +26,13 @@ def rows_of(table: str) -> dict[str, list[str]]:
     return found
 
 
-def test_the_student_loads_without_this_package(distilled, teacher_path, tokenizer):
-    folder, _ = distilled
-    program = (
-        "import sys; from transformers import AutoModelForSequenceClassification as A, AutoTokenizer as T\n"
-        "m = A.from_pretrained(sys.argv[1]); T.from_pretrained(sys.argv[1])\n"
-        "assert 'hf_tinybert' not in sys.modules; print(type(m).__name__, m.config.model_type)"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", program, str(folder)], capture_output=True, text=True, cwd="/", timeout=300
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.split() == ["BertForSequenceClassification", "bert"]
-
-
-def test_the_student_is_of_the_presets_size_and_speaks_of_the_teachers_labels(distilled, tokenizer):
+def test_the_student_is_of_the_size_asked_for_and_speaks_of_the_teachers_labels(distilled, tokenizer):
     folder, _ = distilled
     model, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     config = model.config
-    assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (3, 192, 12)
+    assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (2, 48, 4)
     assert config.id2label == dict(enumerate(workbench.intents()))
     assert AutoTokenizer.from_pretrained(folder).get_vocab() == tokenizer.get_vocab()
     answer = pipeline("text-classification", model=str(folder))("will it rain tomorrow")[0]
@@ -59,7 +45,8 @@ def test_the_student_is_written_alone(distilled):
     names = {path.name for path in folder.iterdir()}
     assert names >= {"config.json", "model.safetensors", "tokenizer.json", "summary.json", "test_results.json"}
     assert not [name for name in names if "partial" in name or "projection" in name]
-    assert (folder / "model.safetensors").stat().st_size < 35e6
+    weights = AutoModelForSequenceClassification.from_pretrained(folder).num_parameters()
+    assert (folder / "model.safetensors").stat().st_size == pytest.approx(4 * weights, rel=0.02)
     assert str(folder.parent) not in (folder / "config.json").read_text()
 
 
@@ -89,8 +76,6 @@ def test_the_summary_is_what_the_table_shows(distilled, teacher_path):
 def test_the_scores_are_those_of_the_saved_models(distilled, teacher_path, files):
     folder, _ = distilled
     summary = json.loads((folder / "summary.json").read_text())
-    import csv
-
     with (files / "test.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -108,13 +93,12 @@ def test_the_scores_are_those_of_the_saved_models(distilled, teacher_path, files
 
 def test_the_mapping_is_printed(distilled):
     _, result = distilled
-    table = [line.split("  ") for line in result.out.split("Layer mapping\n")[1].splitlines()[:5]]
+    table = [line.split("  ") for line in result.out.split("Layer mapping\n")[1].splitlines()[:4]]
     assert [[cell.strip() for cell in row if cell.strip()] for row in table] == [
         ["student", "teacher"],
         ["embeddings", "embeddings"],
         ["layer 1", "layer 2"],
         ["layer 2", "layer 4"],
-        ["layer 3", "layer 6"],
     ]
 
 
@@ -133,26 +117,19 @@ def test_resuming_from_the_last_checkpoint(command, distill_flags, distilled, tm
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.one_world("5")
-def test_as_a_real_process_with_a_configuration_file(distill_flags, tmp_path):
+def test_as_a_process_with_a_configuration_file(processes, distill_flags, tmp_path):
     """Flags win: the file's own number of steps is not used."""
     config = tmp_path / "run.yaml"
     config.write_text("max_steps: 50\nlayer_mapping: last\ntemperature: 2\nreport_agreement: false\n")
     flags = [*distill_flags, "--max-steps", "2", "--save-strategy", "no", "--output-dir", "student"]
-    ended = subprocess.run(
-        [sys.executable, "-m", "hf_tinybert", *flags, "--config", str(config)],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=300,
-    )
+    ended = processes.run("-m", "hf_tinybert", *flags, "--config", config, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr[-800:]
     assert "Traceback" not in ended.stderr
     folder = tmp_path / "student"
     state = json.loads((folder / "trainer_state.json").read_text())
     assert state["global_step"] == 2
     model = AutoModelForSequenceClassification.from_pretrained(folder)
-    assert model.config.tinybert["layer_mapping"] == "0:0,1:4,2:5,3:6"
+    assert model.config.tinybert["layer_mapping"] == "0:0,1:3,2:4"
     args = torch.load(folder / "training_args.bin", weights_only=False)
     assert (args.temperature, args.report_agreement) == (2.0, False)
     summary = json.loads((folder / "summary.json").read_text())
@@ -164,7 +141,7 @@ def test_layer_weights_as_a_flag(command, distill_flags, tmp_path):
     result = command(
         *distill_flags,
         "--layer-weights",
-        "1:0.5,3:0",
+        "1:0.5,2:0",
         "--max-steps",
         "2",
         "--save-strategy",
@@ -174,12 +151,12 @@ def test_layer_weights_as_a_flag(command, distill_flags, tmp_path):
     )
     assert result.code == 0, result
     args = torch.load(tmp_path / "training_args.bin", weights_only=False)
-    assert args.parsed_layer_weights() == {1: 0.5, 3: 0.0}
+    assert args.parsed_layer_weights() == {1: 0.5, 2: 0.0}
 
 
-def test_without_data_to_measure_on(command, teacher_path, files, tmp_path):
+def test_without_data_to_measure_on(command, teacher_path, student_shape, files, tmp_path):
     result = command(
-        *("distill", "--teacher", teacher_path, "--student", "tinybert-3l-192d", "--train-file", files / "train.csv"),
+        *("distill", "--teacher", teacher_path, "--student", student_shape, "--train-file", files / "train.csv"),
         *("--init", "random", "--max-steps", "2", "--save-strategy", "no", "--output-dir", tmp_path, *QUICK),
     )
     assert result.code == 0, result
@@ -201,11 +178,11 @@ def test_evaluation_while_training_keeps_the_best(command, distill_flags, tmp_pa
 
 
 @pytest.fixture(scope="module")
-def checkpoint(teacher_path, tmp_path_factory):
+def checkpoint(teacher_path, student_shape, tmp_path_factory):
     """A small student's folder, without a tokenizer."""
     folder = tmp_path_factory.mktemp("checkpoint")
     teacher = workbench.load(str(teacher_path))
-    create_student(teacher, "tinybert-3l-192d", init="random").save_pretrained(folder)
+    create_student(teacher, student_shape, init="random").save_pretrained(folder)
     return folder
 
 
@@ -229,7 +206,7 @@ def test_a_checkpoint_as_student(command, distill_flags, checkpoint, teacher_pat
 def test_a_pretrained_checkpoint_without_a_head_as_student(command, distill_flags, tmp_path, tokenizer):
     source, out = tmp_path / "start", tmp_path / "student"
     config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=48, num_hidden_layers=2, num_attention_heads=12, intermediate_size=96
+        vocab_size=len(tokenizer), hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96
     )
     BertModel(config).save_pretrained(source)
     result = command(

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 
-import pytest
 import torch
 import workbench
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -51,12 +50,10 @@ def test_the_student_is_measured_as_distill_did(command, distilled, files):
     assert cells(result.out, "test accuracy") == cells(printed.out, "test accuracy")
 
 
-@pytest.mark.parametrize("batch", [1, 7])
-def test_the_batch_size_changes_nothing(command, teacher_path, files, batch):
+def test_the_batch_size_changes_nothing(command, teacher_path, files):
     flags = ["--model", teacher_path, "--eval-file", files / "eval.csv", "--use-cpu"]
-    one = command("evaluate", *flags)
-    other = command("evaluate", *flags, "--per-device-eval-batch-size", batch)
-    assert cells(one.out, "eval accuracy") == cells(other.out, "eval accuracy")
+    result = command("evaluate", *flags, "--per-device-eval-batch-size", 7)
+    assert cells(result.out, "eval accuracy") == [f"{accuracy(teacher_path, read(files / 'eval.csv')):.4f}"]
 
 
 def test_a_file_with_some_of_the_classes_in_another_order(command, teacher_path, files, tmp_path):

@@ -11,6 +11,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 QUICK = ["--use-cpu", "--disable-tqdm", "True"]
 
 
+@pytest.mark.also_transformers("4.57")
 def test_the_folder_is_a_model_of_the_task(finetuned, tokenizer):
     folder, _ = finetuned
     model, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
@@ -20,7 +21,7 @@ def test_the_folder_is_a_model_of_the_task(finetuned, tokenizer):
     assert model.config.problem_type == "single_label_classification"
     assert AutoTokenizer.from_pretrained(folder).get_vocab() == tokenizer.get_vocab()
     state = json.loads((folder / "trainer_state.json").read_text())
-    assert state["global_step"] == 12
+    assert state["global_step"] == 24
 
 
 def test_it_learns_and_says_how_well(finetuned, files):
@@ -31,28 +32,29 @@ def test_it_learns_and_says_how_well(finetuned, files):
         assert measured > 2 / 12
 
 
-def test_the_pretrained_weights_were_taken_and_changed(finetuned, body):
-    before = AutoModelForSequenceClassification.from_pretrained(body).base_model.state_dict()
+def test_the_pretrained_weights_were_taken_and_changed(finetuned, encoder):
+    before = AutoModelForSequenceClassification.from_pretrained(encoder).base_model.state_dict()
     after = AutoModelForSequenceClassification.from_pretrained(finetuned[0]).base_model.state_dict()
     key = "encoder.layer.3.attention.self.query.weight"
     assert not torch.equal(before[key], after[key])
     assert torch.nn.functional.cosine_similarity(before[key].flatten(), after[key].flatten(), dim=0) > 0.95
 
 
-def test_a_checkpoint_of_half_precision_is_trained_in_float32(command, body, data_flags, tmp_path):
+@pytest.mark.also_transformers("4.57")
+def test_a_checkpoint_of_half_precision_is_trained_in_float32(command, encoder, data_flags, tmp_path):
     """Transformers 5 loads it as it is, and Adam's epsilon is 0 there: all weights were NaN after a few steps."""
-    AutoModel.from_pretrained(body).half().save_pretrained(tmp_path / "half")
-    AutoTokenizer.from_pretrained(body).save_pretrained(tmp_path / "half")
+    AutoModel.from_pretrained(encoder).half().save_pretrained(tmp_path / "half")
+    AutoTokenizer.from_pretrained(encoder).save_pretrained(tmp_path / "half")
     flags = ["finetune", "--model", tmp_path / "half", *data_flags, "--max-steps", "4", *QUICK]
     result = command(*flags, "--output-dir", tmp_path / "teacher", "--per-device-train-batch-size", "4")
     assert result.code == 0, result
     weights = load_file(tmp_path / "teacher" / "model.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.float32}
-    assert all(value.isfinite().all() for value in weights.values())
+    assert [name for name, value in weights.items() if not value.isfinite().all()] == []
 
 
-def test_weights_that_are_no_numbers_are_not_saved(command, body, data_flags, tmp_path):
-    flags = ["finetune", "--model", body, *data_flags, "--max-steps", "3", "--learning-rate", "1e38", *QUICK]
+def test_weights_that_are_no_numbers_are_not_saved(command, encoder, data_flags, tmp_path):
+    flags = ["finetune", "--model", encoder, *data_flags, "--max-steps", "3", "--learning-rate", "1e38", *QUICK]
     result = command(*flags, "--output-dir", tmp_path / "teacher", "--per-device-train-batch-size", "4")
     assert result.code == 2, result
     assert "not numbers any more after 3 steps" in result.err
@@ -60,6 +62,7 @@ def test_weights_that_are_no_numbers_are_not_saved(command, body, data_flags, tm
     assert not list((tmp_path / "teacher").glob("*.safetensors"))
 
 
+@pytest.mark.also_transformers("4.57")
 def test_a_student_without_a_teacher_and_its_resumption(command, distilled, data_flags, tmp_path):
     """A run that was cut off and continued ends with the weights of a run in one piece."""
     steps = ["--max-steps", "4", "--save-strategy", "steps", "--save-steps", "2", "--seed", "7"]
@@ -123,15 +126,15 @@ def stsb(shared_data, tmp_path_factory):
     return folder
 
 
-def test_regression_on_pairs_from_teacher_to_student(command, body, stsb, tmp_path):
+def test_regression_on_pairs_from_teacher_to_student(command, encoder, student_shape, stsb, tmp_path):
     teacher, student = tmp_path / "teacher", tmp_path / "student"
     data = ["--train-file", stsb / "train.tsv", "--eval-file", stsb / "dev.tsv", "--max-length", "64"]
     few = ["--max-steps", "4", "--per-device-train-batch-size", "8", "--learning-rate", "1e-4", *QUICK]
-    result = command("finetune", "--model", body, *data, "--output-dir", teacher, *few)
+    result = command("finetune", "--model", encoder, *data, "--output-dir", teacher, *few)
     assert result.code == 0, result
     assert "eval pearson: " in result.out
     result = command(
-        *("distill", "--teacher", teacher, "--student", "tinybert-3l-192d", *data, "--output-dir", student),
+        *("distill", "--teacher", teacher, "--student", student_shape, *data, "--output-dir", student),
         *(*few, "--save-strategy", "no"),
     )
     assert result.code == 0, result

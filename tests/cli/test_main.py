@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
 import sys
 from pathlib import Path
 
@@ -34,10 +33,6 @@ CLASSES = {
     "report": (ReportArguments, DataArguments),
     "demo": (DemoArguments,),
 }
-
-
-def shell(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, capture_output=True, text=True, cwd=cwd, timeout=300)
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
@@ -127,11 +122,11 @@ def test_an_interruption_is_no_traceback(command, monkeypatch):
     assert (result.code, result.err) == (130, "hf-tinybert evaluate: interrupted\n")
 
 
-@pytest.mark.one_world("5")
-def test_as_a_module_and_as_a_script(tmp_path):
+def test_as_a_module_and_as_a_script(processes, tmp_path):
     script = Path(sys.executable).parent / "hf-tinybert"
-    for start in ([sys.executable, "-m", "hf_tinybert"], [str(script)]):
-        wrong = shell(*start, "destill", cwd=tmp_path)
+    for start in (["-m", "hf_tinybert"], [script]):
+        wrong = processes.run(*start, "destill", cwd=tmp_path)
         assert wrong.returncode == 2
-        assert "unknown verb 'destill'" in wrong.stderr
+        assert wrong.stderr.startswith("hf-tinybert: unknown verb 'destill'\n\nusage: hf-tinybert VERB [arguments]\n")
         assert "Traceback" not in wrong.stderr
+        assert not wrong.stdout

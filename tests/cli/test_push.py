@@ -8,27 +8,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-pytestmark = pytest.mark.one_world("4.57")
 
-
-@pytest.fixture(scope="module")
-def student(command, body, tmp_path_factory):
-    """A student as `distill` leaves it: with its card, and with a checkpoint and caches beside it."""
-    folder = tmp_path_factory.mktemp("push")
-    rows = "".join(f"{text},{label}\n" for text, label in ROWS * 8)
-    for split in ("train", "eval"):
-        (folder / f"{split}.csv").write_text("text,label\n" + rows, encoding="utf-8")
-    flags = ["--train-file", folder / "train.csv", "--eval-file", folder / "eval.csv", "--use-cpu"]
-    quick = ["--max-steps", "4", "--disable-tqdm", "True", "--logging-steps", "1"]
-    teacher = command("finetune", "--model", body, *flags, *quick, "--output-dir", folder / "teacher")
-    assert teacher.code == 0, teacher
-    small = ["--teacher", folder / "teacher", "--student", "tinybert-3l-192d"]
-    result = command("distill", *small, *flags, *quick, "--output-dir", folder / "student")
-    assert result.code == 0, result
-    return folder / "student"
-
-
-ROWS = [("turn on the lights", "light"), ("play some music", "music"), ("what is the weather", "weather")]
+@pytest.fixture
+def student(distilled):
+    """A student as `distill` leaves it: with its card, and with a checkpoint beside it."""
+    return distilled[0]
 
 
 def test_distill_leaves_a_card_that_agrees_with_its_summary(student):
@@ -37,12 +21,13 @@ def test_distill_leaves_a_card_that_agrees_with_its_summary(student):
     teacher, small = summary["models"]
     metric = next(result for result in card.data.eval_results if result.metric_type == summary["metric"])
     assert metric.metric_value == pytest.approx(small["score"], abs=1e-6)
-    assert f"| accuracy (eval) | {teacher['score']:.4f} | {small['score']:.4f} |" in card.text
+    assert f"| accuracy (test) | {teacher['score']:.4f} | {small['score']:.4f} |" in card.text
     assert f"| {teacher['latency_ms']:.2f} ms | {small['latency_ms']:.2f} ms |" in card.text
     assert f"| {teacher['parameters'] / 1e6:.1f}M | {small['parameters'] / 1e6:.1f}M |" in card.text
     assert str(student.parent) not in str(card)
-    assert (student / "pictures" / "losses.png").is_file()
-    assert (student / "pictures" / "attention.png").is_file()
+    for name in ("losses.png", "attention.png"):
+        assert (student / "pictures" / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+        assert f"(pictures/{name})" in card.text
 
 
 def test_a_folder_goes_up_without_what_is_no_student(server, client, student):
@@ -86,16 +71,13 @@ def test_what_cannot_work_is_said_without_a_traceback(client, student, folder, f
     assert "Traceback" not in done["err"]
 
 
-def test_distilling_can_push(server, client, student):
-    folder = student.parent
-    flags = ["--train-file", folder / "train.csv", "--eval-file", folder / "eval.csv", "--use-cpu"]
-    quick = ["--max-steps", "2", "--disable-tqdm", "True"]
-    small = ["--teacher", folder / "teacher", "--student", "tinybert-3l-192d", "--output-dir", folder / "pushed"]
+def test_distilling_can_push(server, client, distill_flags, tmp_path):
+    flags = [*distill_flags, "--max-steps", 2, "--save-strategy", "no", "--output-dir", tmp_path / "pushed"]
     hub = ["--push-to-hub", "True", "--hub-model-id", "me/pushed"]
-    done = client("command", argv=[str(word) for word in ("distill", *small, *flags, *quick, *hub)])["result"]
+    done = client("command", argv=[str(word) for word in (*flags, *hub)])["result"]
     assert done["code"] == 0, done
     files = server.files("me/pushed")
-    summary = json.loads((folder / "pushed" / "summary.json").read_text())
+    summary = json.loads((tmp_path / "pushed" / "summary.json").read_text())
     assert f"{summary['models'][1]['score']:.4f}" in files["README.md"].decode()
     assert 'model="me/pushed"' in files["README.md"].decode()
     assert server.repositories["me/pushed"].messages[-1] == "End of training"

@@ -8,21 +8,20 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, DistilBertConfig, DistilBertForSequenceClassification
 
-from hf_tinybert import create_student
 from hf_tinybert.export import fusing, quantising, tracing
 from hf_tinybert.export.session import OnnxModel
 
 pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
 
+pytestmark = pytest.mark.also_transformers("4.57")
+
 PRODUCTS = ("MatMulInteger", "QAttention")
 
 
 @pytest.fixture(scope="module")
-def student(body):
-    torch.manual_seed(0)
-    teacher = AutoModelForSequenceClassification.from_pretrained(body, num_labels=3)
-    return create_student(teacher, "tinybert-4l-312d").eval()
+def student(classifier_folder):
+    return AutoModelForSequenceClassification.from_pretrained(classifier_folder).eval()
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +45,16 @@ def operators(file):
 def test_operators_are_fused(optimised):
     level, file = optimised
     found = operators(file)
-    assert found["Attention"] == (0 if level == "O1" else 4)
-    assert found["SkipLayerNormalization"] == (0 if level == "O1" else 8)
-    assert found["BiasGelu"] == (4 if level == "O2" else 0)
-    assert found["FastGelu"] == (4 if level == "O3" else 0)
+    assert found["Attention"] == (0 if level == "O1" else 2)
+    assert found["SkipLayerNormalization"] == (0 if level == "O1" else 4)
+    assert found["BiasGelu"] == (2 if level == "O2" else 0)
+    assert found["FastGelu"] == (2 if level == "O3" else 0)
     assert [path.name for path in file.parent.iterdir()] == ["model.onnx"]
 
 
 def test_padding_anywhere_is_not_looked_at(optimised, student):
     level, file = optimised
-    ids = torch.randint(1000, 30000, (4, 11), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(100, 1500, (4, 11), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(ids)
     mask[1, 7:] = 0  # on the right
     mask[2, :3] = 0  # on the left
@@ -74,12 +73,12 @@ def test_in_8_bits_the_attentions_projections_are_one_product(optimised, student
     level, file = optimised
     quantising.to_int8(file, tmp_path / "int8.onnx", student.config)
     found = operators(tmp_path / "int8.onnx")
-    assert found["QAttention"] == (0 if level == "O1" else 4)
+    assert found["QAttention"] == (0 if level == "O1" else 2)
     assert found["Attention"] == found["Gemm"] == 0
     graph = onnx.load(tmp_path / "int8.onnx").graph
     multiplied = {name for node in graph.node if node.op_type in PRODUCTS for name in node.input}
     weights = [tensor for tensor in graph.initializer if tensor.name in multiplied and len(tensor.dims) == 2]
-    assert len(weights) == (26 if level == "O1" else 18)
+    assert len(weights) == (14 if level == "O1" else 10)
     assert {tensor.data_type for tensor in weights} == {onnx.TensorProto.INT8}  # signed: unsigned ones are slow
     assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"]
 
@@ -90,7 +89,7 @@ def test_the_model_stays_as_it_was(student, plain, tmp_path):
     after = student.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], value) for name, value in before.items())
-    assert student(**student.dummy_inputs).logits.shape[-1] == 3
+    assert student(**student.dummy_inputs).logits.shape[-1] == student.config.num_labels
 
 
 def test_other_families_are_refused(plain, tmp_path):

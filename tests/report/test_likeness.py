@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.report import likeness
 
-pytestmark = pytest.mark.one_world("4.57")
-
 
 def reference(x, y):
     """Equation 5 of Song et al. for linear kernels, normalised as in Kornblith et al."""
@@ -30,7 +28,7 @@ def reference(x, y):
     return hsic(*kernels) / np.sqrt(hsic(kernels[0], kernels[0]) * hsic(kernels[1], kernels[1]))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.integers(5, 30), st.integers(1, 7), st.integers(1, 7))
 def test_alignment_is_the_papers(seed, tokens, width, other):
     rng = np.random.default_rng(seed)
@@ -61,7 +59,7 @@ def test_padding_is_left_out_and_batches_do_not_matter(teacher, tokenizer):
     together = likeness.hidden_states(teacher.eval(), tokenizer, rows)
     alone = likeness.hidden_states(teacher, tokenizer, rows, batch_size=1)
     assert len(together) == teacher.config.num_hidden_layers + 1
-    assert together[0].shape == (sum(len(tokenizer(text)["input_ids"]) for text in texts), 384)
+    assert together[0].shape == (sum(len(tokenizer(text)["input_ids"]) for text in texts), teacher.config.hidden_size)
     for one, other in zip(together, alone, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=2e-5)
 
@@ -69,16 +67,18 @@ def test_padding_is_left_out_and_batches_do_not_matter(teacher, tokenizer):
 def test_a_model_is_like_itself_and_a_student_like_its_teacher(teacher, tokenizer):
     texts = [dict(tokenizer(text)) for text in workbench.requests(12)]
     teacher.eval()
-    mapping = LayerMapping({0: 0, **{m: m for m in range(1, 7)}})
+    mapping = LayerMapping({0: 0, **{m: m for m in range(1, 5)}})
     same = likeness.measure(teacher, teacher, tokenizer, texts, mapping, "turn on the lights")
-    torch.testing.assert_close(same.hidden.diagonal(), torch.ones(7, dtype=torch.float64), rtol=0, atol=1e-9)
-    assert same.attention == pytest.approx(dict.fromkeys(range(1, 7), 1.0), abs=1e-5)
+    torch.testing.assert_close(same.hidden.diagonal(), torch.ones(5, dtype=torch.float64), rtol=0, atol=1e-9)
+    assert same.attention == pytest.approx(dict.fromkeys(range(1, 5), 1.0), abs=1e-5)
     assert same.tokens == ["[CLS]", "turn", "on", "the", "lights", "[SEP]"]
-    assert set(same.maps) == {(m, m) for m in range(1, 7)}
+    assert set(same.maps) == {(m, m) for m in range(1, 5)}
     student = workbench.small_student(teacher, init="teacher").eval()
-    found = likeness.measure(student, teacher, tokenizer, texts, LayerMapping({0: 0, 1: 2, 2: 4, 3: 6}), "stop")
+    found = likeness.measure(student, teacher, tokenizer, texts, LayerMapping({0: 0, 1: 2, 2: 4}), "stop")
     random = likeness.measure(workbench.small_student(teacher).eval(), teacher, tokenizer, texts, None, "stop")
-    assert found.hidden.shape == random.hidden.shape == (4, 7)
-    assert (found.hidden[0, 0], found.hidden[3, 6]) > (random.hidden[0, 0], random.hidden[3, 6])
+    assert found.hidden.shape == random.hidden.shape == (3, 5)
+    assert found.hidden[0, 0] > random.hidden[0, 0]
+    assert found.hidden[2, 4] > random.hidden[2, 4]
+    assert set(found.attention) == {1, 2}
     assert all(0 < share < 1 for share in found.attention.values())
     assert (random.attention, random.maps) == ({}, {})

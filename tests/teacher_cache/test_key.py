@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import multiprocessing
 from pathlib import Path
 
 import cache_worker
@@ -15,8 +14,6 @@ import torch
 from hf_tinybert.families import locate
 from hf_tinybert.teacher_cache import key as keys
 from hf_tinybert.teacher_cache.layout import Layout
-
-pytestmark = pytest.mark.one_world("4.57")
 
 COLUMNS = (("hidden", 0, 24), ("queries", 2, 24))
 LAYOUT = Layout(COLUMNS, "float16", 3)
@@ -81,10 +78,9 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_the_precision_of_matrix_products_changes_the_key(setting):
+def test_the_precision_of_matrix_products_changes_the_key(setting, processes):
     """In a process of its own: the settings of newer versions of torch cannot all be taken back."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
+    with processes.context.Pool(1) as pool:
         before, after = pool.apply(keys_around, (setting,))
     assert before != after
 
@@ -133,3 +129,39 @@ def test_contents_tell_what_not_where(tmp_path):
     assert contents["data"]["columns"] == ["attention_mask", "input_ids"]
     assert contents["data"]["rows"] == 40
     assert len(keys.key_of(contents)) == 64
+
+
+def test_contents_of_one_teacher_and_of_several():
+    first, second = tiny_models.model(), tiny_models.model(seed=1)
+    second.config.id2label = {0: "x", 1: "y", 2: "z"}
+
+    def contents(*teachers):
+        return keys.contents(teachers, cache_worker.data(), ["input_ids"], LAYOUT, "no")
+
+    alone, other, both = contents((first, 1.0)), contents((second, 1.0)), contents((first, 0.75), (second, 0.25))
+    assert alone["format"] == 1
+    assert "several" not in alone
+    assert both["teacher"] == alone["teacher"] != other["teacher"]
+    assert [one["share"] for one in both["several"]] == [0.75, 0.25]
+    assert [one["labels"] for one in both["several"]] == [first.config.id2label, second.config.id2label]
+    assert [one["weights"] for one in both["several"]] == [alone["teacher"]["weights"], other["teacher"]["weights"]]
+
+
+def test_the_key_does_not_hang_on_the_order_of_what_it_is_made_of():
+    assert keys.key_of({"a": 1, "b": {"c": 2, "d": 3}}) == keys.key_of({"b": {"d": 3, "c": 2}, "a": 1})
+
+
+def test_the_precision_of_matrix_products_is_named_for_both_kinds_of_devices(processes):
+    """Where nothing is set, "ieee"; a backend's own setting wins over that of all."""
+    with processes.context.Pool(1) as pool:
+        assert pool.apply(precisions) == ["ieee, ieee", "tf32, tf32", "tf32, bf16"]
+
+
+def precisions():
+    for level in (torch.backends, torch.backends.cuda.matmul, torch.backends.mkldnn, torch.backends.mkldnn.matmul):
+        level.fp32_precision = "none"
+    found = [keys._matmul_precision()]
+    torch.backends.fp32_precision = "tf32"
+    found.append(keys._matmul_precision())
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    return [*found, keys._matmul_precision()]

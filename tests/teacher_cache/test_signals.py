@@ -131,7 +131,7 @@ def test_closing_takes_the_hooks_off_where_nothing_can_be_written(tmp_path):
     signal.features(batch_of([1]), intermediate=False, prediction=True)
     signal.table.folder = tmp_path / "file" / "folder"
     (tmp_path / "file").touch()
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match=r"Not a directory: .*file/folder"):
         signal.close()
     passes.remove()
     assert tiny_models.hooks(signal.live.model) == 0

@@ -239,3 +239,11 @@ def test_sizes_for_people():
         "3.2 GB",
         "4000.0 GB",
     ]
+
+
+def test_a_shard_is_of_256_mebibytes_unless_said_otherwise(tmp_path):
+    layout = LAYOUTS["logits of rows"]
+    rows = np.full(3, 2**27 // layout.token_bytes - 1)
+    store = stores.FeatureStore(tmp_path, "key", layout, rows)
+    assert store._bounds == [(0, 2), (2, 3)]
+    assert store._shard_sizes[0] == pytest.approx(256 * 2**20, rel=0.01)
