@@ -36,7 +36,8 @@ def pytest_configure(config):
     """A temporary folder of the session's own: what a test leaves outside its `tmp_path` is seen there."""
     folder = tempfile.mkdtemp(prefix="hf-tinybert-tests-")
     os.environ["TMPDIR"] = tempfile.tempdir = folder
-    os.environ.setdefault("HF_TINYBERT_TEST_CACHE", str(config.cache.mkdir("hf-tinybert")))
+    if "HF_TINYBERT_TEST_CACHE" not in os.environ:
+        os.environ["HF_TINYBERT_TEST_CACHE"] = str(config.cache.mkdir("hf-tinybert"))
 
 
 def pytest_addoption(parser):

@@ -82,7 +82,8 @@ class Processes:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._started = folder, []
-        with _environment(PYTHONPATH=os.pathsep.join(PATHS), OMP_NUM_THREADS="1"):
+        at_import = {"PYTHONPATH": os.pathsep.join(PATHS), "OMP_NUM_THREADS": "1"}
+        with _environment(**at_import, HF_DATASETS_CACHE=str(folder / "datasets")):
             self._context = multiprocessing.get_context("forkserver")
             self._context.set_forkserver_preload(PRELOAD)
             forkserver.ensure_running()

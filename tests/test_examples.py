@@ -93,9 +93,9 @@ def test_both_run(script, encoder_folder, processes, tmp_path):
 
 
 @pytest.mark.docs
-def test_the_walkthrough(running_hub, encoder_folder, tmp_path):
+def test_the_walkthrough(running_hub, minilm, tmp_path):
     """As a reader runs it, in an empty folder, its model from a Hub."""
-    running_hub.publish("sentence-transformers/all-MiniLM-L6-v2", str(encoder_folder))
+    running_hub.publish("sentence-transformers/all-MiniLM-L6-v2", minilm)
     environment = os.environ | running_hub.environment(tmp_path / "cache", token=None)
     environment |= {"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(FOLDER.parents[1])}
     done = subprocess.run(

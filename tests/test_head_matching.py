@@ -211,6 +211,8 @@ def test_auto_takes_relations_where_the_scores_are_not_known(swapped):
         )
         with pytest.raises(ValueError, match=message):
             HeadMatching.build(kind, *pair, MAPPING)
+    read_from_a_file = "-relations".removeprefix("-")  # equal to the literal, and not the same object
+    assert HeadMatching.build(read_from_a_file, *pair, MAPPING).why == "asked for"
 
 
 @pytest.mark.parametrize(

@@ -192,14 +192,15 @@ def names_the_hub(text):
 
 
 @pytest.fixture
-def reader(files, hub, processes, tmp_path):
+def reader(files, hub, processes, tmp_path, tmp_path_factory):
     """In a copy of the folder; what is only read there is linked."""
     folder = tmp_path / "reader"
     shutil.copytree(files, folder, symlinks=True, ignore=shutil.ignore_patterns(*ONLY_READ))
     for name in ONLY_READ:
         shutil.copytree(files / name, folder / name, copy_function=os.link)
     environment = os.environ | hub.environment(tmp_path / "cache")
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    # Not `tmp_path`: its name is too long for the sockets of processes that work together.
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path_factory.getbasetemp())}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return Reader(folder, environment, processes)
 

@@ -302,3 +302,41 @@ def test_a_narrower_masked_language_model_starts_with_a_head_that_answers(masked
     inner = (unseen["attention_mask"].cumsum(1) > 1) & (unseen["input_ids"] != tokenizer.sep_token_id)
     inner &= unseen["attention_mask"].bool()
     assert (ours == theirs)[inner].float().mean() > 0.7
+
+
+def test_a_heads_layer_norm_is_not_carried_into_a_narrower_space():
+    """It scales directions of its own, which a basis mixes; at the teacher's width it is copied."""
+    teacher = tiny_models.model(auto=transformers.AutoModelForMaskedLM)
+    norm = teacher.cls.predictions.transform.LayerNorm
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 2.0)
+        norm.bias.normal_()
+    narrow, wide = (
+        create_student(teacher, config, calibration=tiny_models.batch()).cls.predictions.transform.LayerNorm
+        for config in (tiny_models.small_config(teacher), tiny_models.same_size_config(teacher))
+    )
+    assert narrow.weight.tolist() == [1.0] * 16
+    assert narrow.bias.tolist() == [0.0] * 16
+    assert torch.equal(wide.weight, norm.weight)
+    assert torch.equal(wide.bias, norm.bias)
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 999), st.integers(1, 6))
+def test_the_students_view_is_the_leading_principal_components(seed, size):
+    """Of the states of the embeddings and of the mapped layers together; what is left out is as little as can be."""
+    source = np.random.default_rng(seed)
+    spread = source.normal(size=(7, 7)) * np.logspace(0, -1, 7)
+    hidden = {layer: torch.tensor(source.normal(size=(40, 7)) @ spread + layer) for layer in range(4)}
+    trace = reduction._Trace(hidden=hidden, attended={}, neurons={})
+    view = reduction._View.of_trace(trace, LayerMapping({0: 0, 1: 1, 2: 3}), size)
+    states = np.concatenate([hidden[layer].numpy() for layer in (0, 1, 3)])
+    np.testing.assert_allclose(view.mean, states.mean(0), atol=1e-12)
+    centred = states - states.mean(0)
+    values = np.linalg.eigvalsh(centred.T @ centred)[::-1]
+    seen = centred @ view.basis.numpy()
+    np.testing.assert_allclose((seen**2).sum(0), values[:size], rtol=1e-9)
+    np.testing.assert_allclose(view.basis.T @ view.basis, np.eye(size), atol=1e-12)
+    outside = view.offset(view.mean)
+    np.testing.assert_allclose(view.basis.T @ outside, np.zeros(size), atol=1e-12)
+    np.testing.assert_allclose(outside + view.basis @ (view.basis.T @ view.mean), view.mean, atol=1e-12)

@@ -47,9 +47,18 @@ def test_without_onnxruntime_it_says_how_to_get_it(monkeypatch):
     assert find_runtimes([], CPU) == RUNTIMES[:2]
 
 
-@pytest.mark.skipif(not has_onnx, reason="ONNX Runtime is not installed")
-def test_an_onnx_file_of_other_weights_is_not_measured(teacher_folder, tmp_path):
+@pytest.fixture(scope="module")
+def traced(teacher_folder, tmp_path_factory):
+    """A student that PyTorch's exporter has traced once."""
     model = workbench.small_student(workbench.load(teacher_folder), init="teacher").eval()
+    with traced_once():
+        tracing.write(model, tmp_path_factory.mktemp("traced") / "model.onnx")
+    return model
+
+
+@pytest.mark.skipif(not has_onnx, reason="ONNX Runtime is not installed")
+def test_an_onnx_file_of_other_weights_is_not_measured(traced, tmp_path):
+    model = traced
     model.save_pretrained(tmp_path / "model")
     onnx = tmp_path / "model" / "onnx"
     onnx.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 
 import pytest
@@ -155,3 +156,25 @@ def test_the_head_of_another_width_keeps_its_rows():
 def test_tokens_that_stand_for_bytes():
     assert _is_byte("<0x0A>")
     assert not any(map(_is_byte, ("<0x0>", "<0x0AB>", "0x0A>>", "<0x0A<", "bytes!")))
+
+
+def test_the_files_of_a_slow_tokenizer_are_let_go():
+    """They would still hold the old vocabulary, and be saved with the new one."""
+    tokenizer = copy.deepcopy(tokenizer_of("WordPiece"))
+    tokenizer.vocab_file = "vocab.txt"
+    tokenizer.init_kwargs["vocab_file"] = "vocab.txt"
+    small, _ = trim_vocabulary(tokenizer, model_of(tokenizer), requests()[:40])
+    assert small.vocab_file is None
+    assert "vocab_file" not in small.init_kwargs
+    assert tokenizer.vocab_file == "vocab.txt"
+
+
+def test_ids_that_name_no_token_stay_where_there_are_as_many_tokens():
+    tokenizer, texts = tokenizer_of("WordPiece"), requests()[:40]
+    small, _ = trim_vocabulary(tokenizer, model_of(tokenizer), texts)
+    dropped = sorted(set(range(len(tokenizer))) - {tokenizer.convert_tokens_to_ids(t) for t in small.get_vocab()})
+    model = model_of(tokenizer)
+    model.config.bos_token_id, model.config.eos_token_id = dropped[0], dropped[-1]
+    assert dropped[0] < len(small) < dropped[-1]
+    _, student = trim_vocabulary(tokenizer, model, texts)
+    assert (student.config.bos_token_id, student.config.eos_token_id) == (dropped[0], None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -102,3 +104,11 @@ def test_a_variant_that_was_there_is_left_out_and_the_next_is_made():
     only = Candidates({1: ("movie", "picture")}, set())
     written = VariantWriter(n=40, p=0.9, seed=0).write("The film", only)
     assert sorted(variant.text for variant in written) == ["The movie", "The picture"]
+
+
+def test_a_variant_stays_as_it_is():
+    with pytest.raises(FrozenInstanceError):
+        VariantWriter(n=1, p=0.5, seed=0).n = 2
+    (variant,) = VariantWriter(n=1, p=1.0, seed=0).write("The film", Candidates({1: ("movie",)}, set()))
+    with pytest.raises(FrozenInstanceError):
+        variant.text = "The picture"

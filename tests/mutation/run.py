@@ -22,10 +22,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 MODULES = [
@@ -204,16 +207,24 @@ class Study:
         }
         found = {}
         for mutant in mutants:
+            folder, _, module = mutant.module.rpartition("/")
+            mirror = "/".join(filter(None, ["tests", folder, f"test_{module}.py::"]))
+            own = {name for name in there if name.startswith(mirror)}
             contexts = set(lines[mutant.module].get(mutant.line, ()))
-            if not contexts - {""}:  # it runs at import: whoever covers the module may notice
+            at_import = not contexts - {""}
+            if at_import:  # whoever covers the module may notice, and what a class is shows without its lines
                 contexts = {context for every in lines[mutant.module].values() for context in every}
             names = {name for context in contexts for name in self._tests_of(context, tests)} & passing & there
-            found[mutant.name] = sorted(names, key=lambda name: self._cost(name, tests[name], fixtures))
+            # Of the module's own file also what was written since the suite was covered.
+            names |= own if at_import else own - tests.keys()
+            found[mutant.name] = sorted(names, key=lambda name: self._cost(name, tests.get(name, {}), fixtures))
         return found
 
     @staticmethod
     def _cost(name: str, test: dict, fixtures: dict[str, float]) -> float:
-        """Seconds of a test by itself, with the shared fixtures that it needs."""
+        """Seconds of a test by itself, with the shared fixtures that it needs; 0 if it is not known."""
+        if not test:
+            return 0.0
         shared = (key.rpartition("::") for key in fixtures)
         needed = (f"{base}::{one}" for base, _, one in shared if name.startswith(base) and one in test["fixtures"])
         return float(test["seconds"]) + sum(fixtures[key] for key in needed)
@@ -275,7 +286,14 @@ class Study:
         finally:
             path.write_text(before, encoding="utf-8")
         by = report.read_text(encoding="utf-8") if report.is_file() else ""
-        return ("survived" if os.waitstatus_to_exitcode(ended[1]) == 0 else "killed"), by
+        code = os.waitstatus_to_exitcode(ended[1])
+        if code == pytest.ExitCode.USAGE_ERROR:  # the tests' own conftest.py cannot import the package any more
+            return "killed", by or "import"
+        if code != 0 and not by:
+            raise RuntimeError(
+                f"{mutant.name}: pytest ended with {code} and no test failed, see {self.folder}/last.log"
+            )
+        return ("killed" if code else "survived"), by
 
     def _tested(self, tests: list[str], report: Path) -> int:
         os.setpgid(0, 0)
@@ -286,7 +304,6 @@ class Study:
         with open(self.folder / "last.log", "w") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-        import pytest
         import torch
 
         torch.set_num_threads(1)
@@ -296,9 +313,13 @@ class Study:
                 if report.failed:
                     path.write_text(report.nodeid, encoding="utf-8")
 
+            pytest_collectreport = pytest_runtest_logreport
+
+        folder = tempfile.gettempdir()
         options = ["-x", "-q", "-p", "no:cacheprovider", "-m", ""]
         # A few at a time: most faults are found at once, and collecting every file takes longer than that.
         for start, end in ((0, 10), (10, 60), (60, len(tests))):
+            os.environ["TMPDIR"] = tempfile.tempdir = folder
             if tests[start:end] and (code := pytest.main([*options, *tests[start:end]], plugins=[Report()])):
                 return int(code)
         return 0

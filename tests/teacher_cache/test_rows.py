@@ -109,6 +109,15 @@ def test_fractions_count():
     assert rows.digest(Dataset.from_dict(one), names) != rows.digest(Dataset.from_dict(other), names)
 
 
+def test_fractions_in_columns_of_one_fixed_length_count_too():
+    one, other, lists = (
+        Dataset.from_dict({"weights": [[0.25, value]]}, Features({"weights": List(Value("float64"), length=length)}))
+        for value, length in ((0.5, 2), (0.75, 2), (0.5, -1))
+    )
+    digests = [rows.digest(dataset, ["weights"]) for dataset in (one, other, lists)]
+    assert digests[0] == digests[2] != digests[1]
+
+
 def test_what_has_no_lasting_rows_is_said():
     stream = IterableDataset.from_generator(lambda: iter([{"input_ids": [1]}]))
     plain = Dataset.from_dict({"input_ids": [[1, 2]]})
