@@ -262,7 +262,14 @@ def test_a_folder_without_a_model(tmp_path, folders):
         measure(candidates, QUICK, ["pytorch"])
 
 
+@pytest.fixture(scope="module")
+def imported_exporter(tmp_path_factory):
+    """The exporter's imports take longer than an export."""
+    tracing.write(tiny_models.model(num_hidden_layers=1), tmp_path_factory.mktemp("exporter") / "model.onnx")
+
+
 @needs_onnx
+@pytest.mark.usefixtures("imported_exporter")
 @pytest.mark.parametrize("runtime", ["onnxruntime", pytest.param("onnxruntime-int8", marks=pytest.mark.slow)])
 def test_onnxruntime_exports_to_a_folder_of_its_own(runtime, tmp_path):
     tiny_models.model(num_hidden_layers=1).save_pretrained(tmp_path)
