@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from asking import asked
 
 from hf_tinybert import compat
 
@@ -21,29 +20,9 @@ WORKER = Path(__file__).with_name("clean_worker.py")
 def without_the_package(python: Path, folder: Path, **environment: str):
     """Asks a process of that Python (`clean_worker`)."""
     inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_TOKEN")}
-    process = subprocess.Popen(
-        [str(python), str(WORKER)],
-        env=inherited | {"OMP_NUM_THREADS": "1"} | environment,
-        cwd=folder,
-        text=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-
-    def ask(do, **arguments):
-        process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
-        process.stdin.flush()
-        while not (line := process.stdout.readline()).startswith("ANSWER"):
-            assert line, "the process has ended"
-        return json.loads(line.removeprefix("ANSWER"))
-
-    try:
+    with asked(str(python), WORKER, inherited | environment, folder) as ask:
         assert ask("loaded") == {"result": []}
         yield ask
-    finally:
-        process.stdin.close()
-        process.wait()
-        process.stdout.close()
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
-import traceback
+
+from asking import serve
 
 sys.modules["hf_tinybert"] = None  # an import now fails as if it were not installed
 
@@ -44,11 +44,4 @@ def loaded():
 
 ACTIONS = {"classify": classify, "optimum": optimum, "package": package, "loaded": loaded}
 
-for line in sys.stdin:
-    asked = json.loads(line)
-    try:
-        answer = {"result": ACTIONS[asked.pop("do")](**asked)}
-    except Exception as error:
-        traceback.print_exc()
-        answer = {"error": type(error).__name__, "message": str(error)}
-    print("ANSWER", json.dumps(answer), flush=True)
+serve(ACTIONS)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import gc
-import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from multiprocessing import resource_tracker
@@ -25,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import hub_server
 import small_teacher
 import workbench
+from asking import asked
 from processes import PATHS, Processes
 
 from hf_tinybert import compat
@@ -186,22 +185,7 @@ def server(running_hub):
 def client(running_hub, tmp_path_factory):
     """Does what it is told (`hub_client`), in a process that knows of the Hub by its environment alone."""
     environment = os.environ | running_hub.environment(tmp_path_factory.mktemp("hub_cache"))
-    process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("hub_client.py"))],
-        env=environment | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(PATHS)},
-        text=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-
-    def ask(do, **arguments):
-        process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
-        process.stdin.flush()
-        while not (line := process.stdout.readline()).startswith("ANSWER"):
-            assert line, "the client has ended"
-        return json.loads(line.removeprefix("ANSWER"))
-
-    ask("ready")
-    yield ask
-    process.stdin.close()
-    process.wait()
+    environment["PYTHONPATH"] = os.pathsep.join(PATHS)
+    with asked(sys.executable, Path(__file__).with_name("hub_client.py"), environment) as ask:
+        ask("ready")
+        yield ask

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import tempfile
 import traceback
 
 import torch
+from asking import serve
 from huggingface_hub import HfApi, snapshot_download
 from transformers import AutoModelForSequenceClassification
 
@@ -109,11 +109,4 @@ ACTIONS = {
     "pull": pull,
 }
 
-for line in sys.stdin:
-    asked = json.loads(line)
-    try:
-        answer = {"result": ACTIONS[asked.pop("do")](**asked)}
-    except Exception as error:
-        traceback.print_exc()
-        answer = {"error": type(error).__name__, "message": str(error), "trace": traceback.format_exc()}
-    print("ANSWER", json.dumps(answer), flush=True)
+serve(ACTIONS)
