@@ -175,7 +175,8 @@ def push(
         token: of the user; that of `hf auth login` or `HF_TOKEN` by default.
         revision: branch; created from main if it is not there.
         commit_message: of the commit.
-        blocking: wait until all has arrived; otherwise it is sent in the background, after what was begun before.
+        blocking: wait until all has arrived; otherwise it is sent in the background as it is now, after what
+            was begun before.
 
     Returns:
         huggingface_hub's `CommitInfo`; a future of it where `blocking` is false.
@@ -187,9 +188,11 @@ def push(
     check_folder(folder)
     with explained(repo_id):
         _make_branch(repo_id, revision, token)
-        contents: dict[str, str | bytes] = {name: str(Path(folder) / name) for name in files_of(folder)}
+        paths = {name: Path(folder) / name for name in files_of(folder)}
+        # In the background it is sent as it is now: what is saved into the folder meanwhile must not mix with it.
+        contents = {name: str(path) if blocking else path.read_bytes() for name, path in paths.items()}
         if CARD_NAME in contents:
-            card = (Path(folder) / CARD_NAME).read_text(encoding="utf-8")
+            card = paths[CARD_NAME].read_text(encoding="utf-8")
             contents[CARD_NAME] = named(card, repo_id).encode("utf-8")
         kwargs: dict[str, Any] = {"token": token, "revision": revision, "run_as_future": not blocking}
         additions = [CommitOperationAdd(name, content) for name, content in contents.items()]

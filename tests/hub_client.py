@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 import traceback
+from pathlib import Path
 
 import torch
 from asking import serve
@@ -22,6 +23,18 @@ def push(folder, repo_id, **kwargs):
     private = kwargs.pop("private", None)
     name = hub.create_repository(repo_id, kwargs.get("token"), private)
     return hub.push(folder, name, **kwargs).oid
+
+
+def push_and_save_again(folder, repo_id):
+    """Two pushes in the background, whose weights are written anew before the second begins."""
+    name = hub.create_repository(repo_id)
+    weights = Path(folder) / "model.safetensors"
+    pushes = []
+    for content in (b"first", b"second"):
+        weights.write_bytes(content * 100_000)
+        pushes.append(hub.push(folder, name, blocking=False))
+    weights.write_bytes(b"third" * 100_000)
+    return [push.result().oid for push in pushes]
 
 
 def upload(folder, repo_id):
@@ -103,6 +116,7 @@ ACTIONS = {
     "ready": lambda: True,
     "upload": upload,
     "push": push,
+    "push_and_save_again": push_and_save_again,
     "download": snapshot_download,
     "command": command,
     "train": train,

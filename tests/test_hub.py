@@ -102,6 +102,15 @@ def test_a_branch_is_made_where_it_is_missing(server, client, student_folder):
     assert server.files("me/branched").keys() == {".gitattributes"}
 
 
+def test_what_is_saved_while_it_is_sent_does_not_mix_with_it(server, client, student_folder, tmp_path):
+    folder = shutil.copytree(student_folder, tmp_path / "saved again")
+    answer = client("push_and_save_again", folder=str(folder), repo_id="me/again")
+    assert "error" not in answer, answer
+    commits = server.repositories["me/again"].commits
+    for content, oid in zip((b"first", b"second"), answer["result"], strict=True):
+        assert server.blobs[commits[oid]["model.safetensors"].sha256] == content * 100_000
+
+
 REFUSALS = {
     "unknown token": (r"POST /api/repos/create", 401, "log in with `hf auth login`"),
     "no right to write": (r"POST /api/models/.*/commit", 403, "this token may not write there"),
