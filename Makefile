@@ -8,7 +8,7 @@ VENV := .venv
 LATEST := .venv-latest
 BROWSER := examples/browser
 SOURCES := hf_tinybert tests examples
-COMMANDS := tests/cli tests/export tests/report tests/card
+COMMANDS := tests/cli tests/export tests/report tests/model_card
 
 .PHONY: demo test test-all mutation browser lint format docs clean \
     test-optimum test-latest test-latest-library test-latest-commands test-all-optimum test-all-latest

@@ -32,7 +32,7 @@ set_seed(0)
 
 # %%
 def split(name: str) -> list[dict[str, str]]:
-    text = (resources.files("hf_tinybert") / "demo_data" / f"{name}.csv").read_text(encoding="utf-8")
+    text = (resources.files("hf_tinybert.data") / "demo_data" / f"{name}.csv").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
 
 

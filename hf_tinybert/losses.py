@@ -6,7 +6,7 @@ Every function works in float32 whatever the input's type and whether or not aut
 - `"mean"` (default): the mean over real positions. A position with mask 0 changes neither the loss nor any
   gradient, so padding a batch further changes nothing.
 - `"sum"`: the same without the division, so that several micro-batches and processes can be added up and
-  divided by their common count (see `hf_tinybert.objective`).
+  divided by their common count (see `hf_tinybert.distillation.objective`).
 - `"paper"`: what the authors' code computes, padding included; it differs from the paper's equations and is
   meant for numerical comparison. Each function's docstring says how.
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from hf_tinybert.comparison import Comparison
-from hf_tinybert.saving import file_beside
+from hf_tinybert.benchmark.comparison import Comparison
+from hf_tinybert.utils.files import file_beside
 
 _TEACHER, _STUDENT, _INK, _FAINT = "#8d99ae", "#d1495b", "#22223b", "#e6e8ee"
 #: Inches: no wider than what a phone's screen still shows in letters that can be read.

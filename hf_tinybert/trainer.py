@@ -28,19 +28,15 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from hf_tinybert import adapters, card, checkpoints, compat, provenance, sampling, sentence_folder, teacher_inputs
-from hf_tinybert.agreement import Agreement
-from hf_tinybert.comparison import Comparison
-from hf_tinybert.counts import BatchCounts
-from hf_tinybert.families import locate
-from hf_tinybert.fidelity import Fidelity
-from hf_tinybert.hub_trainer import HubTrainer
-from hf_tinybert.labels import LabelOrder
-from hf_tinybert.objective import DistillationObjective, Settings, Step
-from hf_tinybert.phases import INTERMEDIATE_LEVELS, LEVELS, Phase, PhasePlan, learning_rate_function
-from hf_tinybert.prediction import LABELS, VECTORS, Prediction, kind_of, logits_of
-from hf_tinybert.projections import Projections, offered
-from hf_tinybert.settings import (
+from hf_tinybert import model_card
+from hf_tinybert.benchmark.comparison import Comparison
+from hf_tinybert.data import sampler
+from hf_tinybert.distillation.batch_counts import BatchCounts
+from hf_tinybert.distillation.objective import DistillationObjective, Settings, Step
+from hf_tinybert.distillation.output_matching import Prediction
+from hf_tinybert.distillation.phases import INTERMEDIATE_LEVELS, LEVELS, Phase, PhasePlan, learning_rate_function
+from hf_tinybert.distillation.projections import Projections
+from hf_tinybert.distillation.validation import (
     build_settings,
     check_data,
     check_further_teachers,
@@ -48,12 +44,24 @@ from hf_tinybert.settings import (
     longest_input,
     pooling_of,
 )
-from hf_tinybert.sharing import default_folder
-from hf_tinybert.student import student_of_data
-from hf_tinybert.teacher import auto_class, check_tokenizer, freeze, load_teacher, saved_class
-from hf_tinybert.teacher_cache import opening, rows
-from hf_tinybert.teacher_signal import LiveTeacher, SeveralTeachers, TeacherSignal
+from hf_tinybert.evaluation.layer_fidelity import Fidelity
+from hf_tinybert.evaluation.prediction_fidelity import Agreement
+from hf_tinybert.hub import checkpoints
+from hf_tinybert.hub.trainer import HubTrainer
+from hf_tinybert.models import peft, sentence_transformers_files
+from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.label_alignment import LabelOrder
+from hf_tinybert.models.loading import auto_class, check_tokenizer, freeze, load_teacher, saved_class
+from hf_tinybert.models.output_types import LABELS, VECTORS, kind_of, logits_of
+from hf_tinybert.student import provenance
+from hf_tinybert.student.create import student_of_data
+from hf_tinybert.student.projection_init import offered
+from hf_tinybert.teacher import inputs as teacher_inputs
+from hf_tinybert.teacher.cache import policy, rows
+from hf_tinybert.teacher.source import LiveTeacher, SeveralTeachers, TeacherSignal
 from hf_tinybert.training_args import DistillationTrainingArguments
+from hf_tinybert.utils import compat
+from hf_tinybert.utils.work_sharing import default_folder
 
 logger = logging.get_logger(__name__)
 
@@ -105,7 +113,7 @@ def _loaded(teacher: Teacher, auto: Any, reads: Any, init_kwargs: Mapping[str, A
         return loaded
     if init_kwargs:
         raise ValueError("teacher_init_kwargs goes with a teacher given by name; this one is already loaded.")
-    return adapters.merge_adapter(teacher)
+    return peft.merge_adapter(teacher)
 
 
 def _trains(optimizer: torch.optim.Optimizer, student: torch.nn.Module) -> bool:
@@ -190,7 +198,7 @@ class DistillationTrainer(HubTrainer):
         )
         # `tokenizer` was its name before transformers 5; collators that pad have one too.
         tokenizer = tokenizer or kwargs.get("tokenizer") or getattr(collator, "tokenizer", None)
-        given = [teacher] if isinstance(teacher, Teacher) or adapters.has_adapter(teacher) else list(teacher)
+        given = [teacher] if isinstance(teacher, Teacher) or peft.has_adapter(teacher) else list(teacher)
         if isinstance(model, str | os.PathLike | PretrainedConfig):
             # The teacher comes first then: by name, it is loaded as what it was saved from.
             first, reads = given[0], teacher_processing_class or tokenizer
@@ -204,7 +212,7 @@ class DistillationTrainer(HubTrainer):
         if peft_config is not None:
             if model is None:
                 raise ValueError("peft_config goes with model; with model_init, let that return a PeftModel.")
-            model = adapters.add_adapter(model, peft_config)
+            model = peft.add_adapter(model, peft_config)
         self._objective: DistillationObjective | None = None
         self._signal: TeacherSignal | None = None
         self._for_evaluation: TeacherSignal | None = None
@@ -213,7 +221,7 @@ class DistillationTrainer(HubTrainer):
         self._phase: Phase | None = None
         self._agreement: Agreement | None = None
         self._fidelity: Fidelity | None = None
-        self.recorder = card.Recorder()
+        self.recorder = model_card.Recorder()
         self._gathered: dict[str, Tensor] | None = None
         self._bases: set[str] = set()
         self.teacher_processing_class = teacher_processing_class
@@ -392,7 +400,7 @@ class DistillationTrainer(HubTrainer):
         if rows.why_not(dataset) is None:
             dataset = self._remove_unused_columns(dataset, description="training")
         intermediate, prediction = PhasePlan.passes(args, len(dataset) if hasattr(dataset, "__len__") else 0)
-        request = opening.Request(
+        request = policy.Request(
             choice=args.teacher_cache,
             folder=Path(args.teacher_cache_dir or default_folder("teacher_cache")),
             dtype=args.teacher_cache_dtype,
@@ -409,7 +417,7 @@ class DistillationTrainer(HubTrainer):
             agree=lambda value: broadcast_object_list([value])[0],
         )
         try:
-            return opening.open_signal(live, request)
+            return policy.open_signal(live, request)
         except BaseException:
             live.close()
             raise
@@ -615,11 +623,11 @@ class DistillationTrainer(HubTrainer):
         """The Trainer's loop, with the agreement of student and teacher among the metrics.
 
         A student without a head has no loss of its own: its evaluation measures how closely its layers and vectors
-        follow the teacher's (see `hf_tinybert.fidelity`). `compute_metrics` is given its vectors as predictions and
-        the teacher's as labels.
+        follow the teacher's (see `hf_tinybert.evaluation.layer_fidelity`). `compute_metrics` is given its vectors as
+        predictions and the teacher's as labels.
         """
         student, wanted = self.student, self.args.report_agreement
-        headless = adapters.unwrapped(student).base_model is adapters.unwrapped(student)
+        headless = peft.unwrapped(student).base_model is peft.unwrapped(student)
         vectors = headless and self.args.phases != "intermediate"
         loss_only = kwargs.get("prediction_loss_only", args[2] if len(args) > 2 else None)
         prefix = kwargs.get("metric_key_prefix", args[4] if len(args) > 4 else "eval")
@@ -767,7 +775,7 @@ class DistillationTrainer(HubTrainer):
         dataset: str | Sequence[str] | None = None,
         dataset_args: Any = None,
         comparison: Comparison | None = None,
-        sentence: str = card.SENTENCE,
+        sentence: str = model_card.SENTENCE,
     ) -> None:
         """Write the student's model card and its pictures into the output folder.
 
@@ -788,7 +796,7 @@ class DistillationTrainer(HubTrainer):
             sentence: what both models read in the picture of attention.
         """
         if self.is_world_process_zero():
-            card.make(
+            model_card.make(
                 self,
                 model_name or self._title,
                 self._settings_of(self.student),
@@ -823,14 +831,14 @@ class DistillationTrainer(HubTrainer):
         self._gathered = None
 
     def _save_more(self, output_dir: str, staging: str) -> None:
-        if adapters.has_adapter(self.student) and not checkpoints.is_checkpoint_folder(output_dir):
+        if peft.has_adapter(self.student) and not checkpoints.is_checkpoint_folder(output_dir):
             again = output_dir in self._bases
-            adapters.save_base(self.student, self.processing_class, output_dir, staging, again)
+            peft.save_base(self.student, self.processing_class, output_dir, staging, again)
             self._bases.add(output_dir)
         pooling = None if self._objective is None else self._objective.settings.prediction.pooling
-        if self._objective is not None and pooling is not None and not adapters.has_adapter(self.student):
+        if self._objective is not None and pooling is not None and not peft.has_adapter(self.student):
             encoder, dense = locate(self.student), self._objective.projections.of_vectors
-            sentence_folder.write(staging, encoder.hidden_size, pooling, encoder.max_length, dense)
+            sentence_transformers_files.write(staging, encoder.hidden_size, pooling, encoder.max_length, dense)
         if self._objective is not None and self._plan is not None and checkpoints.is_checkpoint_folder(output_dir):
             checkpoints.save_projections(self._gathered or self._objective.projections.state_dict(), staging)
             self._distillation_state(self._objective).save(staging)
@@ -883,10 +891,10 @@ class DistillationTrainer(HubTrainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset, args = train_dataset if train_dataset is not None else self.train_dataset, self.args
-        lengths = sampling.lengths_of(dataset, args.length_column_name) if compat.groups_by_length(args) else None
+        lengths = sampler.lengths_of(dataset, args.length_column_name) if compat.groups_by_length(args) else None
         if lengths is None:
             with compat.without_grouping(args):
                 return super()._get_train_sampler(*(() if train_dataset is None else (train_dataset,)))
         seed = args.data_seed if args.data_seed is not None else args.seed
         batch = args.train_batch_size * args.gradient_accumulation_steps * max(args.world_size, 1)
-        return sampling.SeededLengthGroupedSampler(batch, lengths, seed)
+        return sampler.SeededLengthGroupedSampler(batch, lengths, seed)

@@ -9,10 +9,10 @@ from typing import Any
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
-from hf_tinybert import compat
-from hf_tinybert.head_matching import HEAD_MATCHINGS
-from hf_tinybert.pooling import POOLINGS
+from hf_tinybert.models.pooling import POOLINGS
+from hf_tinybert.utils import compat
 
+HEAD_MATCHINGS = ("auto", "heads", "mean", "mixing", "relations")
 PHASES = ("joint", "two", "intermediate", "prediction")
 #: Default learning rates: where layers are matched in every step, and of predictions alone.
 JOINT_RATE, PREDICTION_RATE = 3e-4, 1e-4

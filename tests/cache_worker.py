@@ -21,11 +21,11 @@ import worker
 from datasets import Dataset
 from safetensors.torch import save
 
-from hf_tinybert.families import locate
-from hf_tinybert.teacher_cache import opening
-from hf_tinybert.teacher_cache.opening import Request, open_signal
-from hf_tinybert.teacher_cache.store import FeatureStore
-from hf_tinybert.teacher_signal import LiveTeacher
+from hf_tinybert.models.architectures import locate
+from hf_tinybert.teacher.cache import policy
+from hf_tinybert.teacher.cache.policy import Request, open_signal
+from hf_tinybert.teacher.cache.store import FeatureStore
+from hf_tinybert.teacher.source import LiveTeacher
 
 PADDING = 1
 SHARD_BYTES = 4000
@@ -100,7 +100,7 @@ def live(model=None) -> LiveTeacher:
 
 def small_shards():
     """A few rows in each shard from here on."""
-    opening.FeatureStore = partial(FeatureStore, shard_bytes=SHARD_BYTES)
+    policy.FeatureStore = partial(FeatureStore, shard_bytes=SHARD_BYTES)
 
 
 def build(folder, report=None, seconds=0.0, die_at_file=None, ready=None) -> None:

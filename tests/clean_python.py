@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from asking import asked
 
-from hf_tinybert import compat
+from hf_tinybert.utils import compat
 
 ROOT = Path(__file__).parents[1]
 WORKER = Path(__file__).with_name("clean_worker.py")

@@ -18,7 +18,6 @@ from accelerate.state import AcceleratorState
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
-sys.path.insert(0, str(Path(__file__).parent))
 
 import hub_server
 import small_teacher
@@ -26,7 +25,7 @@ import workbench
 from asking import asked
 from processes import PATHS, Processes
 
-from hf_tinybert import compat
+from hf_tinybert.utils import compat
 
 pytest_plugins = ["own_times"]
 

@@ -17,9 +17,11 @@ import datasets
 import torch
 import worker
 
-from hf_tinybert import DistillationTrainer, corpus, sharing
+from hf_tinybert import DistillationTrainer
 from hf_tinybert.cli import main, stage
-from hf_tinybert.packing import Packer
+from hf_tinybert.data import corpus
+from hf_tinybert.data.packing import Packer
+from hf_tinybert.utils import work_sharing
 
 torch.set_num_threads(1)
 
@@ -42,7 +44,7 @@ class CountedPacker(Packer):
 
 def run(options: dict, flags: list[str]) -> int:
     home = os.environ["HF_HOME"]
-    sharing.HF_HOME, datasets.config.HF_DATASETS_CACHE = home, Path(home) / "datasets"
+    work_sharing.HF_HOME, datasets.config.HF_DATASETS_CACHE = home, Path(home) / "datasets"
     CountedPacker.kill_after = options.get("kill_after_pieces")
     corpus.Packer, corpus._ROWS_AT_ONCE = CountedPacker, 50
     DistillationTrainer.create_model_card = lambda *args, **kwargs: None

@@ -14,9 +14,10 @@ from asking import serve
 from huggingface_hub import HfApi, snapshot_download
 from transformers import AutoModelForSequenceClassification
 
-from hf_tinybert import create_student, hub
+from hf_tinybert import create_student
 from hf_tinybert.cli import main
-from hf_tinybert.projections import offered
+from hf_tinybert.hub import upload as hub
+from hf_tinybert.student.projection_init import offered
 
 
 def push(folder, repo_id, **kwargs):

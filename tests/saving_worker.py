@@ -11,7 +11,7 @@ import tiny_models
 import torch
 from transformers import TrainingArguments
 
-from hf_tinybert.saving import SafeSavingTrainer
+from hf_tinybert.hub.saving import SafeSavingTrainer
 
 torch.set_num_threads(1)
 

@@ -16,13 +16,13 @@ import torch.distributed as dist
 import workbench
 from torch.distributed.fsdp import fully_shard
 
-from hf_tinybert.counts import BatchCounts
-from hf_tinybert.families import locate
-from hf_tinybert.objective import DistillationObjective, Step
-from hf_tinybert.phases import LEVELS
-from hf_tinybert.projections import Projections
-from hf_tinybert.settings import build_settings
-from hf_tinybert.teacher_signal import LiveTeacher
+from hf_tinybert.distillation.batch_counts import BatchCounts
+from hf_tinybert.distillation.objective import DistillationObjective, Step
+from hf_tinybert.distillation.phases import LEVELS
+from hf_tinybert.distillation.projections import Projections
+from hf_tinybert.distillation.validation import build_settings
+from hf_tinybert.models.architectures import locate
+from hf_tinybert.teacher.source import LiveTeacher
 
 
 def step(objective, teacher, batch, counts):

@@ -43,7 +43,7 @@ from transformers import (
     set_seed,
 )
 
-DATA = Path(__file__).parents[1] / "hf_tinybert" / "demo_data"
+DATA = Path(__file__).parents[1] / "hf_tinybert" / "data" / "demo_data"
 TOKENS = 1500
 WIDTH = 96
 SIZES = {

@@ -10,7 +10,7 @@ import workbench
 from test_trainer_exactness import finish, run
 from transformers import AutoModelForSequenceClassification
 
-from hf_tinybert import checkpoints
+from hf_tinybert.hub import checkpoints
 
 pytest.importorskip("deepspeed")
 

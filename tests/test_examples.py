@@ -26,7 +26,9 @@ def encoder_folder(tmp_path_factory):
 
 
 def requests(split, count):
-    with (resources.files("hf_tinybert") / "demo_data" / f"{split}.csv").open(encoding="utf-8", newline="") as file:
+    with (resources.files("hf_tinybert.data") / "demo_data" / f"{split}.csv").open(
+        encoding="utf-8", newline=""
+    ) as file:
         return list(csv.DictReader(file))[:count]
 
 

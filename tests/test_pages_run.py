@@ -64,7 +64,9 @@ def commands(block):
 
 def rows(split, count):
     """So many requests of the demo, of every intent as many."""
-    with (resources.files("hf_tinybert") / "demo_data" / f"{split}.csv").open(encoding="utf-8", newline="") as file:
+    with (resources.files("hf_tinybert.data") / "demo_data" / f"{split}.csv").open(
+        encoding="utf-8", newline=""
+    ) as file:
         found = [{"text": row["text"], "label": row["intent"]} for row in csv.DictReader(file)]
     seen = Counter()
     turns = []

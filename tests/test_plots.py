@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_tinybert.comparison import Comparison, ModelFacts
+from hf_tinybert.benchmark.comparison import Comparison, ModelFacts
 from hf_tinybert.plots import attention_picture, comparison_picture, curves_picture, layers_picture, sizes_picture
 
 pytest.importorskip("matplotlib")

@@ -22,9 +22,12 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_tinybert import DistillationTrainer, checkpoints, compat, metrics
-from hf_tinybert.families import locate
-from hf_tinybert.objective import DistillationObjective
+from hf_tinybert import DistillationTrainer
+from hf_tinybert.distillation.objective import DistillationObjective
+from hf_tinybert.evaluation import metrics
+from hf_tinybert.hub import checkpoints
+from hf_tinybert.models.architectures import locate
+from hf_tinybert.utils import compat
 
 pytestmark = pytest.mark.also_transformers("4.57")
 

@@ -26,8 +26,8 @@ from transformers.utils import logging
 from worker import Gradients
 
 from hf_tinybert import DistillationTrainer, create_student
-from hf_tinybert.teacher_cache.signals import CachedFeatures, CachedLogits
-from hf_tinybert.teacher_signal import LiveTeacher
+from hf_tinybert.teacher.cache.signals import CachedFeatures, CachedLogits
+from hf_tinybert.teacher.source import LiveTeacher
 
 TOLERANCE = 1e-5
 WEIGHT_TOLERANCE = 1e-4
@@ -441,7 +441,7 @@ def test_what_a_collator_changes_later_is_neither_kept_nor_trained_on(choice, ba
 
 
 def test_the_cache_lies_in_the_users_cache_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_tinybert.sharing.HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("hf_tinybert.utils.work_sharing.HF_HOME", str(tmp_path / "home"))
     tiny(tmp_path, "features", teacher_cache_dir=None, max_steps=2)
     (shard,) = (tmp_path / "home" / "hf_tinybert" / "teacher_cache").rglob("features-*.safetensors")
     assert shard.is_file()

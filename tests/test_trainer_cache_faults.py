@@ -24,10 +24,10 @@ from safetensors.torch import load_file
 from tiny_models import hooks
 
 from hf_tinybert import DistillationTrainer, create_student
-from hf_tinybert.families import locate
-from hf_tinybert.teacher_cache import opening
-from hf_tinybert.teacher_cache.opening import open_signal
-from hf_tinybert.teacher_cache.store import FeatureStore
+from hf_tinybert.models.architectures import locate
+from hf_tinybert.teacher.cache import policy
+from hf_tinybert.teacher.cache.policy import open_signal
+from hf_tinybert.teacher.cache.store import FeatureStore
 
 #: Passes of the teacher while a cache is opened, before any is for the cache.
 OPENING = 2
@@ -57,7 +57,7 @@ def identity(path):
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr(opening, "FeatureStore", partial(FeatureStore, shard_bytes=cache_worker.SHARD_BYTES))
+    monkeypatch.setattr(policy, "FeatureStore", partial(FeatureStore, shard_bytes=cache_worker.SHARD_BYTES))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def undisturbed(tmp_path_factory):
     """The content of a cache that nothing has happened to."""
     folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(opening, "FeatureStore", partial(FeatureStore, shard_bytes=cache_worker.SHARD_BYTES))
+        patch.setattr(policy, "FeatureStore", partial(FeatureStore, shard_bytes=cache_worker.SHARD_BYTES))
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         open_signal(cache_worker.live(), cache_worker.request(folder)).close()
@@ -193,7 +193,7 @@ def whole(tmp_path_factory, live_steps):
     """A cache of features in small shards, and the run that built it."""
     folder = tmp_path_factory.mktemp("whole") / "cache"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(opening, "FeatureStore", partial(FeatureStore, shard_bytes=cache_worker.SHARD_BYTES))
+        patch.setattr(policy, "FeatureStore", partial(FeatureStore, shard_bytes=cache_worker.SHARD_BYTES))
         result = steps(folder, "features")
     assert_same_steps(live_steps, result)
     return folder, result

@@ -11,7 +11,8 @@ import torch
 import worker
 from safetensors.torch import load_file
 
-from hf_tinybert import checkpoints, compat
+from hf_tinybert.hub import checkpoints
+from hf_tinybert.utils import compat
 
 pytestmark = pytest.mark.also_transformers("4.57")
 

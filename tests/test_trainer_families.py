@@ -9,7 +9,7 @@ import workbench
 from transformers import AutoModelForSequenceClassification, set_seed
 
 from hf_tinybert import create_student
-from hf_tinybert.families import locate
+from hf_tinybert.models.architectures import locate
 
 pytestmark = pytest.mark.also_transformers("4.57")
 

@@ -6,7 +6,8 @@ import json
 import pytest
 from transformers import HfArgumentParser, TrainingArguments
 
-from hf_tinybert import DistillationTrainingArguments, compat
+from hf_tinybert import DistillationTrainingArguments
+from hf_tinybert.utils import compat
 
 pytestmark = pytest.mark.also_transformers("4.57")
 STOCK = {field.name for field in dataclasses.fields(TrainingArguments)}

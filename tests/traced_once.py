@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_tinybert.export import tracing
+from hf_tinybert.export import exporters
 
 KEPT: dict[str, bytes] = {}
 
@@ -25,7 +25,7 @@ def key(model, mask_axes: int) -> str:
 @contextmanager
 def traced_once() -> Iterator[None]:
     """Meanwhile `tracing.by_torch` traces each model once."""
-    trace = tracing.by_torch
+    trace = exporters.by_torch
 
     def by_torch(model, file, mask_axes=2):
         name = key(model, mask_axes)
@@ -35,5 +35,5 @@ def traced_once() -> Iterator[None]:
         Path(file).write_bytes(KEPT[name])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracing, "by_torch", by_torch)
+        patch.setattr(exporters, "by_torch", by_torch)
         yield

@@ -24,11 +24,11 @@ import transformers
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig
 
-from hf_tinybert.export import fusing, quantising, tracing
+from hf_tinybert.benchmark.costs import SHAPES
+from hf_tinybert.export import exporters, optimize, quantize
 from hf_tinybert.export.session import OnnxModel
-from hf_tinybert.inference import SHAPES
-from hf_tinybert.saving import file_beside
-from hf_tinybert.timing import in_turns, machine_name, random_inputs
+from hf_tinybert.utils.files import file_beside
+from hf_tinybert.utils.latency import in_turns, machine_name, random_inputs
 
 BASELINE = "BERT-base, PyTorch"
 SENTENCES = ("a touching and funny film", "the plot is thin and the acting is thinner", "it is what it is") * 16
@@ -53,13 +53,13 @@ def files(student: str, model: torch.nn.Module, scratch: Path) -> dict[str, Path
         )
     }
     plain, fused = made["ONNX, as exported"], made["ONNX, O2"]
-    tracing.write(model, plain)
-    fusing.fuse(model, plain, fused, "O2")
-    fusing.fuse(model, plain, made["ONNX, O3"], "O3")
+    exporters.write(model, plain)
+    optimize.fuse(model, plain, fused, "O2")
+    optimize.fuse(model, plain, made["ONNX, O3"], "O3")
     quantize_dynamic(plain, made["int8, unsigned weights"], weight_type=QuantType.QUInt8)
-    quantising.to_int8(plain, made["int8, as exported"], model.config)
-    quantising.to_int8(plain, made["int8, static"], model.config, rows)
-    quantising.to_int8(fused, made["int8, O2"], model.config)
+    quantize.to_int8(plain, made["int8, as exported"], model.config)
+    quantize.to_int8(plain, made["int8, static"], model.config, rows)
+    quantize.to_int8(fused, made["int8, O2"], model.config)
     return made
 
 

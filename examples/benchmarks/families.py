@@ -26,9 +26,9 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
 from hf_tinybert import DistillationTrainer, DistillationTrainingArguments, TinyBertConfig, create_student
-from hf_tinybert.families import locate
-from hf_tinybert.features import FeatureCapture
-from hf_tinybert.fidelity import attention_probabilities
+from hf_tinybert.evaluation.attention_maps import attention_probabilities
+from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.features import FeatureCapture
 
 DEBERTA = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": True, "position_buckets": 256}
 DEBERTA |= {"position_biased_input": False, "norm_rel_ebd": "layer_norm", "type_vocab_size": 0}

@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-DEMO = ROOT / "hf_tinybert" / "demo_data"
+DEMO = ROOT / "hf_tinybert" / "data" / "demo_data"
 ROWS = 500
 
 

@@ -111,7 +111,7 @@ def data_flags(files: dict[str, Path], train: str) -> list[str]:
 
 
 def warmup_flags() -> list[str]:
-    from hf_tinybert import compat
+    from hf_tinybert.utils import compat
 
     return [text for name, share in compat.warmup_argument(0.06).items() for text in (f"--{name}", str(share))]
 

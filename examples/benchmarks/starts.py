@@ -16,7 +16,7 @@ from datasets import load_dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
 from hf_tinybert import DistillationTrainer, DistillationTrainingArguments, create_student
-from hf_tinybert.metrics import accuracy
+from hf_tinybert.evaluation.metrics import accuracy
 
 TEXT = {"sst2": "sentence", "clinc150": "text"}
 STUDENTS = ("tinybert-4l-312d", "tinybert-6l-168d")

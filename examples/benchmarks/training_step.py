@@ -64,19 +64,19 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel, default_data_collator
 
 from hf_tinybert import TinyBertConfig, create_student
-from hf_tinybert.counts import BatchCounts
-from hf_tinybert.families import locate
-from hf_tinybert.features import Features
-from hf_tinybert.head_matching import HeadMatching
+from hf_tinybert.distillation.attention_matching import HeadMatching
+from hf_tinybert.distillation.batch_counts import BatchCounts
+from hf_tinybert.distillation.objective import DistillationObjective, Settings, Step, Weights
+from hf_tinybert.distillation.phases import LEVELS, Phase
+from hf_tinybert.distillation.projections import Projections
 from hf_tinybert.layer_mapping import LayerMapping
-from hf_tinybert.objective import DistillationObjective, Settings, Step, Weights
-from hf_tinybert.phases import LEVELS, Phase
-from hf_tinybert.projections import Projections
-from hf_tinybert.saving import file_beside
-from hf_tinybert.teacher import freeze
-from hf_tinybert.teacher_cache import open_signal
-from hf_tinybert.teacher_cache.opening import Request
-from hf_tinybert.teacher_signal import LiveTeacher
+from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.features import Features
+from hf_tinybert.models.loading import freeze
+from hf_tinybert.teacher.cache import open_signal
+from hf_tinybert.teacher.cache.policy import Request
+from hf_tinybert.teacher.source import LiveTeacher
+from hf_tinybert.utils.files import file_beside
 
 BATCH_SIZES = {64: 32, 128: 32, 256: 16, 512: 4}
 TOKENS_PER_BATCH = 4096

@@ -50,9 +50,10 @@ from transformers import (
     set_seed,
 )
 
-from hf_tinybert import DistillationTrainer, DistillationTrainingArguments, TinyBertConfig, compat, create_student
-from hf_tinybert.families import locate
+from hf_tinybert import DistillationTrainer, DistillationTrainingArguments, TinyBertConfig, create_student
 from hf_tinybert.layer_mapping import LayerMapping
+from hf_tinybert.models.architectures import locate
+from hf_tinybert.utils import compat
 
 BASELINES = ("authors", "modernised")
 JOBS = (*BASELINES, "none", "logits", "features", "features-float32", "bf16", "tuned")

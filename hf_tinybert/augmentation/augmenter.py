@@ -14,8 +14,8 @@ from hf_tinybert.augmentation.candidates import CandidateFinder, Text
 from hf_tinybert.augmentation.stop_words import stop_words as words_of_language
 from hf_tinybert.augmentation.variants import VariantWriter
 from hf_tinybert.augmentation.word_vectors import WordVectors
-from hf_tinybert.pieces import Pieces
-from hf_tinybert.sharing import default_folder
+from hf_tinybert.utils.resumable_map import Pieces
+from hf_tinybert.utils.work_sharing import default_folder
 
 
 class TextAugmenter:

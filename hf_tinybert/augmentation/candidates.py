@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_tinybert.augmentation.masked_lm import MaskedCandidates, Place
 from hf_tinybert.augmentation.word_vectors import WordVectors
 from hf_tinybert.augmentation.words import Word, in_the_case_of, replaceable, words_of, words_of_tokens
-from hf_tinybert.teacher import weights_digest
+from hf_tinybert.utils.hashing import weights_digest
 
 #: A text, or a sentence that was cut into words before (token-level tasks).
 Text = str | Sequence[str]

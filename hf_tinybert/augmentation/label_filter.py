@@ -12,8 +12,9 @@ from datasets.fingerprint import Hasher
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_tinybert.augmentation.rows import AUGMENTED, text_columns
-from hf_tinybert.column_names import LABEL
-from hf_tinybert.teacher import freeze, weights_digest
+from hf_tinybert.data.column_names import LABEL
+from hf_tinybert.models.loading import freeze
+from hf_tinybert.utils.hashing import weights_digest
 
 _ROWS_AT_ONCE = 1000
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_tinybert import families
 from hf_tinybert.augmentation.word_vectors import whole_words
 from hf_tinybert.augmentation.words import Word
-from hf_tinybert.teacher import freeze
+from hf_tinybert.models import architectures
+from hf_tinybert.models.loading import freeze
 
 #: Two logits that are closer may change places with the batch they are computed in; a batch moves them by about 1e-5.
 _NEAR = 1e-3
@@ -88,7 +88,7 @@ class MaskedCandidates:
             )
         self.model, self.tokenizer = freeze(model), tokenizer
         self.k, self.second_segment, self.batch_size = k, second_segment, batch_size
-        self._longest = min(families.locate(model).max_length or 10**6, tokenizer.model_max_length)
+        self._longest = min(architectures.locate(model).max_length or 10**6, tokenizer.model_max_length)
         by_id = sorted((number, text) for text, number in whole_words(tokenizer).items())
         self._texts = [text for _, text in by_id]
         self._whole = torch.tensor([number for number, _ in by_id], device=model.device)

@@ -10,7 +10,7 @@ from datasets import Dataset, IterableDataset, List, Value
 
 from hf_tinybert.augmentation.candidates import CandidateFinder, Candidates
 from hf_tinybert.augmentation.variants import VariantWriter
-from hf_tinybert.column_names import usual_texts
+from hf_tinybert.data.column_names import usual_texts
 
 #: The columns that augmentation adds: whether a row is a variant, how many of its words were replaced, and how many of
 #: those by the masked language model.

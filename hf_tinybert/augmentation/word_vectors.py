@@ -19,8 +19,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from hf_tinybert.augmentation.words import words_of
-from hf_tinybert.saving import file_beside
-from hf_tinybert.sharing import default_folder
+from hf_tinybert.utils.files import file_beside
+from hf_tinybert.utils.work_sharing import default_folder
 
 logger = logging.get_logger(__name__)
 

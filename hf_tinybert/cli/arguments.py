@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import HfArgumentParser, TrainingArguments
 
-from hf_tinybert import compat
+from hf_tinybert.utils import compat
 
 #: Where the training commands differ from `TrainingArguments`' own defaults.
 TRAINING_DEFAULTS = {

@@ -12,11 +12,11 @@ import torch
 from accelerate import PartialState
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
 
-from hf_tinybert import column_names, data
 from hf_tinybert.augmentation import TextAugmenter, WordVectors, keep_labels, paper_settings, report
 from hf_tinybert.cli import arguments
-from hf_tinybert.saving import file_beside
-from hf_tinybert.teacher import load_teacher, load_tokenizer
+from hf_tinybert.data import column_names, loading
+from hf_tinybert.models.loading import load_teacher, load_tokenizer
+from hf_tinybert.utils.files import file_beside
 
 _WRITERS = {".jsonl": "to_json", ".json": "to_json", ".csv": "to_csv", ".parquet": "to_parquet"}
 
@@ -80,7 +80,7 @@ def run(argv: Sequence[str]) -> None:
     if args.text_pair_column and not args.text_column:
         raise ValueError("--text-pair-column needs --text-column.")
     columns = [name for name in (args.text_column, args.text_pair_column) if name] or None
-    rows = data.load_file(Path(args.input_file))
+    rows = loading.load_file(Path(args.input_file))
     output.parent.mkdir(parents=True, exist_ok=True)
     state = PartialState(cpu=args.use_cpu)
     augmenter = _augmenter(args, state.device)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from hf_tinybert import comparison, inference
+from hf_tinybert.benchmark import comparison, costs
+from hf_tinybert.benchmark.runtimes import RUNTIMES
 from hf_tinybert.cli import arguments
-from hf_tinybert.runtimes import RUNTIMES
 
 RESULT_NAME = "benchmark.json"
 
@@ -26,7 +26,7 @@ class BenchmarkArguments:
     )
     shapes: list[str] = field(
         default_factory=list,
-        metadata={"help": f"Architectures with random weights to compare with: {', '.join(inference.SHAPES)}."},
+        metadata={"help": f"Architectures with random weights to compare with: {', '.join(costs.SHAPES)}."},
     )
     runtimes: list[str] = field(
         default_factory=list,
@@ -51,14 +51,14 @@ def run(argv: Sequence[str]) -> None:
     (args,) = arguments.parse(
         "benchmark", "Measure the size and speed of models, side by side.", (BenchmarkArguments,), argv
     )
-    plan = inference.Plan(
+    plan = costs.Plan(
         batch_sizes=tuple(args.batch_sizes),
         lengths=tuple(args.lengths),
         threads=tuple(args.threads) or (torch.get_num_threads(),),
         rounds=args.rounds,
         warm_up=args.warm_up,
     )
-    candidates = inference.find_candidates(args.models, args.shapes)
+    candidates = costs.find_candidates(args.models, args.shapes)
     if args.output_dir is not None:
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() and not args.use_cpu else "cpu"

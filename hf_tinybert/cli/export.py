@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_tinybert import data, tasks
+from hf_tinybert import tasks
 from hf_tinybert.cli import arguments
+from hf_tinybert.data import loading
 from hf_tinybert.export import Export, export_onnx, export_openvino
-from hf_tinybert.export.exporting import FILES, OPTIMISATIONS, QUANTISATIONS
-from hf_tinybert.families import locate
-from hf_tinybert.teacher import load_teacher, load_tokenizer, teacher_config
+from hf_tinybert.export.onnx import FILES, OPTIMISATIONS, QUANTISATIONS
+from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.loading import load_teacher, load_tokenizer, teacher_config
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def run(argv: Sequence[str]) -> None:
     """Export `--model`; with `--eval-file`, measure every file on it and refuse what has lost too much."""
     argv = arguments.named_first(argv, "--model")
     args, data_args = arguments.parse(
-        "export", "Write ONNX or OpenVINO files of a student.", (ExportArguments, data.DataArguments), argv
+        "export", "Write ONNX or OpenVINO files of a student.", (ExportArguments, loading.DataArguments), argv
     )
     for flag, value in (("--calibration-samples", args.calibration_samples), ("--threads", args.threads)):
         if value is not None and value < 1:
@@ -120,7 +121,7 @@ class _Check:
         if isinstance(task, tasks.FeatureExtraction):
             raise ValueError("Vectors are not measured here: leave out the data, or compare them in your own script.")
         self.model = load_teacher(args.model, task.auto, role="model").float()
-        data.check_max_length(task.args.max_length, locate(self.model).max_length, "the model")
+        loading.check_max_length(task.args.max_length, locate(self.model).max_length, "the model")
         self.tokenizer = load_tokenizer(args.model, "model", task.single_words)
         self.encoded = task.encode(self.tokenizer, self.model.config)
         self.split = next((name for name in self.encoded.splits if name != "train"), None)

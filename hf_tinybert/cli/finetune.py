@@ -10,10 +10,12 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 
-from hf_tinybert import checkpoints, data, tasks
+from hf_tinybert import tasks
 from hf_tinybert.cli import arguments
-from hf_tinybert.hub_trainer import HubTrainer
-from hf_tinybert.teacher import load_tokenizer
+from hf_tinybert.data import loading
+from hf_tinybert.hub import checkpoints
+from hf_tinybert.hub.trainer import HubTrainer
+from hf_tinybert.models.loading import load_tokenizer
 
 
 @dataclass
@@ -32,7 +34,7 @@ def run(argv: Sequence[str]) -> None:
     model_args, data_args, training_args = arguments.parse(
         "finetune",
         "Fine-tune an encoder for a task.",
-        (FinetuneArguments, data.DataArguments, TrainingArguments),
+        (FinetuneArguments, loading.DataArguments, TrainingArguments),
         argv,
         save_strategy="no",
         **arguments.TRAINING_DEFAULTS,
@@ -41,7 +43,7 @@ def run(argv: Sequence[str]) -> None:
     task.read(training=True)
     set_seed(training_args.seed)
     model = _load(model_args.model, task)
-    data.check_max_length(data_args.max_length, model.config.max_position_embeddings, "the model")
+    loading.check_max_length(data_args.max_length, model.config.max_position_embeddings, "the model")
     tokenizer = load_tokenizer(model_args.model, "model", task.single_words)
     task.shorten()
     encoded = task.encode(tokenizer, model.config)

@@ -6,18 +6,18 @@ from typing import Any
 
 from transformers import AutoModel
 
-from hf_tinybert import corpus, data
-from hf_tinybert.calibration import typical_examples
 from hf_tinybert.cli import stage
-from hf_tinybert.families import locate
-from hf_tinybert.teacher import load_teacher, load_tokenizer
+from hf_tinybert.data import corpus, loading
+from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.loading import load_teacher, load_tokenizer
+from hf_tinybert.student.calibration import typical_examples
 from hf_tinybert.trainer import DistillationTrainer
 from hf_tinybert.training_args import DistillationTrainingArguments
 
 
 def run(
     model_args: Any,
-    data_args: data.DataArguments,
+    data_args: loading.DataArguments,
     corpus_args: corpus.CorpusArguments,
     training_args: DistillationTrainingArguments,
 ) -> None:
@@ -30,9 +30,9 @@ def run(
     training_args.phases = "intermediate"
     teacher = load_teacher(model_args.teacher, AutoModel)
     tokenizer = load_tokenizer(model_args.teacher, "teacher")
-    data.check_max_length(data_args.max_length, locate(teacher).max_length, "the teacher")
+    loading.check_max_length(data_args.max_length, locate(teacher).max_length, "the teacher")
     train, held_out = corpus.load(data_args, corpus_args, tokenizer, training_args.seed)
-    collator = data.collator(tokenizer)
+    collator = loading.collator(tokenizer)
     some = collator(typical_examples(train))
     student = stage.start_student(model_args, training_args, teacher, tokenizer, data_args.max_length, some)
     trainer = DistillationTrainer(

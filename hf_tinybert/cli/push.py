@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from hf_tinybert import hub
 from hf_tinybert.cli import arguments
+from hf_tinybert.hub import upload
 
 
 @dataclass
@@ -29,8 +29,8 @@ def run(argv: Sequence[str]) -> None:
     """Upload weights, tokenizer, card, pictures and `onnx/` of a folder, nothing else that lies there."""
     argv = arguments.named_first(argv, "--folder")
     (args,) = arguments.parse("push", "Put a student on the Hub.", (PushArguments,), argv)
-    hub.check_folder(args.folder)
-    name = hub.create_repository(args.repo_id, args.token, args.private)
-    done = hub.push(args.folder, name, args.token, args.revision, args.commit_message)
-    print("\n".join(hub.files_of(args.folder)))
+    upload.check_folder(args.folder)
+    name = upload.create_repository(args.repo_id, args.token, args.private)
+    done = upload.push(args.folder, name, args.token, args.revision, args.commit_message)
+    print("\n".join(upload.files_of(args.folder)))
     print(f"\n{name}: {done.commit_url}")

@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from hf_tinybert import data, tasks
-from hf_tinybert.card import SENTENCE
+from hf_tinybert import tasks
 from hf_tinybert.cli import arguments
+from hf_tinybert.data import loading
+from hf_tinybert.model_card import SENTENCE
+from hf_tinybert.models.loading import teacher_config
 from hf_tinybert.report import Answers, Likeness, Run, check, make, measure, read
-from hf_tinybert.teacher import teacher_config
 
 
 @dataclass
@@ -47,7 +48,7 @@ def run(argv: Sequence[str]) -> None:
     """
     argv = arguments.named_first(argv, "--runs")
     args, data_args = arguments.parse(
-        "report", "One page from one or more runs.", (ReportArguments, data.DataArguments), argv
+        "report", "One page from one or more runs.", (ReportArguments, loading.DataArguments), argv
     )
     if not args.runs:
         raise ValueError("Nothing to report on: name the output folders of one or more runs.")

@@ -8,12 +8,12 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from hf_tinybert import data
 from hf_tinybert.cli import arguments
 from hf_tinybert.configuration import PRESETS
-from hf_tinybert.families import locate
-from hf_tinybert.student import create_student
-from hf_tinybert.teacher import brings_tokenizer, check_tokenizer, load_tokenizer
+from hf_tinybert.data import loading
+from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.loading import brings_tokenizer, check_tokenizer, load_tokenizer
+from hf_tinybert.student.create import create_student
 from hf_tinybert.trainer import DistillationTrainer
 from hf_tinybert.training_args import DistillationTrainingArguments
 
@@ -49,7 +49,7 @@ def start_student(
     )
     if model_args.student not in PRESETS:
         check_tokenizer(tokenizer, model_args.student, "student")
-    data.check_max_length(max_length, locate(student).max_length, "the student")
+    loading.check_max_length(max_length, locate(student).max_length, "the student")
     return student
 
 

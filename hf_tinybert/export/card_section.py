@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 if TYPE_CHECKING:
-    from hf_tinybert.export.exporting import Export
+    from hf_tinybert.export.onnx import Export
 
 _TEMPLATE = Path(__file__).parent / "card_section.md"
 _BEGIN, _END = "<!-- onnx -->", "<!-- /onnx -->"

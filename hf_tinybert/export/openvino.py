@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 from transformers.utils import ModelOutput
 
-from hf_tinybert.export.choosing import median_milliseconds
-from hf_tinybert.export.exporting import (
+from hf_tinybert.export.onnx import (
     LENGTH,
     Check,
     Export,
@@ -28,10 +27,11 @@ from hf_tinybert.export.exporting import (
     refuse_place,
     write_facts,
 )
-from hf_tinybert.families import locate
-from hf_tinybert.saving import written_beside
-from hf_tinybert.teacher import pipeline_tag
-from hf_tinybert.timing import machine_name
+from hf_tinybert.export.session import median_milliseconds
+from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.loading import pipeline_tag
+from hf_tinybert.utils.files import written_beside
+from hf_tinybert.utils.latency import machine_name
 
 FOLDER = "openvino"
 FILE = "openvino_model.xml"

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 from transformers.utils import ModelOutput
+
+from hf_tinybert.utils.latency import medians, random_inputs
+
+_ROUNDS, _WARM_UP = 30, 5
+_Key = TypeVar("_Key")
 
 
 class OnnxModel(nn.Module):
@@ -55,6 +62,28 @@ class OnnxModel(nn.Module):
         answers = self.session.run(self.outputs, fed)
         said = {name: torch.from_numpy(value) for name, value in zip(self.outputs, answers, strict=True)}
         return ModelOutput(loss=torch.zeros(()), **said) if labels else ModelOutput(said)
+
+
+def milliseconds(files: Mapping[_Key, Path], config: PretrainedConfig, length: int, threads: int) -> dict[_Key, float]:
+    """Median milliseconds of one sequence, batch 1, the files taking turns.
+
+    Args:
+        files: key -> ONNX file.
+        config: of the model.
+        length: tokens of the sequence.
+        threads: CPU threads.
+    """
+    opened = {key: OnnxModel(file, config, threads) for key, file in files.items()}
+    return median_milliseconds(opened, config, length)
+
+
+def median_milliseconds(
+    models: Mapping[_Key, Callable[..., object]], config: PretrainedConfig, length: int
+) -> dict[_Key, float]:
+    """The same of models that are open."""
+    inputs = random_inputs(config, 1, length)
+    calls = {key: partial(model, **inputs) for key, model in models.items()}
+    return medians(calls, _ROUNDS, _WARM_UP)
 
 
 def required(name: str) -> Any:

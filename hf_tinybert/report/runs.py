@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_tinybert.comparison import SUMMARY_NAME, Comparison
+from hf_tinybert.benchmark.comparison import SUMMARY_NAME, Comparison
 from hf_tinybert.configuration import PROVENANCE_KEY
 from hf_tinybert.layer_mapping import LayerMapping
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from transformers import PretrainedConfig
 
-from hf_tinybert.auto_classes import saved_from
-from hf_tinybert.data import DataArguments
+from hf_tinybert.data.loading import DataArguments
+from hf_tinybert.models.auto_classes import saved_from
+from hf_tinybert.tasks.evaluator import measuring
 from hf_tinybert.tasks.feature_extraction import FeatureExtraction
 from hf_tinybert.tasks.fill_mask import FillMask
-from hf_tinybert.tasks.measuring import measuring
 from hf_tinybert.tasks.question_answering import QuestionAnswering
 from hf_tinybert.tasks.task import Encoded, Task
 from hf_tinybert.tasks.text_classification import TextClassification

@@ -8,8 +8,9 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 from transformers import AutoModel, EvalPrediction, PretrainedConfig, PreTrainedTokenizerBase
 
-from hf_tinybert import column_names, data, metrics
-from hf_tinybert.data import pick_column
+from hf_tinybert.data import column_names, loading
+from hf_tinybert.data.loading import pick_column
+from hf_tinybert.evaluation import metrics
 from hf_tinybert.tasks.task import Encoded, Metric, Task
 
 
@@ -25,9 +26,9 @@ class FeatureExtraction(Task):
 
     def _check(self, splits: DatasetDict) -> DatasetDict:
         first = next(iter(splits.values()))
-        self.text, self.pair = data.text_columns(first, self.args)
+        self.text, self.pair = loading.text_columns(first, self.args)
         for name, dataset in splits.items():
-            data.require_texts(name, dataset, [column for column in (self.text, self.pair) if column])
+            loading.require_texts(name, dataset, [column for column in (self.text, self.pair) if column])
         return splits
 
     def config_kwargs(self) -> dict[str, Any]:
@@ -46,7 +47,7 @@ class FeatureExtraction(Task):
                 texts = list(dict.fromkeys(texts))
             encoded[name] = Dataset.from_dict(dict(tokenizer(texts, truncation=True, max_length=self.args.max_length)))
             measures[name] = metrics.vector_cosine if values is None else ranking_of(values)
-        return Encoded(encoded, data.collator(tokenizer), "spearman" if scored else "cosine", measures)
+        return Encoded(encoded, loading.collator(tokenizer), "spearman" if scored else "cosine", measures)
 
     def _texts(self, dataset: Dataset) -> list[Sequence[str]]:
         return [dataset[column] for column in (self.text, self.pair) if column]
@@ -57,7 +58,7 @@ class FeatureExtraction(Task):
         if self.pair is None or (usual is None and self.args.label_column is None):
             return None
         column = pick_column(dataset, self.args.label_column, column_names.LABEL, "label", "--label-column")
-        return [data.number(value, name, column) for value in dataset[column]]
+        return [loading.number(value, name, column) for value in dataset[column]]
 
 
 def ranking_of(scores: Sequence[float]) -> Metric:

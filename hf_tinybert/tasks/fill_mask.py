@@ -14,8 +14,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hf_tinybert import column_names, data, metrics
-from hf_tinybert.data import pick_column
+from hf_tinybert.data import column_names, loading
+from hf_tinybert.data.loading import pick_column
+from hf_tinybert.evaluation import metrics
 from hf_tinybert.tasks.task import Encoded, Task
 
 
@@ -28,7 +29,7 @@ class FillMask(Task):
         first = next(iter(splits.values()))
         self.text = pick_column(first, self.args.text_column, column_names.TEXT[:-1], "text", "--text-column")
         for name, dataset in splits.items():
-            data.require_columns(name, dataset, (self.text,))
+            loading.require_columns(name, dataset, (self.text,))
         return splits
 
     def config_kwargs(self) -> dict[str, Any]:

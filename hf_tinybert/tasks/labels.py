@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset, LargeList, List
 from transformers import PretrainedConfig
 
-from hf_tinybert.prediction import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from hf_tinybert.models.output_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 
 def named(names: Sequence[str]) -> dict[str, Any]:

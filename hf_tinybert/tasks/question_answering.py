@@ -8,8 +8,9 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForQuestionAnswering, EvalPrediction, PretrainedConfig, PreTrainedTokenizerBase
 
-from hf_tinybert import data, metrics
-from hf_tinybert.data import pick_column
+from hf_tinybert.data import loading
+from hf_tinybert.data.loading import pick_column
+from hf_tinybert.evaluation import metrics
 from hf_tinybert.tasks.task import Encoded, Metric, Task
 
 #: Candidates for the start and for the end of a span, and the longest answer in tokens.
@@ -31,7 +32,7 @@ class QuestionAnswering(Task):
         self.context = pick_column(first, self.args.text_pair_column, ("context",), "context", "--text-pair-column")
         self.answers = pick_column(first, self.args.label_column, ("answers",), "answers", "--label-column")
         for name, dataset in splits.items():
-            data.require_columns(name, dataset, (self.question, self.context, self.answers))
+            loading.require_columns(name, dataset, (self.question, self.context, self.answers))
             for row, (context, answers) in enumerate(zip(dataset[self.context], dataset[self.answers], strict=True)):
                 _check_answers(name, row + 1, context, answers)
         return splits
@@ -60,7 +61,7 @@ class QuestionAnswering(Task):
             windows = _windows(dataset, tokenizer, (self.question, self.context, self.answers), length, stride)
             measures[name] = metric_of(dataset, windows, self.context, self.answers)
             encoded[name] = windows.remove_columns(["row", "offsets"])
-        return Encoded(encoded, data.collator(tokenizer), "f1", measures)
+        return Encoded(encoded, loading.collator(tokenizer), "f1", measures)
 
 
 def metric_of(dataset: Dataset, windows: Dataset, context: str, answers: str) -> Metric:

@@ -10,8 +10,9 @@ from typing import Any
 from datasets import DatasetDict
 from transformers import EvalPrediction, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_tinybert import data, teacher_inputs
-from hf_tinybert.data import DataArguments
+from hf_tinybert.data import loading
+from hf_tinybert.data.loading import DataArguments
+from hf_tinybert.teacher import inputs
 
 Metric = Callable[[EvalPrediction], dict[str, float]]
 
@@ -42,9 +43,7 @@ class Encoded:
         """
         splits = DatasetDict()
         for name, dataset in self.splits.items():
-            columns = teacher_inputs.renamed(
-                {key: teachers.splits[name][key] for key in teachers.splits[name].features}
-            )
+            columns = inputs.renamed({key: teachers.splits[name][key] for key in teachers.splits[name].features})
             for column, values in columns.items():
                 dataset = dataset.add_column(column, list(values))
             splits[name] = dataset
@@ -71,7 +70,7 @@ class Task(ABC):
         auto: the Auto class of its models.
         needs_teacher: there is nothing to learn but what a teacher says: no labels.
         of_texts: every tokenizer makes one example of a row.
-        single_words: its texts are lists of words (see `hf_tinybert.teacher.load_tokenizer`).
+        single_words: its texts are lists of words (see `hf_tinybert.models.loading.load_tokenizer`).
         splits: the rows as they were read, checked.
     """
 
@@ -94,7 +93,7 @@ class Task(ABC):
         Raises:
             ValueError: they are missing, or cannot be of this task.
         """
-        splits = data.load_raw(self.args)
+        splits = loading.load_raw(self.args)
         if not training:
             splits.pop("train", None)
             if not splits:
@@ -110,7 +109,7 @@ class Task(ABC):
 
     def shorten(self) -> None:
         """Keep no more training examples than `--max-train-samples`."""
-        self.splits = data.shortened(self.splits, self.args)
+        self.splits = loading.shortened(self.splits, self.args)
 
     @abstractmethod
     def _check(self, splits: DatasetDict) -> DatasetDict:

@@ -10,8 +10,10 @@ from datasets import Dataset, DatasetDict, LargeList, List
 from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from hf_tinybert import column_names, data, heads, metrics
-from hf_tinybert.data import DataArguments, pick_column
+from hf_tinybert.data import column_names, loading
+from hf_tinybert.data.loading import DataArguments, pick_column
+from hf_tinybert.evaluation import metrics
+from hf_tinybert.models import head_init
 from hf_tinybert.tasks.labels import Labels
 from hf_tinybert.tasks.task import Encoded, Task
 
@@ -33,7 +35,7 @@ class Columns:
         Raises:
             ValueError: a column is not there; the message lists those that are.
         """
-        text, pair = data.text_columns(dataset, args)
+        text, pair = loading.text_columns(dataset, args)
         return cls(text, pair, pick_column(dataset, args.label_column, column_names.LABEL, "label", "--label-column"))
 
 
@@ -46,8 +48,8 @@ def checked(splits: DatasetDict, columns: Columns) -> DatasetDict:
     kept = DatasetDict()
     for name, dataset in splits.items():
         wanted = [column for column in (columns.text, columns.pair, columns.label) if column]
-        data.require_columns(name, dataset, wanted)
-        data.require_texts(name, dataset, wanted[:-1])
+        loading.require_columns(name, dataset, wanted)
+        loading.require_texts(name, dataset, wanted[:-1])
         hidden = hasattr(dataset.features[columns.label], "names")
         without = [row for row, label in enumerate(dataset[columns.label]) if _is_missing(label, hidden)]
         if len(without) == len(dataset):
@@ -83,14 +85,14 @@ class TextClassification(Task):
         labels = Labels.of_config(model.config)
         if labels.several:
             rows = _label_ids(self.splits["train"], "train", self.columns.label, labels)
-            heads.start_at_frequencies(model, missing, [[i for i, one in enumerate(row) if one] for row in rows])
+            head_init.start_at_frequencies(model, missing, [[i for i, one in enumerate(row) if one] for row in rows])
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Encoded:
         """Token ids, and label ids as the model counts them."""
         labels = Labels.of_config(config)
         encoded = encode(self.splits, self.columns, labels, tokenizer, self.args.max_length)
         leading, metric = metrics.for_labels(labels.is_regression, labels.several)
-        return Encoded(encoded, data.collator(tokenizer), leading, dict.fromkeys(encoded, metric))
+        return Encoded(encoded, loading.collator(tokenizer), leading, dict.fromkeys(encoded, metric))
 
 
 def encode(
@@ -122,7 +124,7 @@ def _label_ids(dataset: Dataset, name: str, column: str, labels: Labels) -> list
     """Class ids, numbers, or rows of 0 and 1."""
     rows: list[Any] = list(dataset[column])
     if labels.names is None:
-        return [data.number(value, name, column) for value in rows]
+        return [loading.number(value, name, column) for value in rows]
     feature = dataset.features[column]
     lists = isinstance(feature, List | LargeList)
     if lists != labels.several:

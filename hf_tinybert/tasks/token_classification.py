@@ -14,11 +14,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hf_tinybert import data, metrics
-from hf_tinybert.data import pick_column
+from hf_tinybert.data import loading
+from hf_tinybert.data.loading import pick_column
+from hf_tinybert.evaluation import metrics
+from hf_tinybert.models.loading import loses_spaces
 from hf_tinybert.tasks.labels import Labels, named
 from hf_tinybert.tasks.task import Encoded, Metric, Task
-from hf_tinybert.teacher import loses_spaces
 
 _WORDS = ("tokens", "words")
 _TAGS = ("ner_tags", "tags", "labels", "pos_tags")
@@ -37,7 +38,7 @@ class TokenClassification(Task):
         self.words = pick_column(first, self.args.text_column, _WORDS, "words", "--text-column")
         self.tags = pick_column(first, self.args.label_column, _TAGS, "tags", "--label-column")
         for name, dataset in splits.items():
-            data.require_columns(name, dataset, (self.words, self.tags))
+            loading.require_columns(name, dataset, (self.words, self.tags))
             for column in (self.words, self.tags):
                 if not isinstance(dataset.features[column], List | LargeList):
                     raise ValueError(

@@ -87,7 +87,7 @@ def test_pieces_and_processes_change_nothing(rows_at_once, num_proc, augmenter, 
 def test_a_stream_gives_the_same_rows_and_keeps_nothing(augmenter, tmp_path, monkeypatch):
     data = augment_worker.data(30)
     usual = rows_of(augmenter.map(data, cache_dir=tmp_path))
-    monkeypatch.setattr("hf_tinybert.sharing.HF_HOME", str(tmp_path / "none"))
+    monkeypatch.setattr("hf_tinybert.utils.work_sharing.HF_HOME", str(tmp_path / "none"))
     stream = augmenter.map(data.to_iterable_dataset(), rows_at_once=7)
     assert isinstance(stream, IterableDataset)
     assert rows_of(stream) == usual

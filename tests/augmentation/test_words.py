@@ -8,13 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_tinybert.augmentation.words import (
-    in_the_case_of,
-    replaceable,
-    with_replacements,
-    words_of,
-    words_of_tokens,
-)
+from hf_tinybert.augmentation.words import in_the_case_of, replaceable, with_replacements, words_of, words_of_tokens
 
 
 @pytest.mark.parametrize(

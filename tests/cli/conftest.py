@@ -13,8 +13,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from hf_tinybert.card import pictures
 from hf_tinybert.cli import main
+from hf_tinybert.model_card import pictures
 
 QUICK = ["--use-cpu", "--disable-tqdm", "True"]
 
@@ -68,7 +68,7 @@ def own_cache(tmp_path_factory):
 def files(tmp_path_factory) -> Path:
     """A folder with the first rows of the demo: train.csv, eval.csv and test.csv."""
     folder = tmp_path_factory.mktemp("files")
-    source = resources.files("hf_tinybert") / "demo_data"
+    source = resources.files("hf_tinybert.data") / "demo_data"
     for split, count in (("train", 100), ("eval", 40), ("test", 60)):
         with (source / f"{split}.csv").open(encoding="utf-8", newline="") as file:
             rows = list(csv.reader(file))

@@ -34,7 +34,7 @@ def glove(tmp_path_factory) -> str:
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_tinybert.sharing.HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("hf_tinybert.utils.work_sharing.HF_HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import tiny_models
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from hf_tinybert.timing import machine_name
+from hf_tinybert.utils.latency import machine_name
 
 QUICK = ["--batch-sizes", 1, 2, "--lengths", 4, 8, "--rounds", 2, "--warm-up", 0, "--threads", 1, "--use-cpu"]
 

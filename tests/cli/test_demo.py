@@ -16,7 +16,9 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def rows(split):
-    with (resources.files("hf_tinybert") / "demo_data" / f"{split}.csv").open(encoding="utf-8", newline="") as file:
+    with (resources.files("hf_tinybert.data") / "demo_data" / f"{split}.csv").open(
+        encoding="utf-8", newline=""
+    ) as file:
         return list(csv.DictReader(file))
 
 

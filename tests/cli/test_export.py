@@ -11,12 +11,12 @@ import workbench
 
 from hf_tinybert import tasks
 from hf_tinybert.cli import export
-from hf_tinybert.data import DataArguments
+from hf_tinybert.data.loading import DataArguments
 
 pytest.importorskip("onnxruntime")
 
 pytestmark = pytest.mark.also_transformers("4.57")
-DEMO = resources.files("hf_tinybert") / "demo_data"
+DEMO = resources.files("hf_tinybert.data") / "demo_data"
 
 
 DATA = ["--eval-file", str(DEMO / "test.csv"), "--label-column", "intent"]

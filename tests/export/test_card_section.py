@@ -11,10 +11,10 @@ import pytest
 import workbench
 from huggingface_hub import ModelCard
 
-from hf_tinybert.card import CardFacts, Scores, write
-from hf_tinybert.export import Export, ExportedFile, export_onnx, tracing
+from hf_tinybert.export import Export, ExportedFile, export_onnx, exporters
 from hf_tinybert.export.card_section import with_section
-from hf_tinybert.timing import machine_name
+from hf_tinybert.model_card import CardFacts, Scores, write
+from hf_tinybert.utils.latency import machine_name
 
 EXPORT = Export(
     folder=Path("somewhere/mine"),
@@ -102,7 +102,7 @@ def test_a_section_whose_end_was_lost_takes_nothing_with_it(card):
 
 
 @pytest.mark.also_transformers("4.57")
-@pytest.mark.skipif(not tracing.has_optimum(), reason="Optimum's ONNX Runtime models need transformers 4")
+@pytest.mark.skipif(not exporters.has_optimum(), reason="Optimum's ONNX Runtime models need transformers 4")
 def test_the_example_runs(processes, classifier_folder, tmp_path):
     """The Python of the page, in a process of its own, beside the folder that it names."""
     shutil.copytree(classifier_folder, tmp_path / "small")

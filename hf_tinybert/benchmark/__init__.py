@@ -1,0 +1,1 @@
+"""What models cost, and teacher and student side by side."""

@@ -1,0 +1,149 @@
+"""From text files or a Hub data set to packed sequences: what the command line's general stage trains on."""
+
+from __future__ import annotations
+
+import glob
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Features, IterableDataset, List, Value, load_dataset
+from datasets.exceptions import DatasetGenerationError
+from transformers.utils import logging
+
+from hf_tinybert.data import loading
+from hf_tinybert.data.packing import COLUMN, Packer
+from hf_tinybert.utils.resumable_map import Pieces
+from hf_tinybert.utils.work_sharing import default_folder
+
+logger = logging.get_logger(__name__)
+
+_ROWS_AT_ONCE = 10_000
+_SHUFFLE_BUFFER = 10_000
+_FEATURES = Features({COLUMN: List(Value("int32"))})
+
+
+@dataclass
+class CorpusArguments:
+    """How plain text is read, in the general stage."""
+
+    documents: str | None = field(
+        default=None,
+        metadata={
+            "help": "'row': each row of a data set is a document. 'blank': documents end at empty rows. Default: "
+            "'blank' for text files, else 'row'.",
+            "choices": ["row", "blank"],
+        },
+    )
+    streaming: bool = field(
+        default=False, metadata={"help": "Tokenise on the fly, for text larger than the disk. Needs --max-steps."}
+    )
+    held_out: int = field(
+        default=256, metadata={"help": "Sequences kept for evaluation where no --eval-file is given; 0: none."}
+    )
+
+    def check(self, args: loading.DataArguments, max_steps: int) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            ValueError: says what does not fit.
+        """
+        unused = [name for name in ("test_file", "label_column", "text_pair_column") if getattr(args, name)]
+        if unused:
+            flag = "--" + unused[0].replace("_", "-")
+            raise ValueError(f"{flag} is for tasks; the general stage reads plain text.")
+        if self.held_out < 0:
+            raise ValueError(f"--held-out must not be negative, got {self.held_out}.")
+        if self.streaming and max_steps <= 0:
+            raise ValueError("A stream has no length: say how long to train with --max-steps.")
+
+
+def load(
+    args: loading.DataArguments, corpus: CorpusArguments, tokenizer: Any, seed: int
+) -> tuple[Dataset | IterableDataset, Dataset | None]:
+    """Packed sequences to train on, and held-out ones.
+
+    Text is tokenised once, piece by piece, and kept in `HF_HOME/hf_tinybert/corpus`; a run that is killed goes on
+    where it was, and several processes share the pieces. A stream is tokenised as it comes.
+
+    Args:
+        args: `train_file` (a text file, a folder of `.txt` files, or rows with a text column) or `dataset`;
+            `eval_file`, `text_column`, `max_length` and `max_train_samples`.
+        corpus: how to read it.
+        tokenizer: the teacher's.
+        seed: of the choice of held-out sequences.
+
+    Raises:
+        ValueError: nothing was named, or there is nothing in it.
+        FileNotFoundError: a file or folder does not exist.
+    """
+    if bool(args.train_file) == bool(args.dataset):
+        raise ValueError("Give the text to learn from: either --train-file (a file or a folder) or --dataset.")
+    rows, documents = _rows(args, corpus.streaming)
+    if isinstance(rows, IterableDataset) and rows.features is None:
+        rows = rows._resolve_features()
+    train = _packed(rows, _packer(args, corpus.documents or documents, rows, tokenizer))
+    held_out: Dataset | None = None
+    if args.eval_file:
+        rows, documents = _file_rows(Path(args.eval_file), streaming=False)
+        held_out = _packed(rows, _packer(args, corpus.documents or documents, rows, tokenizer))
+    elif corpus.held_out and isinstance(train, IterableDataset):
+        held_out = Dataset.from_list(list(train.take(corpus.held_out)))
+        if len(held_out) < corpus.held_out:
+            raise ValueError(f"The text makes fewer than the {corpus.held_out} sequences of --held-out.")
+        train = train.skip(corpus.held_out)
+    elif corpus.held_out:
+        if len(train) < 2:
+            raise ValueError(f"The text makes {len(train)} sequence of {args.max_length} tokens: there is too little.")
+        few = min(corpus.held_out, len(train) // 2)
+        if few < corpus.held_out:
+            logger.warning("The text makes %d sequences: %d are held out, not %d.", len(train), few, corpus.held_out)
+        split = train.train_test_split(few, seed=seed)
+        train, held_out = split["train"], split["test"]
+    if isinstance(train, IterableDataset):
+        train = train.shuffle(seed=seed, buffer_size=_SHUFFLE_BUFFER)
+    if args.max_train_samples is not None:
+        wanted = args.max_train_samples
+        if isinstance(train, IterableDataset):
+            train = train.take(wanted)
+        else:
+            train = train.select(range(min(wanted, len(train))))
+    return train, held_out
+
+
+def _rows(args: loading.DataArguments, streaming: bool) -> tuple[Dataset | IterableDataset, str]:
+    if args.train_file:
+        return _file_rows(Path(args.train_file), streaming)
+    try:
+        return load_dataset(args.dataset, args.dataset_config, split="train", streaming=streaming), "row"
+    except DatasetGenerationError as error:
+        raise ValueError(f"The data set {args.dataset} could not be read: {error.__cause__ or error}") from error
+
+
+def _file_rows(path: Path, streaming: bool) -> tuple[Dataset | IterableDataset, str]:
+    """Rows of text and what ends a document there."""
+    if not path.is_dir() and path.suffix.lower() != ".txt":
+        rows = loading.load_file(path)
+        return (rows.to_iterable_dataset() if streaming else rows), "row"
+    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    if not path.exists():
+        raise FileNotFoundError(f"The text {path} does not exist.")
+    if not any(file.stat().st_size for file in files):
+        raise ValueError(f"There is no text in {path}: give a .txt file with something in it, or a folder of them.")
+    names = [glob.escape(str(file)) for file in files]
+    try:
+        return load_dataset("text", data_files=names, split="train", streaming=streaming), "blank"
+    except DatasetGenerationError as error:
+        raise ValueError(f"The text {path} could not be read: {error.__cause__ or error}") from error
+
+
+def _packer(args: loading.DataArguments, documents: Any, rows: Dataset | IterableDataset, tokenizer: Any) -> Packer:
+    column = loading.pick_column(rows, args.text_column, loading.TEXT_COLUMNS, "text", "--text-column")
+    return Packer(tokenizer, args.max_length, column, documents)
+
+
+def _packed(rows: Dataset | IterableDataset, packer: Packer) -> Any:
+    if isinstance(rows, IterableDataset):
+        return rows.map(packer, batched=True, batch_size=1000, remove_columns=rows.column_names, features=_FEATURES)
+    pieces = Pieces(rows, [packer.column], packer.key(), _ROWS_AT_ONCE, default_folder("corpus"))
+    return pieces.ensure(packer, "Tokenising", _FEATURES)

@@ -1,0 +1,78 @@
+"""Batches of similar length whose order depends on seed and epoch alone; evaluation in the order of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow.compute
+import torch
+from datasets import Dataset
+from transformers import Trainer
+from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
+
+from hf_tinybert.utils import compat
+
+
+class SeededLengthGroupedSampler(LengthGroupedSampler):
+    """transformers' length grouping with a seed and an epoch.
+
+    The stock sampler draws from the global random state, so that batches differ after a resume, and processes
+    may disagree about them. Here every process and every resumed run gets the same order.
+
+    Args:
+        batch_size: sequences of a global batch (all processes and accumulation steps).
+        lengths: length of every example.
+        seed: seed of the order.
+    """
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int) -> None:
+        """Keep the lengths; nothing is drawn yet."""
+        super().__init__(batch_size, lengths=lengths)
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch, as the Trainer's data loader does before each."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the epoch's order."""
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
+
+
+def lengths_of(dataset: Any, length_column: str) -> list[int] | None:
+    """The length of every example, or None where it cannot be known without computing every row.
+
+    Args:
+        dataset: the training data; lengths are known of a `datasets.Dataset` without a transform.
+        length_column: a column that already holds lengths, used where the data set has it, else `input_ids`.
+    """
+    if not isinstance(dataset, Dataset) or dataset.format["type"] == "custom":
+        return None
+    if length_column in dataset.column_names:
+        return [int(length) for length in dataset[length_column]]
+    return token_counts(dataset)
+
+
+def token_counts(dataset: Dataset, column: str = "input_ids") -> list[int] | None:
+    """The number of token ids of every row, or None if there are none, without making Python lists of the rows."""
+    if column not in dataset.column_names:
+        return None
+    lengths: list[int] = []
+    for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=10_000):
+        lengths += pyarrow.compute.list_value_length(table[column]).to_pylist()
+    return lengths
+
+
+class OrderedTrainer(Trainer):
+    """A `Trainer` whose predictions come in the order of the data.
+
+    With batches of similar length the stock Trainer groups what it evaluates, too, and metrics that look beyond the
+    labels, as those of question answering do, then compare the wrong rows.
+    """
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        with compat.without_grouping(self.args):
+            return super()._get_eval_sampler(eval_dataset)

@@ -1,0 +1,179 @@
+"""From arguments and two models to the settings of a run, refusing what cannot work before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+from hf_tinybert.data import sampler
+from hf_tinybert.distillation.attention_matching import HeadMatching
+from hf_tinybert.distillation.objective import Settings, Weights
+from hf_tinybert.distillation.output_matching import Prediction
+from hf_tinybert.distillation.phases import INTERMEDIATE_LEVELS
+from hf_tinybert.layer_mapping import LayerMapping
+from hf_tinybert.models import sentence_transformers_files
+from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.label_alignment import LabelOrder
+from hf_tinybert.models.loading import check_vocabularies
+from hf_tinybert.models.output_types import MULTI_LABEL, OF_ROWS, REGRESSION, SINGLE_LABEL, VECTORS, kind_of
+from hf_tinybert.teacher import inputs
+from hf_tinybert.training_args import DistillationTrainingArguments
+
+
+def build_settings(
+    args: DistillationTrainingArguments,
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    hard_label_function: Any = None,
+    own_vocabulary: bool = False,
+) -> Settings:
+    """What to match and how.
+
+    Args:
+        args: the arguments of the run.
+        student: the model to be trained.
+        teacher: the model it learns from.
+        hard_label_function: a user's `compute_loss_func`, which replaces the hard-label loss.
+        own_vocabulary: the teacher reads other tokens than the student.
+
+    Raises:
+        ValueError: says what does not fit, and what to do.
+    """
+    ours, theirs = locate(student), locate(teacher)
+    kind, predicts = kind_of(student), args.phases != "intermediate"
+    if predicts:
+        _check_problem(student, teacher)
+    if own_vocabulary:
+        _check_own_vocabulary(args, kind)
+    else:
+        check_vocabularies(student.config, teacher.config)
+    levels = args.level_weights()
+    if args.phases == "prediction":
+        levels |= dict.fromkeys(INTERMEDIATE_LEVELS, 0.0)
+    weights = Weights(levels, args.parsed_layer_weights())
+    beyond = [layer for layer in weights.layers if layer > ours.num_layers]
+    if beyond:
+        raise ValueError(f"layer_weights names layer {beyond[0]}; the student has layers 1..{ours.num_layers}.")
+    mapping = LayerMapping.build(args.layer_mapping, ours.num_layers, theirs.num_layers)
+    matches_attention = any(weights.of_layer("attention", m) for m in mapping.layers)
+    settings = Settings(
+        mapping=mapping,
+        weights=weights,
+        heads=HeadMatching.build(args.head_matching, ours, theirs, mapping) if matches_attention else None,
+        prediction=Prediction(
+            kind=kind,
+            temperature=args.temperature,
+            reduction=args.loss_reduction,
+            label_smoothing=args.label_smoothing_factor,
+            hard_label_function=hard_label_function,
+            pooling=pooling_of(args, teacher) if predicts and kind == VECTORS else None,
+        ),
+        label_order=LabelOrder.between(student.config, teacher.config)
+        if predicts and kind != VECTORS
+        else LabelOrder(),
+    )
+    if predicts and kind == VECTORS and weights["hard_label"]:
+        raise ValueError("hard_label_weight is above 0, and a model without a head has no labels.")
+    if predicts and hard_label_function is not None and not weights["hard_label"]:
+        raise ValueError("compute_loss_func takes the place of the hard-label loss, and hard_label_weight is 0.")
+    return settings
+
+
+def pooling_of(args: DistillationTrainingArguments, teacher: PreTrainedModel) -> str:
+    """How the vector of a text is made by models without a head: as asked, as the teacher's folder says, or the mean.
+
+    Raises:
+        ValueError: the teacher's folder says what is not supported.
+    """
+    return args.pooling or sentence_transformers_files.pooling_of(teacher) or "mean"
+
+
+def _check_problem(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    """Refuse a student that would read its labels otherwise than a teacher says it does."""
+    ours, theirs = kind_of(student), teacher.config.problem_type
+    if theirs is not None and ours in (SINGLE_LABEL, MULTI_LABEL, REGRESSION) and ours != theirs:
+        raise ValueError(
+            f"The teacher's problem_type is {theirs!r}, and the student's {ours!r} (where none is set, that of one "
+            f"label or one number): set student.config.problem_type = {theirs!r}, or use `create_student`."
+        )
+
+
+def _check_own_vocabulary(args: DistillationTrainingArguments, kind: str) -> None:
+    """Refuse levels that compare tokens where teacher and student cut texts into different ones."""
+    why = "teacher_processing_class says that the teacher reads other tokens than the student"
+    if args.phases != "prediction":
+        raise ValueError(
+            f"{why}, so the embedding, hidden and attention levels have no positions in common: use "
+            f"phases='prediction', which compares what both say of a whole text; got phases={args.phases!r}."
+        )
+    if kind not in OF_ROWS:
+        raise ValueError(
+            f"{why}, and this task's logits are of tokens, which do not correspond. Use a teacher with the student's "
+            "tokenizer; classification, regression and sentence vectors work with any."
+        )
+
+
+def check_teacher_inputs(dataset: Any, teacher: PreTrainedModel, what: str) -> None:
+    """Refuse data without the teacher's own inputs, or with one too long for it.
+
+    Raises:
+        ValueError: says what is missing.
+    """
+    inputs.check_columns(dataset, what)
+    check_data(dataset, locate(teacher).max_length, inputs.IDS)
+
+
+def check_further_teachers(args: DistillationTrainingArguments, teachers: Sequence[PreTrainedModel]) -> None:
+    """Check that the logits of several teachers can be averaged.
+
+    Raises:
+        ValueError: another vocabulary, other labels or another task, or there are no logits to average.
+    """
+    first = teachers[0]
+    for number, teacher in enumerate(teachers[1:], start=2):
+        if args.phases == "intermediate":
+            raise ValueError("Several teachers are averaged in their logits, and phases='intermediate' matches none.")
+        if kind_of(first) == VECTORS:
+            raise ValueError(
+                "Several teachers are averaged in their logits; the vectors of several sentence encoders lie in "
+                "spaces of their own, and their mean says nothing. Give one teacher."
+            )
+        if kind_of(teacher) != kind_of(first):
+            raise ValueError(
+                f"Teacher {number} is a {type(teacher).__name__} and the first a {type(first).__name__}: their logits "
+                "mean different things."
+            )
+        if teacher.config.vocab_size != first.config.vocab_size:
+            raise ValueError(
+                f"Teacher {number} has a vocabulary of {teacher.config.vocab_size} tokens and the first of "
+                f"{first.config.vocab_size}: they read the same input ids."
+            )
+        try:
+            LabelOrder.between(first.config, teacher.config)
+        except ValueError as error:
+            raise ValueError(f"Teacher {number} and the first teacher, called student here: {error}") from None
+
+
+def longest_input(student: PreTrainedModel, teacher: PreTrainedModel) -> int | None:
+    """The longest input in tokens that both models take."""
+    limits = (locate(student).max_length, locate(teacher).max_length)
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def check_data(dataset: Any, longest: int | None, column: str = "input_ids") -> None:
+    """Refuse an already tokenised map-style data set with an example that is too long.
+
+    Raises:
+        ValueError: an example is longer than `longest` tokens.
+    """
+    if longest is None or not isinstance(dataset, Dataset):
+        return
+    length = max(sampler.token_counts(dataset, column) or [0])
+    if length > longest:
+        raise ValueError(
+            f"An example of {length} tokens is longer than the {longest} positions of the student or the teacher: "
+            "truncate when tokenising (`truncation=True, max_length=...`)."
+        )

@@ -1,0 +1,1 @@
+"""How good a student is, and how closely it follows its teacher."""

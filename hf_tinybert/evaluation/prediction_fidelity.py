@@ -1,0 +1,70 @@
+"""How closely a student follows its teacher on evaluation data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hf_tinybert.models.output_types import MULTI_LABEL, REGRESSION, SPANS
+
+
+class Agreement:
+    """Adds up agreement over the batches of an evaluation, on the device, without waiting for it.
+
+    `agreement` is the share of equal predictions, and `kl` the mean Kullback-Leibler divergence of the teacher's
+    distribution from the student's in nats: over rows for classification, over (row, class) pairs with a threshold of
+    one half for several labels, over labelled positions for tokens, over starts and ends for spans. Regression gives
+    `teacher_mse`.
+
+    Args:
+        kind: of the prediction (see `hf_tinybert.distillation.output_matching`).
+    """
+
+    def __init__(self, kind: str) -> None:
+        """Start empty."""
+        self._kind = kind
+        self._sums: Tensor | None = None
+
+    @torch.no_grad()
+    def update(self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Any]) -> None:
+        """Add a batch.
+
+        Args:
+            student: logits `[B, C]` or `[B, S, C]`.
+            teacher: the same shape.
+            inputs: `attention_mask` and `labels` of the batch, where there are any.
+        """
+        student, teacher = student.float(), teacher.float()
+        kept: Tensor | None = None
+        if self._kind == REGRESSION:
+            first = second = (student - teacher).square().mean(dim=-1)
+        else:
+            if self._kind == MULTI_LABEL:  # each class is a decision between it and its absence
+                student, teacher = (torch.stack((x, torch.zeros_like(x)), dim=-1) for x in (student, teacher))
+            elif self._kind == SPANS:
+                mask = inputs.get("attention_mask")
+                real = torch.ones_like(student[..., 0]) if mask is None else mask
+                lowest = torch.finfo(student.dtype).min
+                student, teacher = (x.mT.masked_fill(~real.bool().unsqueeze(1), lowest) for x in (student, teacher))
+            elif student.dim() == 3 and inputs.get("labels") is not None:
+                kept = inputs["labels"] != -100
+            log_s, log_t = F.log_softmax(student, dim=-1), F.log_softmax(teacher, dim=-1)
+            first = (student.argmax(dim=-1) == teacher.argmax(dim=-1)).float()
+            second = (log_t.exp() * (log_t - log_s)).sum(dim=-1)
+        kept = torch.ones_like(first) if kept is None else kept.to(first.dtype)
+        batch = torch.stack([(first * kept).sum(), (second * kept).sum(), kept.sum()])
+        self._sums = batch if self._sums is None else self._sums + batch
+
+    def compute(self, prefix: str, accelerator: Any) -> dict[str, float]:
+        """The metrics over all processes, named with a prefix; empty if nothing was added."""
+        if self._sums is None:
+            return {}
+        first, second, count = accelerator.reduce(self._sums, reduction="sum").tolist()
+        count = max(count, 1.0)
+        if self._kind == REGRESSION:
+            return {f"{prefix}_teacher_mse": first / count}
+        return {f"{prefix}_agreement": first / count, f"{prefix}_kl": second / count}

@@ -1,0 +1,150 @@
+"""What a checkpoint holds beyond the student, and which checkpoints are whole."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from hf_tinybert.distillation.projections import Projections
+from hf_tinybert.models import peft
+
+PROJECTIONS_NAME = "distillation_projections.safetensors"
+STATE_NAME = "distillation_state.json"
+_TRAINING_STATE, _DISTILLATION_STATE = ("scheduler.pt",), (PROJECTIONS_NAME, STATE_NAME)
+#: The Trainer's file, and those of FSDP: one, or a folder with each process's part.
+_OPTIMIZERS = ("optimizer.pt", "optimizer.bin", "optimizer_0")
+
+
+@dataclass(frozen=True)
+class DistillationState:
+    """What must not change between a checkpoint and its resumption.
+
+    Attributes:
+        intermediate_steps: the boundary between the phases; changing the number of epochs does not move it.
+        joint: whether all levels are matched in every step.
+        layer_mapping: as written on the command line.
+        projection: `"per_layer"` or `"shared"`.
+    """
+
+    intermediate_steps: int
+    joint: bool
+    layer_mapping: str
+    projection: str
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write into a checkpoint folder."""
+        (Path(folder) / STATE_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> DistillationState:
+        """Read from a checkpoint folder."""
+        return cls(**json.loads((Path(folder) / STATE_NAME).read_text(encoding="utf-8")))
+
+
+def is_checkpoint_folder(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder is named as the Trainer names checkpoints."""
+    return Path(folder).name.startswith(f"{PREFIX_CHECKPOINT_DIR}-")
+
+
+def save_projections(state: Mapping[str, Tensor], folder: str | os.PathLike[str]) -> None:
+    """Write the projections' state beside the student, in a file of their own."""
+    state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    save_file(state, Path(folder) / PROJECTIONS_NAME)
+
+
+def has_projections(folder: str | os.PathLike[str]) -> bool:
+    """Whether `save_projections` wrote into a folder."""
+    return (Path(folder) / PROJECTIONS_NAME).is_file()
+
+
+def load_projections(projections: Projections, folder: str | os.PathLike[str]) -> None:
+    """Read what `save_projections` wrote."""
+    projections.load_state_dict(load_file(Path(folder) / PROJECTIONS_NAME))
+
+
+def missing_parts(folder: str | os.PathLike[str], distilled: bool = True) -> list[str]:
+    """What a checkpoint lacks to be resumed from; empty if it is whole.
+
+    Args:
+        folder: the checkpoint.
+        distilled: it is a `DistillationTrainer`'s, which holds more than a `Trainer`'s.
+
+    The Trainer writes `trainer_state.json` last, so a checkpoint whose writing was interrupted has none, or
+    one that is cut short.
+    """
+    path = Path(folder)
+    # DeepSpeed keeps the optimiser in a folder of its own, which it names in a file.
+    sharded = _named_in(path / "latest")
+    wanted = [*_TRAINING_STATE, *(_DISTILLATION_STATE if distilled else ())]
+    missing = [name for name in wanted if not (path / name).is_file()]
+    if sharded is None and not any((path / name).exists() for name in _OPTIMIZERS):
+        missing.insert(0, _OPTIMIZERS[0])
+    if sharded is not None and not any((path / sharded).glob("*optim_states.pt")):
+        missing.append(f"{sharded}/*optim_states.pt")
+    missing += [name for name in _weight_files(path) if not (path / name).is_file()]
+    if not any(path.glob("rng_state*.pth")):
+        missing.append("rng_state.pth")
+    try:
+        json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        missing.append(TRAINER_STATE_NAME)
+    return missing
+
+
+def newest_complete(output_dir: str | os.PathLike[str], distilled: bool = True) -> str | None:
+    """The checkpoint folder with the highest step that can be resumed from, or None.
+
+    Args:
+        output_dir: of the run.
+        distilled: as in `missing_parts`.
+    """
+    found: list[tuple[int, Path]] = []
+    if Path(output_dir).is_dir():
+        for folder in Path(output_dir).iterdir():
+            step = folder.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
+            if folder.is_dir() and is_checkpoint_folder(folder) and step.isdigit():
+                found.append((int(step), folder))
+    for _, folder in sorted(found, reverse=True):
+        if not missing_parts(folder, distilled):
+            return str(folder)
+    return None
+
+
+def to_resume_from(output_dir: str | os.PathLike[str], distilled: bool = True) -> str:
+    """`newest_complete`, where there has to be one.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = newest_complete(output_dir, distilled)
+    if found is None:
+        raise ValueError(f"There is no complete checkpoint in {output_dir} to resume from.")
+    return found
+
+
+def mark_incomplete(folder: str | os.PathLike[str]) -> None:
+    """Before a checkpoint is written over an older one of the same step: it is not whole until the end."""
+    (Path(folder) / TRAINER_STATE_NAME).unlink(missing_ok=True)
+
+
+def _named_in(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+
+
+def _weight_files(folder: Path) -> list[str]:
+    """The weight files that a checkpoint should have: one, the shards that its index names, or an adapter's."""
+    if peft.is_adapter(folder):
+        return [peft.WEIGHTS_NAME]
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    if not index.is_file():
+        return [SAFE_WEIGHTS_NAME]
+    return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))

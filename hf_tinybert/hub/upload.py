@@ -1,0 +1,279 @@
+"""Putting a student on the Hub: what goes up, and what to do when the Hub says no."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+from hf_tinybert.utils import compat
+from hf_tinybert.utils.files import written_beside
+
+logger = logging.getLogger(__name__)
+
+CARD_NAME = "README.md"
+PICTURES = "pictures"
+
+_MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+)
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "bpe.codes",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+_SENTENCE_FILES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json", "[0-9]_*/*")
+#: What a student, its tokenizer and the model that an adapter needs consist of.
+STUDENT_FILES = (
+    *(name for name in (*_MODEL_FILES, *TOKENIZER_FILES)),
+    *(f"base/{name}" for name in (*_MODEL_FILES, *TOKENIZER_FILES)),
+    *_SENTENCE_FILES,
+)
+#: Where exported models lie, and the file in it that says what they were exported from.
+EXPORTS = ("onnx", "openvino")
+EXPORT_NAME = "export.json"
+#: What goes up: nothing else in the folder does.
+PATTERNS = (*STUDENT_FILES, CARD_NAME, f"{PICTURES}/*.png", *(f"{name}/*" for name in EXPORTS))
+
+_ERRORS: tuple[type[Exception], ...] = (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalTokenNotFoundError,
+    *compat.connection_errors(),
+)
+#: A file that could not be sent comes as a RuntimeError around one of them, or as one of the Xet client's.
+_CAUGHT: tuple[type[Exception], ...] = (*_ERRORS, RuntimeError)
+_ADVICE = {
+    401: "the token is missing or not known: log in with `hf auth login`, or set HF_TOKEN",
+    403: "this token may not write there: make one that can, or choose a --repo-id of your own",
+    404: "there is no such repository, or this token may not see it",
+    409: "somebody else was changing it at the same time: run the command again",
+    412: "somebody else was changing it at the same time: run the command again",
+    429: "too many requests: wait a few minutes and run the command again",
+}
+
+
+#: One for all: uploads in the background wait for each other in its queue.
+_API = HfApi()
+
+
+class PushError(OSError):
+    """An upload did not arrive; the message says why, and what to do."""
+
+
+def files_of(folder: str | os.PathLike[str]) -> list[str]:
+    """The files of a folder that go up, relative to it and sorted; no export of other weights than lie there."""
+    root = Path(folder)
+    left_out = tuple(f"{name}/" for name in EXPORTS if is_stale(root, name))
+    for name in left_out:
+        logger.warning(
+            f"{root / name} was exported from other weights than lie in {root}, and is left out: run "
+            "`hf-tinybert export` again."
+        )
+    found = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+    wanted = (name for name in found if any(fnmatch(name, pattern) for pattern in PATTERNS))
+    return sorted(name for name in wanted if not name.startswith(left_out))
+
+
+def weights_sha256(folder: str | os.PathLike[str]) -> str | None:
+    """SHA-256 over the weight files of a folder; None where there are none."""
+    files = sorted(Path(folder).glob("model*.safetensors"))
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def is_stale(folder: str | os.PathLike[str], name: str) -> bool:
+    """Whether an export (`onnx`, `openvino`) says that it was made from other weights than lie in its folder."""
+    root = Path(folder)
+    try:
+        known = json.loads((root / name / EXPORT_NAME).read_text(encoding="utf-8")).get("weights")
+    except (OSError, ValueError, AttributeError):
+        return False
+    return known is not None and known != weights_sha256(root)
+
+
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Refuse what is not a student's folder.
+
+    Raises:
+        ValueError: says what is missing.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise ValueError(f"{folder} is not a folder; expected one that holds a saved student.")
+    files = files_of(path)
+    configs = {"config.json", "adapter_config.json"} & set(files)
+    weights = [name for name in files if name.endswith(".safetensors") and "/" not in name]
+    if "adapter_config.json" in configs:
+        raise ValueError(
+            f"{folder} holds a LoRA adapter, which names its base model by a folder of this machine: save the merged "
+            "student (`merge_adapter(trainer.student).save_pretrained(...)`, and the tokenizer) and push that; "
+            "`trainer.push_to_hub()` does so itself."
+        )
+    if not configs or not weights:
+        missing = "configuration (config.json)" if not configs else "weights (model.safetensors)"
+        raise ValueError(f"{folder} holds no {missing}: save a student there first (`trainer.save_model()`).")
+
+
+def create_repository(repo_id: str, token: str | None = None, private: bool | None = None) -> str:
+    """The full name of a model repository, which is created if it is not there.
+
+    Raises:
+        PushError: the Hub refused, or was not reached.
+        ValueError: `repo_id` is not a name.
+    """
+    with explained(repo_id):
+        url = _API.create_repo(repo_id, token=token, private=private, exist_ok=True)
+    return str(url.repo_id)
+
+
+def push(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload student",
+    blocking: bool = True,
+) -> Any:
+    """Upload the student in a folder: weights, tokenizer, card, pictures and `onnx/`, nothing else.
+
+    What has arrived is not sent again when an interrupted upload is repeated.
+
+    Args:
+        folder: of the student.
+        repo_id: of the repository, OWNER/NAME, which must be there.
+        token: of the user; that of `hf auth login` or `HF_TOKEN` by default.
+        revision: branch; created from main if it is not there.
+        commit_message: of the commit.
+        blocking: wait until all has arrived; otherwise it is sent in the background as it is now, after what
+            was begun before.
+
+    Returns:
+        huggingface_hub's `CommitInfo`; a future of it where `blocking` is false.
+
+    Raises:
+        PushError: the Hub refused, or was not reached.
+        ValueError: the folder holds no student.
+    """
+    check_folder(folder)
+    with explained(repo_id):
+        _make_branch(repo_id, revision, token)
+        paths = {name: Path(folder) / name for name in files_of(folder)}
+        # In the background it is sent as it is now: what is saved into the folder meanwhile must not mix with it.
+        contents = {name: str(path) if blocking else path.read_bytes() for name, path in paths.items()}
+        if CARD_NAME in contents:
+            card = paths[CARD_NAME].read_text(encoding="utf-8")
+            contents[CARD_NAME] = named(card, repo_id).encode("utf-8")
+        kwargs: dict[str, Any] = {"token": token, "revision": revision, "run_as_future": not blocking}
+        additions = [CommitOperationAdd(name, content) for name, content in contents.items()]
+        return _API.create_commit(repo_id, additions, commit_message=commit_message, **kwargs)
+
+
+def push_checkpoint_later(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    path_in_repo: str,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload checkpoint",
+) -> Any:
+    """Upload all of a checkpoint, which a training run elsewhere can resume from; returns a future."""
+    _make_branch(repo_id, revision, token)
+    return _API.upload_folder(
+        repo_id=repo_id,
+        folder_path=str(folder),
+        path_in_repo=path_in_repo,
+        token=token,
+        revision=revision,
+        commit_message=commit_message,
+        run_as_future=True,
+    )
+
+
+def named(card: str, repo_id: str) -> str:
+    """A card whose examples load the model from its repository: before it had one, they named it by its title."""
+    title = re.search(r"^# (.+)$", card, re.MULTILINE)
+    if title is None:
+        return card
+    quoted = rf'(?:(?<=[(=])(?<!subfolder=)|(?<=", ))"{re.escape(title[1].strip())}"'
+    return re.sub(quoted, f'"{repo_id}"', card)
+
+
+def _make_branch(repo_id: str, revision: str | None, token: str | None) -> None:
+    if revision is not None and not revision.startswith("refs/"):
+        _API.create_branch(repo_id, branch=revision, token=token, exist_ok=True)
+
+
+def copy_student(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Copy a student, without card and pictures, from a checkpoint into another folder, each file whole."""
+    with written_beside(target) as staging:
+        for name in files_of(source):
+            if any(fnmatch(name, pattern) for pattern in STUDENT_FILES):
+                copy = Path(staging) / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(Path(source) / name, copy)
+
+
+@contextmanager
+def explained(repo_id: str) -> Iterator[None]:
+    """Turn the Hub client's errors into ones that say what to do."""
+    try:
+        yield
+    except _CAUGHT as error:
+        raise explain(error, repo_id) from error
+
+
+def explain(error: BaseException, repo_id: str) -> Exception:
+    """What a failed request means, and what to do."""
+    if type(error) is RuntimeError and isinstance(error.__cause__, _ERRORS):  # of a file that was being sent
+        error = error.__cause__
+    if isinstance(error, HFValidationError):
+        return ValueError(f"{repo_id!r} cannot name a repository; expected NAME or OWNER/NAME. {error}")
+    response = getattr(error, "response", None)
+    status = None if response is None else response.status_code
+    if isinstance(error, LocalTokenNotFoundError):
+        reason = _ADVICE[401]
+    elif status is None:
+        reason = (
+            f"it was not reached, or the connection broke ({type(error).__name__}: {error}): look at the network (and "
+            "HF_ENDPOINT) and run the command again"
+        )
+    elif status >= 500:
+        reason = "it is in trouble: run the command again later"
+    else:
+        reason = _ADVICE.get(status, str(error))
+    code = "" if status is None else f" ({status})"
+    return PushError(
+        f"The Hub did not take {repo_id}{code}: {reason}. Nothing on this disk has changed, and what has arrived is "
+        "not sent twice."
+    )

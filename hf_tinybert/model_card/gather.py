@@ -1,0 +1,177 @@
+"""The facts of a card, from a trainer."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import datasets
+from huggingface_hub import ModelCard, ModelCardData
+from transformers import PreTrainedModel, TrainingArguments
+
+from hf_tinybert.benchmark.comparison import Comparison
+from hf_tinybert.configuration import PROVENANCE_KEY
+from hf_tinybert.distillation.phases import INTERMEDIATE_LEVELS, PREDICTION_LEVELS
+from hf_tinybert.hub.upload import CARD_NAME
+from hf_tinybert.layer_mapping import LayerMapping
+from hf_tinybert.model_card.facts import CardFacts
+from hf_tinybert.models import peft, sentence_transformers_files
+from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.loading import pipeline_tag
+from hf_tinybert.training_args import DistillationTrainingArguments
+
+logger = logging.getLogger(__name__)
+
+#: The Trainer's arguments that change what is learnt; ours are shown where they are not the defaults.
+_SHOWN = (
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_ratio",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "optim",
+    "label_smoothing_factor",
+    "bf16",
+    "fp16",
+    "seed",
+)
+_PHASES = {
+    "two": "first the layers, then the predictions",
+    "intermediate": "the layers alone",
+    "prediction": "the predictions alone",
+    "joint": "all levels in every step",
+}
+_LEVELS = {
+    "embedding": "embeddings",
+    "hidden": "hidden states",
+    "attention": "attention scores",
+    "prediction": "predictions",
+    "hard_label": "the gold labels",
+}
+_FILE_DATA = ("csv", "json", "pandas", "parquet", "text", "arrow", "generator")
+
+
+def gather(
+    trainer: Any,
+    name: str,
+    mapping: LayerMapping | None,
+    comparison: Comparison | None,
+    pictures: Mapping[str, str],
+    language: str | Sequence[str] | None = None,
+    license: str | None = None,
+    tags: str | Sequence[str] | None = None,
+    dataset_tags: str | Sequence[str] | None = None,
+    dataset: str | Sequence[str] | None = None,
+) -> CardFacts:
+    """What is known of a trainer's student.
+
+    Args:
+        trainer: a `DistillationTrainer`.
+        name: title of the page.
+        mapping: the layers that were matched.
+        comparison: sizes and times.
+        pictures: file -> caption.
+        language: two-letter codes; the teacher's by default.
+        license: the teacher's by default, where all teachers have the same.
+        tags: further tags.
+        dataset_tags: Hub ids of the data; what `datasets` knows of them by default.
+        dataset: what the data is called; the ids by default.
+    """
+    student, known = trainer.student, dict(getattr(trainer.student.config, PROVENANCE_KEY, None) or {})
+    cards = [_card_of(teacher) for teacher in trainer.teachers]
+    licenses = {card.license for card in cards}
+    teachers = known.get("teacher") or []
+    ids = _several(dataset_tags) or _data_ids(trainer.train_dataset)
+    called = ", ".join(_several(dataset)) or ", ".join(ids)
+    return CardFacts(
+        name=name,
+        model_id=trainer.hub_model_id or trainer.args.hub_model_id or name,
+        pipeline_tag=pipeline_tag(student),
+        teachers=[teachers] if isinstance(teachers, str) else list(teachers),
+        teacher_shape=shape(trainer.teacher),
+        student_shape=shape(student),
+        levels=matched_levels(trainer.args),
+        mapping=mapping,
+        phases=_PHASES.get(known.get("phases", "")),
+        init=known.get("init"),
+        adapter=peft.has_adapter(student),
+        sentences=(Path(trainer.args.output_dir) / sentence_transformers_files.MODULES).is_file(),
+        dtypes=sorted({str(model.dtype).removeprefix("torch.") for model in (trainer.teacher, student)}),
+        comparison=comparison,
+        scores=trainer.recorder.scores(),
+        training_rows=len(trainer.train_dataset) if hasattr(trainer.train_dataset, "__len__") else None,
+        arguments=shown_arguments(trainer.args),
+        versions={**known.get("versions", {}), "datasets": datasets.__version__},
+        max_length=locate(student).max_length,
+        language=_several(language) or _several(cards[0].language),
+        license=license or (licenses.pop() if len(licenses) == 1 else None),
+        tags=_several(tags),
+        datasets=ids,
+        dataset_name=called or None,
+        pictures=pictures,
+    )
+
+
+def shape(model: PreTrainedModel) -> str:
+    """How a model is built, in words."""
+    place = locate(model)
+    kind = type(peft.unwrapped(model)).__name__
+    return f"{kind} with {place.num_layers} layers, {place.hidden_size} wide"
+
+
+def matched_levels(args: DistillationTrainingArguments) -> list[str]:
+    """The levels that a run matches, in words."""
+    weights = args.level_weights()
+    of_phase = {"intermediate": INTERMEDIATE_LEVELS, "prediction": PREDICTION_LEVELS}
+    wanted = of_phase.get(args.phases, INTERMEDIATE_LEVELS | PREDICTION_LEVELS)
+    return [_LEVELS[level] for level, weight in weights.items() if weight and level in wanted]
+
+
+def shown_arguments(args: Any) -> dict[str, Any]:
+    """The arguments that change what is learnt; never a path or a token."""
+    standard = {field.name for field in dataclasses.fields(TrainingArguments)}
+    ours = [field for field in dataclasses.fields(DistillationTrainingArguments) if field.name not in standard]
+    shown: dict[str, Any] = {name: getattr(args, name) for name in _SHOWN if hasattr(args, name)}
+    shown.pop("num_train_epochs" if shown.get("max_steps", 0) > 0 else "max_steps", None)
+    for field in ours:  # and none that a user's own subclass has added
+        value = getattr(args, field.name)
+        if not field.name.endswith("_dir") and value != field.default:
+            shown[field.name] = value
+    if args.world_size > 1:
+        shown["processes"] = args.world_size
+    plain = {name: value.value if isinstance(value, Enum) else value for name, value in shown.items()}
+    return {name: value for name, value in plain.items() if value not in (None, False, 0, 0.0, "")}
+
+
+def _card_of(teacher: PreTrainedModel) -> ModelCardData:
+    """The metadata of the teacher's own card, where there is one."""
+    name = getattr(teacher.config, "_name_or_path", "") or ""
+    path = Path(name) / CARD_NAME
+    if not name or (os.path.isdir(name) and not path.is_file()):
+        return ModelCardData()
+    try:
+        data: ModelCardData = ModelCard.load(path if path.is_file() else name, ignore_metadata_errors=True).data
+        return data
+    except Exception as error:  # no network, no card, a card that is not one: then nothing is inherited
+        logger.info(f"The teacher's card was not read: {type(error).__name__}.")
+        return ModelCardData()
+
+
+def _data_ids(dataset: Any) -> list[str]:
+    """The Hub id of a data set that was loaded from there."""
+    name = getattr(dataset, "builder_name", None)
+    return [] if name is None or name in _FILE_DATA or "imagefolder" in name else [str(name)]
+
+
+def _several(value: str | Sequence[str] | None) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or ())

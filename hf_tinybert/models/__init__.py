@@ -1,0 +1,1 @@
+"""Loading models, and finding the parts of them that the losses look at."""

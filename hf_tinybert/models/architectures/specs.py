@@ -1,0 +1,153 @@
+"""The adapters: one for each way in which a family names its parts or computes its scores."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from hf_tinybert.models.architectures.encoder import Read
+
+
+def _as_listed(layers: nn.ModuleList, config: Any) -> Sequence[nn.Module]:
+    return list(layers)
+
+
+def _without_window(attention: nn.Module) -> int | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a family of encoders names its parts.
+
+    Attributes:
+        layers: path of the list of layers, below the base model.
+        attention: path of the module that computes the scores, below a layer.
+        query: path of the query projection, below `attention`.
+        key: path of the key projection.
+        value: path of the value projection; the same three times for a fused projection, which needs `read`.
+        called: the layers in the order in which they are called, from the list and the configuration.
+        after_first: path of a module behind the first layer, whose output is the first hidden state; "" for none.
+        after_last: path of a final LayerNorm behind the last layer; "" for none.
+        read: makes queries, keys, values and bias of what the projections gave (see `Attention`).
+        biased: whether `read` gives a bias.
+        window: how far a layer's attention module looks to either side, or None.
+    """
+
+    layers: str
+    attention: str
+    query: str
+    key: str
+    value: str
+    called: Callable[[nn.ModuleList, Any], Sequence[nn.Module]] = _as_listed
+    after_first: str = ""
+    after_last: str = ""
+    read: Read | None = None
+    biased: bool = False
+    window: Callable[[nn.Module], int | None] = _without_window
+
+
+def _albert_layers(groups: nn.ModuleList, config: Any) -> Sequence[nn.Module]:
+    """ALBERT calls each group of shared layers several times in a row."""
+    if config.inner_group_num != 1:
+        raise ValueError(
+            f"ALBERT with inner_group_num={config.inner_group_num} has several layers in each of its hidden states; "
+            "only inner_group_num=1 can be matched layer by layer."
+        )
+    number: int = config.num_hidden_layers
+    called: Any = [groups[index * len(groups) // number] for index in range(number)]
+    return [group.albert_layers[0] for group in called]
+
+
+def _mpnet(module: nn.Module, arguments: Mapping[str, Any], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """MPNet adds a bias of the relative position, which the encoder computes once for all layers."""
+    return {**given, "bias": arguments["position_bias"]}
+
+
+def _deberta(module: Any, arguments: Mapping[str, Any], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """DeBERTa-v2 divides by sqrt(head_size * terms) and adds terms of content and relative position (He et al. 2021).
+
+    The added terms are computed once more, by the family's own code and without dropout.
+    """
+    terms = 1 + ("c2p" in module.pos_att_type) + ("p2c" in module.pos_att_type)
+    heads = module.num_attention_heads
+    query, key = (module.transpose_for_scores(given[name], heads) for name in ("queries", "keys"))
+    read = {**given, "queries": given["queries"] / math.sqrt(terms)}
+    shape = (-1, heads, query.shape[-2], key.shape[-2])
+    if module.relative_attention:
+        added = module.disentangled_attention_bias(
+            query, key, arguments.get("relative_pos"), arguments["rel_embeddings"], terms
+        )
+        read["bias"] = added.view(shape)
+    else:
+        read["bias"] = query.new_zeros(()).expand(len(given["queries"]), *shape[1:])
+    return read
+
+
+def _modernbert(module: Any, arguments: Mapping[str, Any], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """ModernBERT has one projection for all three, and rotates queries and keys by their positions."""
+    fused = given["queries"]
+    if fused.dim() != 3:
+        raise ValueError(
+            "ModernBERT with flash_attention_2 takes the padding out of the batch, and its layers cannot be matched "
+            "position by position then: load it with attn_implementation='sdpa'."
+        )
+    parts = fused.unflatten(-1, (3, -1, module.head_dim))
+    query, key, value = (part.transpose(1, 2) for part in parts.unbind(2))
+    if "position_embeddings" in arguments:
+        cos, sin = arguments["position_embeddings"]
+    else:
+        cos, sin = module.rotary_emb(parts, position_ids=arguments["position_ids"])
+    rotate = importlib.import_module(type(module).__module__).apply_rotary_pos_emb
+    query, key = rotate(query, key, cos, sin)
+    names = ("queries", "keys", "values")
+    return {name: part.transpose(1, 2).flatten(2) for name, part in zip(names, (query, key, value), strict=True)}
+
+
+def _modernbert_window(attention: Any) -> int | None:
+    """Local layers; transformers 5 counts the position itself, 4.57 marks global layers by -1."""
+    if hasattr(attention, "local_attention"):
+        reach: int = attention.local_attention[0]
+        return None if reach < 0 else reach
+    return None if attention.sliding_window is None else attention.sliding_window - 1
+
+
+BERT = Family("encoder.layer", "attention.self", "query", "key", "value")
+DISTILBERT = Family("transformer.layer", "attention", "q_lin", "k_lin", "v_lin")
+ALBERT = Family("encoder.albert_layer_groups", "attention", "query", "key", "value", called=_albert_layers)
+MPNET = Family("encoder.layer", "attention.attn", "q", "k", "v", read=_mpnet, biased=True)
+DEBERTA_V2 = Family(
+    "encoder.layer",
+    "attention.self",
+    "query_proj",
+    "key_proj",
+    "value_proj",
+    after_first="encoder.conv",
+    read=_deberta,
+    biased=True,
+)
+MODERNBERT = Family(
+    "layers",
+    "attn",
+    *("Wqkv",) * 3,
+    after_last="final_norm",
+    read=_modernbert,
+    window=_modernbert_window,
+)
+
+#: model_type -> adapter.
+FAMILIES: dict[str, Family] = {
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), BERT),
+    "distilbert": DISTILBERT,
+    "albert": ALBERT,
+    "mpnet": MPNET,
+    "deberta-v2": DEBERTA_V2,
+    "modernbert": MODERNBERT,
+}
+#: Tried, in this order, on a model of an unknown type.
+CONVENTIONAL = (BERT, DISTILBERT)

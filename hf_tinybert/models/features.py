@@ -1,0 +1,207 @@
+"""What a model hands to the losses: outputs of chosen layers, caught by forward hooks.
+
+Hooks leave the model free to run its fast (SDPA) attention: queries and keys are read from their linear
+projections, and no attention map is ever asked for. A layer that several layer numbers share is told apart by its
+calls.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from hf_tinybert.models.architectures import Attention, Encoder
+
+#: Arguments of a forward pass in which layers return what the hooks expect, whatever the configuration says.
+PLAIN_OUTPUT = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
+
+
+@dataclass
+class Features:
+    """One model's view of a batch, by layer number (0 is the embedding block).
+
+    Attributes:
+        logits: `[B, C]` or `[B, S, C]`, or None where the prediction level is not wanted.
+        hidden: layer -> `[B, S, d]`, the layer's output after its last LayerNorm; of a family that normalises
+            before its layers (ModernBERT), after the final LayerNorm for the last layer and as it is for others.
+        queries: layer -> `[B, S, heads * head_size]`, before any scaling.
+        keys: layer -> `[B, S, heads * head_size]`.
+        values: layer -> `[B, S, heads * head_size]`, where they are wanted.
+        bias: layer -> `[B, heads, S, S]`, what the family adds to Q K^T / sqrt(head_size), where it does.
+    """
+
+    logits: Tensor | None = None
+    hidden: dict[int, Tensor] = field(default_factory=dict)
+    queries: dict[int, Tensor] = field(default_factory=dict)
+    keys: dict[int, Tensor] = field(default_factory=dict)
+    values: dict[int, Tensor] = field(default_factory=dict)
+    bias: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def by_layer(self) -> tuple[dict[int, Tensor], ...]:
+        """Everything but the logits."""
+        return self.hidden, self.queries, self.keys, self.values, self.bias
+
+    def forget(self, layer: int) -> None:
+        """Let go of what a layer gave."""
+        for tensors in self.by_layer:
+            tensors.pop(layer, None)
+
+
+class _Enough(Exception):
+    """Everything that was wanted has been caught; the rest of the forward pass is not needed."""
+
+
+class FeatureCapture:
+    """Owns the hooks on one model's layers; outside `recording()` they do nothing.
+
+    Args:
+        encoder: the parts of the model.
+        hidden: layers whose output is wanted; 0 is the embedding block, taken as the input of layer 1.
+        attention: layers whose queries, keys, ... are wanted.
+        kinds: what is wanted of these layers: `queries`, `keys`, `values`, and `bias` where the family has one.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        hidden: Iterable[int],
+        attention: Iterable[int],
+        kinds: Collection[str] = ("queries", "keys", "bias"),
+    ) -> None:
+        """Register the hooks."""
+        self._features: Features | None = None
+        self._handles: list[Any] = []
+        self._stopping = False
+        self._calls: dict[int, int] = {}
+        self._given: dict[int, dict[str, Tensor]] = {}
+        self._unread: list[tuple[Attention, int, dict[str, Any], dict[str, Tensor]]] = []
+        hidden, attention = set(hidden), set(attention)
+        self._kinds = {kind for kind in kinds if kind != "bias" or encoder.biased}
+        self._wanted = len(hidden) + len(attention) * len(self._kinds)
+        if 0 in hidden:
+            self._handles.append(encoder.layers[0].register_forward_pre_hook(self._catch_input, with_kwargs=True))
+        self._watch(encoder.outputs, hidden - {0}, partial(self._catcher, "hidden"))
+        if encoder.attention[0].read is None:
+            for kind in sorted(self._kinds):
+                modules = [getattr(layer, kind) for layer in encoder.attention]
+                self._watch(modules, attention, partial(self._catcher, kind))
+            return
+        of_module = {layer.module: layer for layer in encoder.attention}
+        modules = [layer.module for layer in encoder.attention]
+        self._watch(modules, attention, partial(self._reader, of_module))
+
+    @contextmanager
+    def recording(self, stop: bool = False) -> Iterator[Features]:
+        """Catch the features of the forward pass made inside; a recomputation afterwards is not caught.
+
+        Args:
+            stop: leave the forward pass, and the `with` block, as soon as everything is caught.
+        """
+        self._features = features = Features()
+        self._stopping = stop
+        self._calls.clear()
+        try:
+            with suppress(_Enough):
+                yield features
+            self._features = None
+            self._read(features)
+        finally:
+            self._features = None
+            self._given.clear()
+            self._unread.clear()
+
+    def remove(self) -> None:
+        """Take every hook off the model."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _watch(
+        self,
+        modules: Sequence[nn.Module],
+        wanted: set[int],
+        hook: Callable[[nn.Module, list[int]], Callable[..., None]],
+    ) -> None:
+        """A hook on each module that a wanted layer has; modules are given by layer, in the order of their calls."""
+        numbers: dict[nn.Module, list[int]] = {}
+        for number, module in enumerate(modules, start=1):
+            numbers.setdefault(module, []).append(number if number in wanted else -1)
+        for module, layers in numbers.items():
+            if any(layer > 0 for layer in layers):
+                self._handles.append(module.register_forward_hook(hook(module, layers), with_kwargs=True))
+
+    def _number(self, place: int, numbers: list[int]) -> int:
+        """The layer number of this call of a module, or -1 where it is not wanted."""
+        if len(numbers) == 1:
+            return numbers[0]
+        call = self._calls.get(place, 0)
+        self._calls[place] = call + 1
+        return numbers[call] if call < len(numbers) else -1
+
+    def _catch_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._features is not None and 0 not in self._features.hidden:
+            self._keep(self._features.hidden, 0, args[0] if args else kwargs["hidden_states"])
+
+    def _catcher(self, kind: str, module: nn.Module, numbers: list[int]) -> Callable[..., None]:
+        place = len(self._handles)
+
+        def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            if self._features is not None and (number := self._number(place, numbers)) > 0:
+                # DistilBERT's layers may put the attention map `[B, h, S, S]` first.
+                values = output if isinstance(output, tuple) else (output,)
+                self._keep(getattr(self._features, kind), number, next(x for x in values if x.dim() == 3))
+
+        return catch
+
+    def _reader(
+        self, of_module: dict[nn.Module, Attention], module: nn.Module, numbers: list[int]
+    ) -> Callable[..., None]:
+        """A hook for attention whose features are made of what the projections gave and what it was called with."""
+        attention = of_module[module]
+        place, names = len(self._handles), list(inspect.signature(module.forward).parameters)
+        for kind in ("queries", "keys", "values"):
+            projection = getattr(attention, kind)
+            self._handles.append(projection.register_forward_hook(self._giver(module, kind)))
+
+        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            if self._features is not None and id(module) in self._given:
+                given, number = self._given.pop(id(module)), self._number(place, numbers)
+                if number > 0:
+                    self._unread.append((attention, number, dict(zip(names, args, strict=False)) | kwargs, given))
+                    self._leave()
+
+        return note
+
+    def _read(self, features: Features) -> None:
+        """Make features of what was noted: after the forward pass, whose parts may be recomputed without us."""
+        for attention, number, arguments, given in self._unread:
+            assert attention.read is not None
+            for kind, value in attention.read(attention.module, arguments, given).items():
+                if kind in self._kinds:
+                    getattr(features, kind).setdefault(number, value)
+
+    def _giver(self, module: nn.Module, kind: str) -> Callable[..., None]:
+        def give(projection: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            if self._features is not None:
+                # The first call: DeBERTa sends its relative positions through the same projections afterwards.
+                self._given.setdefault(id(module), {}).setdefault(kind, output)
+
+        return give
+
+    def _keep(self, store: dict[int, Tensor], layer: int, value: Tensor) -> None:
+        """Keep a feature; a layer that is called once more afterwards (DeBERTa's z_steps) changes nothing."""
+        store.setdefault(layer, value)
+        self._leave()
+
+    def _leave(self) -> None:
+        """Leave the forward pass, where that is allowed, once everything is caught."""
+        if self._stopping and self._features is not None:
+            caught = sum(map(len, self._features.by_layer)) + len(self._unread) * len(self._kinds)
+            if caught == self._wanted:
+                raise _Enough

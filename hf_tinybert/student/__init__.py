@@ -1,0 +1,1 @@
+"""Where a student and its starting weights come from."""

@@ -1,0 +1,218 @@
+"""Making a student: of a preset's shape, from the teacher's weights or at random, or from a checkpoint."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoConfig, BertConfig, PretrainedConfig, PreTrainedModel
+from transformers.utils import cached_file, logging
+
+from hf_tinybert.configuration import PRESETS, TinyBertConfig, preset_sizes
+from hf_tinybert.distillation import projections
+from hf_tinybert.layer_mapping import LayerMapping
+from hf_tinybert.models import head_init, sentence_transformers_files
+from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.label_alignment import LabelOrder
+from hf_tinybert.models.loading import auto_class, check_vocabularies
+from hf_tinybert.models.output_types import MULTI_LABEL
+from hf_tinybert.student import projection_init, provenance, teacher_init
+from hf_tinybert.student.calibration import typical_batch
+
+logger = logging.get_logger(__name__)
+
+Init = Literal["teacher", "random"]
+
+
+def create_student(
+    teacher: PreTrainedModel,
+    config: str | os.PathLike[str] | BertConfig = "tinybert-4l-312d",
+    init: Init = "teacher",
+    layer_mapping: str | Mapping[int, int] = "uniform",
+    calibration: Mapping[str, Tensor] | None = None,
+    own_vocabulary: bool = False,
+) -> PreTrainedModel:
+    """Make a student of the same Auto class as the teacher, in eval mode, on the CPU, in float32.
+
+    Args:
+        teacher: the fine-tuned (or pretrained) teacher.
+        config: a preset's name, a `TinyBertConfig` (see `TinyBertConfig.from_teacher`), or the folder or Hub
+            id of an existing small checkpoint, whose weights are then taken and `init` is not used. The
+            authors' own checkpoints work: their `fit_dense` layers become the starting projections. A folder
+            where a configuration was saved, and no weights, is that configuration, with the teacher's labels.
+        init: `"teacher"` starts from the teacher's weights: at the teacher's width its mapped layers are
+            copied as they are; narrower, embeddings and layers are reduced to the principal components of its
+            hidden states, head by head (see `hf_tinybert.student.teacher_init`). `"random"` is BERT's own
+            initialisation.
+        layer_mapping: which teacher layers a narrower or shallower student starts from.
+        calibration: a tokenised batch (`input_ids`, `attention_mask`, ...) of typical text, from which the
+            principal components are computed; without it, random tokens serve, and a narrower student starts far
+            worse (`docs/results.md`). `DistillationTrainer(model="tinybert-4l-312d", ...)` takes the training data.
+        own_vocabulary: the student reads other tokens than the teacher (see `teacher_processing_class` of
+            `DistillationTrainer`): `config` then brings its own vocabulary, and `init="teacher"` is not possible.
+
+    Raises:
+        ValueError: an unknown preset, a configuration that cannot read the teacher's inputs or has other
+            labels, or an architecture that `init="teacher"` cannot start from.
+    """
+    if init not in ("teacher", "random"):
+        raise ValueError(f"init is 'teacher' or 'random', got {init!r}.")
+    if isinstance(config, PretrainedConfig):
+        bert_config = config.to_bert_config() if isinstance(config, TinyBertConfig) else copy.deepcopy(config)
+        bert_config.problem_type = bert_config.problem_type or teacher.config.problem_type
+    elif str(config) in PRESETS:
+        bert_config = TinyBertConfig.from_teacher(teacher.config, str(config)).to_bert_config()
+    elif _is_shape(config):
+        bert_config = _config(str(config))
+        _take_labels(bert_config, teacher)
+    elif _is_checkpoint(config):
+        return _from_checkpoint(teacher, str(config), own_vocabulary)
+    else:
+        preset_sizes(str(config))  # raises, listing the presets
+        raise AssertionError
+    if not own_vocabulary:
+        check_vocabularies(bert_config, teacher.config)
+    elif init == "teacher":
+        raise ValueError(
+            "init='teacher' needs the teacher's vocabulary: use create_student(teacher, ..., init='random') (--init "
+            "random), or a small checkpoint."
+        )
+    LabelOrder.between(bert_config, teacher.config)
+    student: PreTrainedModel = _student_class(teacher, bert_config)(bert_config).eval()
+    if init == "teacher":
+        mapping = LayerMapping.build(layer_mapping, locate(student).num_layers, locate(teacher).num_layers)
+        if calibration is None and bert_config.hidden_size < teacher.config.hidden_size:
+            logger.warning(
+                "The student starts without having seen any text, and is worse for it: give create_student a "
+                "`calibration` batch, or DistillationTrainer the name of the student, a `processing_class` and a "
+                "`train_dataset` of tokenised examples."
+            )
+        offer = teacher_init.start_from_teacher(student, teacher, mapping, calibration)
+        projection_init.offer(student, offer)
+    provenance.record(student, teacher, init=init)
+    return student
+
+
+def student_of_data(
+    teacher: PreTrainedModel,
+    config: str | os.PathLike[str] | PretrainedConfig,
+    layer_mapping: str,
+    dataset: Any,
+    tokenizer: Any,
+    own_vocabulary: bool = False,
+) -> PreTrainedModel:
+    """The student that a preset's name or a configuration stands for, from its teacher's weights and training data.
+
+    Args:
+        teacher: a model without an adapter.
+        config: for `create_student`.
+        layer_mapping: for `create_student`.
+        dataset: the training data, tokenised.
+        tokenizer: that pads them.
+        own_vocabulary: for `create_student`.
+
+    Raises:
+        ValueError: as for `create_student`.
+    """
+    made = isinstance(config, PretrainedConfig) or str(config) in PRESETS or _is_shape(config)
+    typical = typical_batch(dataset, tokenizer) if made else None
+    return create_student(
+        teacher, config, layer_mapping=layer_mapping, calibration=typical, own_vocabulary=own_vocabulary
+    )
+
+
+def _student_class(teacher: PreTrainedModel, config: PretrainedConfig) -> Any:
+    auto = auto_class(teacher)
+    try:
+        return auto._model_mapping[type(config)]
+    except KeyError:
+        raise ValueError(f"There is no {auto.__name__} for a {type(config).__name__}.") from None
+
+
+def _is_checkpoint(name: str | os.PathLike[str]) -> bool:
+    """Whether a name that is no preset may be a folder or a Hub id."""
+    return Path(name).is_dir() or "/" in str(name)
+
+
+def _is_shape(name: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds the configuration of a model that was never made: no weights, and no class of them."""
+    folder = Path(name)
+    if not (folder / "config.json").is_file() or any((*folder.glob("*.safetensors*"), *folder.glob("*.bin*"))):
+        return False
+    return "architectures" not in PretrainedConfig.get_config_dict(folder)[0]
+
+
+def _take_labels(config: PretrainedConfig, teacher: PreTrainedModel) -> None:
+    config.id2label, config.label2id = dict(teacher.config.id2label), dict(teacher.config.label2id)
+    config.problem_type = teacher.config.problem_type
+
+
+def _from_checkpoint(teacher: PreTrainedModel, name: str, own_vocabulary: bool) -> PreTrainedModel:
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        raise ValueError(f"The student folder {name} holds no model: there is no config.json in it.")
+    config = _config(name)
+    auto = auto_class(teacher)
+    model_class = auto._model_mapping.get(type(config), None)
+    if model_class is None:
+        raise ValueError(f"The student {name} is a {config.model_type} model, which {auto.__name__} does not know.")
+    if not own_vocabulary:
+        check_vocabularies(config, teacher.config)
+    if model_class.__name__ in (config.architectures or []):
+        LabelOrder.between(config, teacher.config)
+        config.problem_type = config.problem_type or teacher.config.problem_type
+    else:
+        _take_labels(config, teacher)
+    student: PreTrainedModel
+    student, info = auto.from_pretrained(name, config=config, output_loading_info=True, dtype=torch.float32)
+    if config.problem_type == MULTI_LABEL:
+        head_init.start_at_teachers(student, info["missing_keys"], teacher)
+    offers = {
+        f"{projections.VECTORS}.{part}": value for part, value in sentence_transformers_files.dense_of(name).items()
+    }
+    if any("fit_dense" in key for key in info["unexpected_keys"]):
+        offers |= _authors_projections(name)
+    projection_init.offer(student, offers)
+    provenance.record(student, teacher, init="checkpoint")
+    return student.eval()
+
+
+def _config(name: str) -> PretrainedConfig:
+    """The configuration of a checkpoint; the authors' own do not say that they are BERTs."""
+    config: PretrainedConfig
+    stored, _ = PretrainedConfig.get_config_dict(name)
+    if "model_type" not in stored and "num_hidden_layers" in stored:
+        config = BertConfig.from_pretrained(name)
+    else:
+        config = AutoConfig.from_pretrained(name)
+    return config
+
+
+def _authors_projections(name: str) -> dict[str, Tensor]:
+    """Read `fit_dense.*` (one for all levels) or `fit_denses.N.*` (one for each) of an authors' checkpoint."""
+    state = _raw_state(name)
+    found: dict[str, Tensor] = {}
+    for key, value in state.items():
+        pieces = key.split(".")
+        if "fit_dense" in pieces:
+            found[f"{projections.SHARED}.{pieces[-1]}"] = value.float()
+        elif "fit_denses" in pieces:
+            found[f"{pieces[pieces.index('fit_denses') + 1]}.{pieces[-1]}"] = value.float()
+    return found
+
+
+def _raw_state(name: str) -> dict[str, Tensor]:
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+        if path is None:
+            continue
+        if file.endswith(".safetensors"):
+            return load_file(path)
+        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        return state
+    return {}

@@ -1,0 +1,43 @@
+"""What a student was made from, recorded in its configuration under one key that plain BERT ignores."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+
+from transformers import PreTrainedModel
+
+from hf_tinybert.configuration import PROVENANCE_KEY
+from hf_tinybert.layer_mapping import LayerMapping
+from hf_tinybert.models.loading import describe
+
+_PACKAGES = ("hf-tinybert", "transformers", "torch")
+
+
+def record(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel | Sequence[PreTrainedModel],
+    mapping: LayerMapping | None = None,
+    phases: str | None = None,
+    init: str | None = None,
+) -> None:
+    """Add what is known to `student.config.tinybert`.
+
+    Args:
+        student: its configuration is changed.
+        teacher: recorded by its Hub id or a fingerprint of its weights, never by a local path; of several, each.
+        mapping: which layers were matched.
+        phases: which phases were trained.
+        init: what the student started from.
+    """
+    known = dict(getattr(student.config, PROVENANCE_KEY, None) or {})
+    names = [describe(each) for each in (teacher if isinstance(teacher, Sequence) else [teacher])]
+    known["teacher"] = names[0] if len(names) == 1 else names
+    if init is not None:
+        known["init"] = init
+    if mapping is not None:
+        known["layer_mapping"] = mapping.to_string()
+    if phases is not None:
+        known["phases"] = phases
+    known["versions"] = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    setattr(student.config, PROVENANCE_KEY, known)

@@ -1,0 +1,1 @@
+"""What the teacher gives for a batch, computed or from the cache."""

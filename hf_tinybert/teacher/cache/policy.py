@@ -1,0 +1,318 @@
+"""From a request to a signal: which cache, where, and whether it pays."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.utils import logging
+
+from hf_tinybert.models.features import Features
+from hf_tinybert.teacher.cache import key as keys
+from hf_tinybert.teacher.cache import layout, rows
+from hf_tinybert.teacher.cache.layout import Layout
+from hf_tinybert.teacher.cache.logits import LogitsTable
+from hf_tinybert.teacher.cache.signals import CachedFeatures, CachedLogits
+from hf_tinybert.teacher.cache.store import FeatureStore, free_bytes, readable
+from hf_tinybert.teacher.source import LiveTeacher, TeacherSignal
+from hf_tinybert.utils.files import file_beside
+
+logger = logging.get_logger(__name__)
+
+#: `auto` leaves at least this share of the disk's free room alone.
+_LEAVE_FREE = 0.5
+#: Up to this relative difference two answers of the teacher are the same; bfloat16 rounds to less.
+_SAME = 0.1
+
+
+_BIASED = (
+    "this teacher adds terms to its attention scores that belong to pairs of tokens, which a cache by token does not "
+    "hold"
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run wants of a cache.
+
+    Attributes:
+        choice: `none`, `logits`, `features` or `auto`.
+        folder: where caches live.
+        dtype: of features.
+        dataset: the training data, with the columns that batches are made of.
+        collator: makes batches of them.
+        intermediate_passes: how often the run goes over the data for layers.
+        prediction_passes: and for logits.
+        joint: they are the same passes.
+        batch_size: rows at a time while building.
+        device: where the teacher runs.
+        autocast: the mixed precision in which it runs.
+        rank: of this process.
+        processes: how many there are.
+        agree: hands every process what the first one gives.
+    """
+
+    choice: str
+    folder: Path
+    dtype: str
+    dataset: Any
+    collator: Any
+    intermediate_passes: float
+    prediction_passes: float
+    joint: bool
+    batch_size: int
+    device: torch.device
+    autocast: str = "no"
+    rank: int = 0
+    processes: int = 1
+    agree: Callable[[Any], Any] = lambda value: value
+
+
+def open_signal(live: LiveTeacher, request: Request) -> TeacherSignal:
+    """The signal that a run trains with; builds a feature cache if that is what it takes.
+
+    Raises:
+        ValueError: a cache was asked for that these data cannot have.
+        OSError: there is no room for it.
+    """
+    if request.choice == "none":
+        return live
+    why_not = rows.why_not(request.dataset)
+    if why_not is None:
+        try:
+            opening = _Opening(live, request)
+            why_not = opening.why_not()
+        except rows.ChangedRows:
+            why_not = "the data collator changes the token ids of the rows (masking, truncation, ...)"
+    if why_not is None:
+        return opening.signal()
+    if request.choice == "auto":
+        _say(request, f"teacher_cache='auto' takes 'none': {why_not}.")
+        return live
+    raise ValueError(f"teacher_cache={request.choice!r} cannot be: {why_not}. Use teacher_cache='none'.")
+
+
+class _Opening:
+    """The steps of opening a cache, which share the probe batch and the lengths."""
+
+    def __init__(self, live: LiveTeacher, request: Request) -> None:
+        self.live = live
+        self.request = request
+        self.lengths = rows.real_lengths(request.dataset)
+        size = min(request.batch_size, len(self.lengths))
+        self.probe = np.linspace(0, len(self.lengths) - 1, size).astype(int).tolist()
+        features, _ = self._ask(self.probe)
+        self.layout = Layout.of_features(features, request.dtype)
+        self.biased = bool(features.bias)
+        self._contents: dict[Layout, dict[str, Any]] = {}
+
+    def why_not(self) -> str | None:
+        """Why what the teacher says of a row does not hold in another batch, or None if it does."""
+        shortest, longest = int(self.lengths.argmin()), int(self.lengths.argmax())
+        together, mask = self._said([shortest, longest])
+        if mask[:, 0].all():  # padding on the right moves nothing
+            return None
+        for there, alone in zip(together, self._said([shortest])[0], strict=True):
+            difference = (there[: len(alone)] - alone).square().mean()
+            if difference > _SAME**2 * alone.square().mean():
+                return (
+                    "what the teacher says of a row changes with the padding of its batch (padding on the left moves "
+                    "the positions of most models); pad on the right"
+                )
+        return None
+
+    def signal(self) -> TeacherSignal:
+        request = self.request
+        choice = request.choice
+        if choice == "auto":
+            choice, why = request.agree(self._choose())
+            _say(request, f"teacher_cache='auto' takes {choice!r}: {why}.")
+        if choice == "features" and self.layout.columns:
+            if self.biased:
+                raise ValueError(
+                    f"teacher_cache='features' cannot be: {_BIASED}. Use teacher_cache='logits', or "
+                    "head_matching='relations', which compares queries, keys and values alone."
+                )
+            return self._features()
+        if choice == "logits" and request.joint:
+            _say(
+                request,
+                "teacher_cache='logits' saves nothing where every step matches layers (phases='joint'): the teacher "
+                "runs for them anyway. 'features' keeps both; 'auto' measures whether that pays.",
+            )
+            return self.live
+        if choice != "none" and request.prediction_passes > 0:
+            return self._logits()
+        return self.live
+
+    def _features(self) -> TeacherSignal:
+        store = self._store()
+        missing = store.missing_bytes
+        if missing:
+            store.check_room()
+            _say(
+                self.request,
+                f"Teacher cache: {readable(missing)} of features ({len(self.lengths)} rows, {self.lengths.sum()} "
+                f"tokens, {self.layout.width} numbers each, {self.layout.dtype}) will be written to {store.folder}, "
+                f"where {readable(free_bytes(store.folder))} are free.",
+            )
+        self._describe(store.folder, self.layout)
+        store.ensure(self._compute, self.request.batch_size)
+        return CachedFeatures(self.live, store)
+
+    def _logits(self) -> TeacherSignal:
+        kept = Layout((), "float32", self.layout.classes, self.layout.per_token)
+        folder, key = self._place(kept)
+        sizes = self.lengths if kept.per_token else np.ones_like(self.lengths)
+        total, free = int(sizes.sum()) * 4 * kept.classes, free_bytes(folder)
+        name = f"{self.request.rank}-of-{self.request.processes}"
+        table = LogitsTable(folder, key, sizes, kept.classes, self.request.device, name)
+        if not table.complete:
+            if total > free:
+                raise OSError(
+                    f"The teacher's logits take {readable(total)} in {folder}, where {readable(free)} are free: use "
+                    "teacher_cache='none' or another teacher_cache_dir."
+                )
+            _say(
+                self.request,
+                f"Teacher cache: {readable(total)} of logits will be written to {folder}, where {readable(free)} are "
+                "free.",
+            )
+            self._describe(folder, kept)
+        return CachedLogits(self.live, table, kept.per_token)
+
+    def _store(self) -> FeatureStore:
+        folder, key = self._place(self.layout)
+        return FeatureStore(folder, key, self.layout, self.lengths)
+
+    def _place(self, kept: Layout) -> tuple[Path, str]:
+        """The folder of a key, and the key; nothing is written yet."""
+        live, request = self.live, self.request
+        if kept not in self._contents:
+            self._contents[kept] = keys.contents(live.sources, request.dataset, live.inputs, kept, request.autocast)
+        key = keys.key_of(self._contents[kept])
+        return request.folder / key[:32], key
+
+    def _describe(self, folder: Path, kept: Layout) -> None:
+        """Make the folder, with a file that says what its key is made of.
+
+        Raises:
+            OSError: the folder cannot be made.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"The teacher's cache cannot be kept in {self.request.folder}: {error}. Name a folder that can be "
+                "written to with teacher_cache_dir."
+            ) from None
+        description = folder / "contents.json"
+        if not description.is_file():
+            with file_beside(description) as file:
+                file.write_text(json.dumps(self._contents[kept], indent=2, default=str) + "\n", encoding="utf-8")
+
+    def _ask(self, numbers: Sequence[int]) -> tuple[Features, Tensor]:
+        """The teacher's features of some rows, and their mask."""
+        request = self.request
+        examples = _examples(request.dataset, numbers)
+        batch = request.collator(examples)
+        rows.check_unchanged(examples, batch["input_ids"], rows.mask_of(batch))
+        inputs = {k: v.to(request.device) for k, v in batch.items() if isinstance(v, Tensor)}
+        prediction = request.prediction_passes > 0
+        intermediate = request.intermediate_passes > 0
+        return self.live.features(inputs, intermediate, prediction), rows.mask_of(inputs)
+
+    def _compute(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        features, mask = self._ask(numbers)
+        tokens, logits = self.layout.pack(features, mask).cpu(), features.logits
+        if logits is not None and self.layout.per_token:
+            logits = layout.real_tokens(logits, layout.real_positions(mask))
+        return tokens, None if logits is None else logits.float().cpu()
+
+    def _said(self, numbers: Sequence[int]) -> tuple[list[Tensor], Tensor]:
+        """In float32: the features of some rows' tokens and the logits, where there are any; and the mask."""
+        features, mask = self._ask(numbers)
+        said = [replace(self.layout, dtype="float32").pack(features, mask)] if self.layout.columns else []
+        if features.logits is not None:
+            logits = features.logits.float()
+            said.append(layout.real_tokens(logits, layout.real_positions(mask)) if self.layout.per_token else logits)
+        return said, mask
+
+    def _choose(self) -> tuple[str, str]:
+        """What is faster over the passes of the run, and why."""
+        layer_passes, logit_passes = self.request.intermediate_passes, self.request.prediction_passes
+        reuse = not self.request.joint and logit_passes > 0 and layer_passes + logit_passes > 1
+        otherwise = "logits" if reuse else "none"
+        if layer_passes <= 1:
+            return otherwise, "no layer is asked for twice"
+        if self.biased:
+            return otherwise, _BIASED
+        store = self._store()
+        missing, free = store.missing_bytes, free_bytes(store.folder)
+        if not missing:
+            return "features", f"they lie in {store.folder}"
+        if missing > free * (1 - _LEAVE_FREE):
+            return otherwise, f"features take {readable(missing)}, and {readable(free)} are free in {store.folder}"
+        teacher = _median_seconds(lambda: self._ask(self.probe), self.request.device)
+        tokens = int(self.lengths[self.probe].sum())
+        write, read = _disk_seconds(self.request.folder, tokens * self.layout.token_bytes)
+        live, cached = layer_passes * teacher, teacher + write + layer_passes * read
+        size = readable(store.total_bytes)
+        numbers = (
+            f"{len(self.probe)} rows take the teacher {1000 * teacher:.0f} ms, writing their features "
+            f"{1000 * write:.0f} ms and reading them {1000 * read:.0f} ms; over {layer_passes:.3g} passes for "
+            f"layers that is {1000 * live:.0f} ms without and {1000 * cached:.0f} ms with a cache of {size}"
+        )
+        return ("features" if cached < 0.9 * live else otherwise), numbers
+
+
+def _examples(dataset: Any, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    columns = dataset[list(numbers)]
+    return [{name: values[i] for name, values in columns.items()} for i in range(len(numbers))]
+
+
+def _median_seconds(function: Callable[[], Any], device: torch.device, times: int = 3) -> float:
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def _disk_seconds(folder: Path, size: int) -> tuple[float, float]:
+    """Seconds to write and to read some bytes, past the operating system's memory where it lets us."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"probe.partial-{os.getpid()}"
+    noise = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+    try:
+        start = time.perf_counter()
+        with path.open("wb") as file:
+            noise.tofile(file)
+            file.flush()
+            os.fsync(file.fileno())
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        write = time.perf_counter() - start
+        start = time.perf_counter()
+        np.fromfile(path, dtype=np.uint8)
+        return write, time.perf_counter() - start
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _say(request: Request, text: str) -> None:
+    """Once, where users see it: a cache takes room on their disk."""
+    if request.rank == 0:
+        logger.warning(text)

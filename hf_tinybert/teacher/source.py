@@ -1,0 +1,194 @@
+"""The teacher's knowledge of a batch, behind one interface: the model itself, or what it said before."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import PreTrainedModel
+
+from hf_tinybert.models import architectures
+from hf_tinybert.models.features import PLAIN_OUTPUT, FeatureCapture, Features
+from hf_tinybert.models.label_alignment import LabelOrder
+from hf_tinybert.models.loading import freeze
+from hf_tinybert.models.output_types import LABELS, logits_of
+from hf_tinybert.teacher import inputs as teacher_inputs
+
+
+class TeacherSignal(Protocol):
+    """Where the teacher's knowledge of a batch comes from."""
+
+    def data(self, dataset: Any, collator: Any) -> tuple[Any, Any]:
+        """Training data and collator, changed so that batches carry what `features` needs."""
+
+    def begin(self, intermediate: bool) -> None:
+        """A phase begins, which wants layers (`intermediate`) or logits alone."""
+
+    def features(self, inputs: Mapping[str, Any], intermediate: bool, prediction: bool) -> Features:
+        """The teacher's features of a batch, for the levels that are wanted."""
+
+    def flush(self, wait: Callable[[], None] | None = None) -> None:
+        """Write down what is worth keeping; called after every pass over the data and after checkpoints.
+
+        Args:
+            wait: waits for the other processes, where there are any.
+        """
+
+    def close(self) -> None:
+        """Training is over, or has failed."""
+
+
+class LiveTeacher:
+    """A signal that runs the teacher on every batch, frozen and in eval mode.
+
+    Args:
+        model: the teacher.
+        hidden: teacher layers whose output is matched (0 is the embedding block).
+        attention: teacher layers whose attention is matched.
+        autocast: makes the context in which the teacher runs, for mixed precision. The layers' linear weights are
+            cast once and kept beside the model: autocast would cast frozen ones in every batch.
+        compile_kwargs: arguments of `torch.compile` for the teacher, or None to run it as it is.
+        kinds: what is wanted of the layers whose attention is matched (see `FeatureCapture`).
+        pooling: of a model without a head: how its pooled vector is made (see `models.output_types.logits_of`).
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        hidden: Iterable[int],
+        attention: Iterable[int],
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        compile_kwargs: Mapping[str, Any] | None = None,
+        kinds: Collection[str] = ("queries", "keys", "bias"),
+        pooling: str | None = None,
+    ) -> None:
+        """Freeze the model and put hooks on its layers."""
+        self.model = freeze(model)
+        self._pooling = pooling
+        #: Everything whose weights what is said depends on, with its share.
+        self.sources: list[tuple[PreTrainedModel, float]] = [(self.model, 1.0)]
+        self.own_inputs = set(inspect.signature(model.forward).parameters) - {*LABELS, *PLAIN_OUTPUT}
+        #: Columns of a batch that the teacher may read.
+        self.inputs = self.own_inputs.union(teacher_inputs.COLUMNS)
+        hidden, attention = list(hidden), list(attention)
+        encoder = architectures.locate(model)
+        last = max([*hidden, *attention], default=0)
+        # Compiled code cannot be left halfway.
+        self._stops = compile_kwargs is None and (last < encoder.num_layers or last not in hidden)
+        self._capture = FeatureCapture(encoder, hidden, attention, kinds)
+        self._autocast = autocast
+        self._encoder = encoder
+        self._cast: dict[bool, dict[str, Tensor]] = {}
+        # Compiled training code may want to keep the features for its backward pass, which inference tensors forbid.
+        self._no_gradient: Callable[[], Any] = torch.inference_mode if compile_kwargs is None else torch.no_grad
+        self._layers: Callable[..., Features] = self._run_layers
+        self._logits: Callable[..., Features] = self._run_logits
+        if compile_kwargs is not None:
+            self._layers = torch.compile(self._layers, **compile_kwargs)
+            self._logits = torch.compile(self._logits, **compile_kwargs)
+
+    def data(self, dataset: Any, collator: Any) -> tuple[Any, Any]:
+        """Nothing is needed of the data."""
+        return dataset, collator
+
+    def begin(self, intermediate: bool) -> None:
+        """Without layers to match, there are no hooks."""
+        if not intermediate:
+            self._capture.remove()
+
+    def features(self, inputs: Mapping[str, Any], intermediate: bool, prediction: bool) -> Features:
+        """Run the teacher: up to the last matched layer where no logits are wanted."""
+        wanted = {name: value for name, value in teacher_inputs.of_teacher(inputs).items() if name in self.own_inputs}
+        with self._no_gradient(), self._autocast():
+            if not self._cast:
+                self._cast_weights()
+            return self._layers(wanted, prediction) if intermediate else self._logits(wanted)
+
+    def flush(self, wait: Callable[[], None] | None = None) -> None:
+        """Nothing is kept."""
+
+    def close(self) -> None:
+        """Take the hooks off the teacher."""
+        self._capture.remove()
+        self._cast.clear()
+
+    def _run_layers(self, inputs: Mapping[str, Any], prediction: bool) -> Features:
+        with self._capture.recording(stop=self._stops and not prediction) as features:
+            output = self._run(inputs, whole=prediction)
+            if prediction:
+                features.logits = self._said(output, inputs)
+        return features
+
+    def _run_logits(self, inputs: Mapping[str, Any]) -> Features:
+        return Features(logits=self._said(self._run(inputs, whole=True), inputs))
+
+    def _said(self, output: Any, inputs: Mapping[str, Any]) -> Tensor | None:
+        return logits_of(output, inputs.get("attention_mask"), self._pooling)
+
+    def _run(self, inputs: Mapping[str, Any], whole: bool) -> Any:
+        return functional_call(self._module(whole), self._cast[whole], kwargs={**inputs, **PLAIN_OUTPUT})
+
+    def _module(self, whole: bool) -> nn.Module:
+        return self.model if whole else self.model.base_model
+
+    def _cast_weights(self) -> None:
+        """The weights in the type to which autocast, if it is on, would cast them, by their names in both modules."""
+        cast: dict[int, Tensor] = {}
+        modules = (module for layer in self._encoder.layers for module in layer.modules())
+        for weight in (module.weight for module in modules if type(module) is nn.Linear):
+            if torch.is_autocast_enabled(weight.device.type) and weight.dtype == torch.float32:
+                cast[id(weight)] = weight.to(torch.get_autocast_dtype(weight.device.type))
+        for whole in (True, False):
+            named = self._module(whole).named_parameters()
+            self._cast[whole] = {name: cast[id(weight)] for name, weight in named if id(weight) in cast}
+
+
+class SeveralTeachers(LiveTeacher):
+    """Several models whose logits are averaged; layers are the first one's.
+
+    Args:
+        models: the teachers, whose labels are the first one's in any order.
+        weights: their shares of the logits, which add up to 1.
+        hidden: layers of the first teacher (see `LiveTeacher`, also for the other arguments).
+        attention: layers of the first teacher.
+        **kwargs: of `LiveTeacher`.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[PreTrainedModel],
+        weights: Sequence[float],
+        hidden: Iterable[int],
+        attention: Iterable[int],
+        **kwargs: Any,
+    ) -> None:
+        """Put hooks on the first; freeze all."""
+        super().__init__(models[0], hidden, attention, **kwargs)
+        self.sources = list(zip(models, weights, strict=True))
+        plain = {name: kwargs[name] for name in ("autocast", "compile_kwargs", "pooling") if name in kwargs}
+        self._others = [LiveTeacher(model, (), (), **plain) for model in models[1:]]
+        self._orders = [LabelOrder.between(models[0].config, model.config) for model in models[1:]]
+        self.inputs = self.inputs.union(*(other.inputs for other in self._others))
+
+    def features(self, inputs: Mapping[str, Any], intermediate: bool, prediction: bool) -> Features:
+        """The first teacher's layers, and the weighted mean of all logits."""
+        features = super().features(inputs, intermediate, prediction)
+        if features.logits is not None:
+            total = self.sources[0][1] * features.logits.float()
+            for other, order, (_, weight) in zip(self._others, self._orders, self.sources[1:], strict=True):
+                logits = other.features(inputs, intermediate=False, prediction=True).logits
+                assert logits is not None
+                total = total + weight * order.logits(logits.float())
+            features.logits = total
+        return features
+
+    def close(self) -> None:
+        """Take the hooks off, and forget what was cast."""
+        super().close()
+        for other in self._others:
+            other.close()

@@ -1,0 +1,189 @@
+"""A teacher that reads other tokens than its student, on real requests."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import workbench
+from datasets import Dataset, DatasetDict
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    BertConfig,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
+
+from hf_tinybert import DistillationTrainer, TinyBertConfig, create_student, tokenize_for_teacher
+from hf_tinybert.evaluation import metrics
+from hf_tinybert.teacher.inputs import COLUMNS, TeacherInputsCollator, of_student, of_teacher
+
+
+def texts_of(split):
+    rows = workbench.household()[split]
+    texts = [workbench.tokenizer().decode(ids, skip_special_tokens=True) for ids in rows["input_ids"]]
+    return Dataset.from_dict({"text": texts, "labels": rows["labels"]})
+
+
+@pytest.fixture(scope="module")
+def byte_tokens():
+    """A byte-level BPE tokenizer of 600 tokens, trained on the requests: nothing in common with WordPiece."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=True), decoders.ByteLevel()
+    special = ["<pad>", "<s>", "</s>", "<mask>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe.train_from_iterator(
+        texts_of("train")["text"],
+        trainers.BpeTrainer(vocab_size=600, special_tokens=special, initial_alphabet=alphabet),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", mask_token="<mask>")
+
+
+@pytest.fixture(scope="module")
+def data(byte_tokens):
+    """Rows with the student's inputs (bytes) and the teacher's (WordPiece)."""
+
+    def tokenize(batch):
+        return {name: value for name, value in byte_tokens(batch["text"]).items() if name != "token_type_ids"}
+
+    splits = {}
+    for split in ("train", "eval"):
+        both = tokenize_for_teacher(texts_of(split), workbench.tokenizer(), "text", max_length=32)
+        splits[split] = both.map(tokenize, batched=True, remove_columns=["text"])
+    return splits
+
+
+def student_of(teacher, **changes):
+    set_seed(0)
+    config = workbench.student_config(teacher, **({"vocab_size": 600} | changes))
+    return create_student(teacher, config, init="random", own_vocabulary=True)
+
+
+def trainer_of(teacher, data, tokens, folder, student=None, changes=None, **arguments):
+    args = workbench.arguments(folder, **({"phases": "prediction", "max_steps": 12} | arguments))
+    settings = {
+        "model": student or student_of(teacher),
+        "teacher": teacher,
+        "args": args,
+        "train_dataset": data["train"],
+        "eval_dataset": data["eval"],
+        "processing_class": tokens,
+        "teacher_processing_class": workbench.tokenizer(),
+        "compute_metrics": metrics.accuracy,
+    }
+    return DistillationTrainer(**(settings | (changes or {})))
+
+
+def test_the_teacher_says_of_a_text_what_it_says_alone(teacher, data, byte_tokens, tmp_path):
+    trainer = trainer_of(teacher, data, byte_tokens, tmp_path, report_agreement=True)
+    own = workbench.trainer(
+        workbench.small_student(teacher), teacher, workbench.arguments(tmp_path), compute_metrics=metrics.accuracy
+    )
+    expected = own.evaluate_teacher(workbench.household()["eval"])
+    measured = trainer.evaluate_teacher()
+    assert measured["teacher_accuracy"] == expected["teacher_accuracy"] > 0.5
+    assert measured["teacher_loss"] == pytest.approx(expected["teacher_loss"], rel=2e-3)
+
+
+@pytest.mark.parametrize("cache", ["none", "logits"])
+def test_it_teaches(cache, teacher, data, byte_tokens, tmp_path):
+    """From random weights the student comes to say of 24 requests what the teacher says."""
+    few = data["train"].select(range(24))
+    trainer = trainer_of(
+        teacher,
+        {"train": few, "eval": few},
+        byte_tokens,
+        tmp_path,
+        max_steps=60,
+        per_device_train_batch_size=12,
+        learning_rate=5e-3,
+        teacher_cache=cache,
+        teacher_cache_dir=str(tmp_path / "cache"),
+    )
+    before = trainer.evaluate()
+    trainer.train()
+    after = trainer.evaluate()
+    assert after["eval_agreement"] > before["eval_agreement"] + 0.5
+    assert after["eval_kl"] < 0.5 * before["eval_kl"]
+    trainer.save_model(str(tmp_path / "student"))
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student")
+    assert again.config.vocab_size == 600
+
+
+def test_predictions_need_no_labels_and_no_teacher(teacher, data, byte_tokens, tmp_path):
+    trainer = trainer_of(teacher, data, byte_tokens, tmp_path, report_agreement=False)
+    both = data["eval"].select(range(9))
+    with_labels = trainer.predict(both.remove_columns([name for name in COLUMNS if name in both.column_names]))
+    without = trainer.predict(both.remove_columns(["labels"]))
+    np.testing.assert_allclose(without.predictions, with_labels.predictions, atol=1e-5)
+
+
+def test_collated_rows(byte_tokens, data):
+    collator = TeacherInputsCollator(lambda rows: {"kept": [sorted(row) for row in rows]}, workbench.tokenizer())
+    rows = [dict(data["train"][i]) for i in range(3)]
+    batch = collator(rows)
+    assert batch["kept"] == [["attention_mask", "input_ids", "labels"]] * 3
+    assert batch["teacher_input_ids"].shape[1] % 8 == 0
+    for row, ids, mask in zip(rows, batch["teacher_input_ids"], batch["teacher_attention_mask"], strict=True):
+        assert ids[mask.bool()].tolist() == row["teacher_input_ids"]
+    assert collator([{"input_ids": [1]}]) == {"kept": [["input_ids"]]}
+
+
+def test_views_of_a_batch():
+    batch = {"input_ids": 1, "token_type_ids": 2, "labels": 3, "teacher_input_ids": 4, "teacher_row": (5,)}
+    assert of_teacher(batch) == {"input_ids": 4, "labels": 3, "teacher_row": (5,)}
+    assert of_student(batch) == {"input_ids": 1, "token_type_ids": 2, "labels": 3, "teacher_row": (5,)}
+    assert of_teacher({"input_ids": 1}) == {"input_ids": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"phases": "two"}, "embedding, hidden and attention levels have no positions in common: use phases='pred"),
+        ({"phases": "joint"}, "got phases='joint'"),
+    ],
+)
+def test_levels_of_tokens_are_refused(arguments, message, teacher, data, byte_tokens, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        trainer_of(teacher, data, byte_tokens, tmp_path, **arguments)
+
+
+def test_tasks_of_tokens_and_missing_or_long_columns_are_refused(teacher, data, byte_tokens, tmp_path):
+    config = BertConfig(vocab_size=600, hidden_size=24, num_hidden_layers=1, num_attention_heads=12, num_labels=12)
+    tagger = AutoModelForTokenClassification.from_config(config)
+    with pytest.raises(ValueError, match="this task's logits are of tokens"):
+        trainer_of(teacher, data, byte_tokens, tmp_path, student=tagger)
+    for split, what in (("train_dataset", "training"), ("eval_dataset", "evaluation")):
+        lacking = data["train"].remove_columns(["teacher_input_ids"])
+        with pytest.raises(ValueError, match=f"The {what} data has no column 'teacher_input_ids'"):
+            trainer_of(teacher, data, byte_tokens, tmp_path, changes={split: lacking})
+    long = data["train"].select(range(2)).remove_columns(["teacher_input_ids", "teacher_attention_mask"])
+    long = long.add_column("teacher_input_ids", [[101] * 600, [101]])
+    with pytest.raises(ValueError, match="600 tokens is longer than the 512 positions"):
+        trainer_of(teacher, data, byte_tokens, tmp_path, changes={"train_dataset": long})
+    with pytest.raises(ValueError, match="There is no column 'sentence'"):
+        tokenize_for_teacher(texts_of("eval"), byte_tokens, "sentence")
+    with pytest.raises(ValueError, match="There is no column 'sentence'"):
+        tokenize_for_teacher(DatasetDict({"train": texts_of("eval")}), byte_tokens, "sentence")
+    with pytest.raises(ValueError, match="init='teacher' needs the teacher's vocabulary"):
+        create_student(teacher, TinyBertConfig.from_teacher(teacher.config, vocab_size=600), own_vocabulary=True)
+
+
+def test_several_splits_at_once(byte_tokens):
+    both = tokenize_for_teacher(DatasetDict({"eval": texts_of("eval"), "test": texts_of("test")}), byte_tokens, "text")
+    for split in ("eval", "test"):
+        assert both[split]["teacher_input_ids"][3] == byte_tokens(both[split]["text"][3])["input_ids"]
+
+
+def test_streams(teacher, data, byte_tokens, tmp_path):
+    stream = data["train"].to_iterable_dataset()
+    trainer = trainer_of(teacher, data, byte_tokens, tmp_path, changes={"train_dataset": stream}, max_steps=2)
+    trainer.train()
+    assert trainer.state.global_step == 2
+    lacking = data["train"].select_columns(["input_ids", "attention_mask", "labels"]).to_iterable_dataset()
+    args = {"max_steps": 2, "report_agreement": False}
+    with pytest.raises(ValueError, match=r"no (column )?'teacher_input_ids'"):
+        trainer_of(teacher, data, byte_tokens, tmp_path, changes={"train_dataset": lacking}, **args).train()
+    assert torch.is_grad_enabled()
