@@ -87,7 +87,7 @@ class LayerMapping(Mapping[int, int]):
         return cls(pairs)
 
     @classmethod
-    def build(
+    def from_spec(
         cls, spec: str | Mapping[int, int] | LayerMapping, student_layers: int, teacher_layers: int
     ) -> LayerMapping:
         """Make a mapping from a strategy name, a written mapping or a dict, checked against both depths.

@@ -32,33 +32,33 @@ from hf_tinybert import model_card
 from hf_tinybert.benchmark.comparison import Comparison
 from hf_tinybert.data import sampler
 from hf_tinybert.distillation.batch_counts import BatchCounts
-from hf_tinybert.distillation.objective import DistillationObjective, Settings, Step
-from hf_tinybert.distillation.output_matching import Prediction
+from hf_tinybert.distillation.objective import DistillationObjective, ObjectiveConfig, Step
+from hf_tinybert.distillation.output_matching import OutputLoss
 from hf_tinybert.distillation.phases import INTERMEDIATE_LEVELS, LEVELS, Phase, PhasePlan, learning_rate_function
 from hf_tinybert.distillation.projections import Projections
 from hf_tinybert.distillation.validation import (
-    build_settings,
+    build_objective_config,
     check_data,
     check_further_teachers,
     check_teacher_inputs,
     longest_input,
     pooling_of,
 )
-from hf_tinybert.evaluation.layer_fidelity import Fidelity
-from hf_tinybert.evaluation.prediction_fidelity import Agreement
+from hf_tinybert.evaluation.layer_fidelity import LayerFidelity
+from hf_tinybert.evaluation.prediction_fidelity import PredictionFidelity
 from hf_tinybert.hub import checkpoints
 from hf_tinybert.hub.trainer import HubTrainer
 from hf_tinybert.models import peft, sentence_transformers_files
-from hf_tinybert.models.architectures import locate
-from hf_tinybert.models.label_alignment import LabelOrder
-from hf_tinybert.models.loading import auto_class, check_tokenizer, freeze, load_teacher, saved_class
-from hf_tinybert.models.output_types import LABELS, VECTORS, kind_of, logits_of
+from hf_tinybert.models.architectures import Encoder
+from hf_tinybert.models.label_alignment import LabelAlignment
+from hf_tinybert.models.loading import auto_class, check_tokenizer, freeze, load_model, saved_class
+from hf_tinybert.models.output_types import LABELS, VECTORS, logits_of, output_type
 from hf_tinybert.student import provenance
 from hf_tinybert.student.create import student_of_data
 from hf_tinybert.student.projection_init import offered
 from hf_tinybert.teacher import inputs as teacher_inputs
 from hf_tinybert.teacher.cache import policy, rows
-from hf_tinybert.teacher.source import LiveTeacher, SeveralTeachers, TeacherSignal
+from hf_tinybert.teacher.source import OnlineTeacher, TeacherEnsemble, TeacherSource
 from hf_tinybert.training_args import DistillationTrainingArguments
 from hf_tinybert.utils import compat
 from hf_tinybert.utils.work_sharing import default_folder
@@ -109,7 +109,7 @@ def _loaded(teacher: Teacher, auto: Any, reads: Any, init_kwargs: Mapping[str, A
     if isinstance(teacher, str | os.PathLike):
         if isinstance(reads, PreTrainedTokenizerBase):
             check_tokenizer(reads, teacher, "teacher")
-        loaded: PreTrainedModel = load_teacher(teacher, auto, init_kwargs)
+        loaded: PreTrainedModel = load_model(teacher, auto, init_kwargs)
         return loaded
     if init_kwargs:
         raise ValueError("teacher_init_kwargs goes with a teacher given by name; this one is already loaded.")
@@ -130,7 +130,7 @@ def _asks_for_fsdp(args: DistillationTrainingArguments) -> bool:
 class DistillationTrainer(HubTrainer):
     """A `Trainer` that distils a teacher into `model` as TinyBERT does.
 
-    `train()` matches all levels in every step, or in the paper's two phases (`phases="two"`); everything else
+    `train()` matches all levels in every step, or in the paper's two phases (`phases="two_phase"`); everything else
     (`evaluate`, `predict`, `compute_metrics`, callbacks, checkpoints, resume, `push_to_hub`,
     `hyperparameter_search`) is the Trainer's. A custom `compute_loss_func` takes the place of the hard-label loss.
     Evaluation uses the student's ordinary loss.
@@ -214,13 +214,13 @@ class DistillationTrainer(HubTrainer):
                 raise ValueError("peft_config goes with model; with model_init, let that return a PeftModel.")
             model = peft.add_adapter(model, peft_config)
         self._objective: DistillationObjective | None = None
-        self._signal: TeacherSignal | None = None
-        self._for_evaluation: TeacherSignal | None = None
+        self._signal: TeacherSource | None = None
+        self._for_evaluation: TeacherSource | None = None
         self._plan: PhasePlan | None = None
         self._resumed: checkpoints.DistillationState | None = None
         self._phase: Phase | None = None
-        self._agreement: Agreement | None = None
-        self._fidelity: Fidelity | None = None
+        self._agreement: PredictionFidelity | None = None
+        self._fidelity: LayerFidelity | None = None
         self.recorder = model_card.Recorder()
         self._gathered: dict[str, Tensor] | None = None
         self._bases: set[str] = set()
@@ -260,7 +260,7 @@ class DistillationTrainer(HubTrainer):
         self.teacher_weights = _shares(teacher_weights, len(self.teachers))
         self.add_callback(_KeepTeacher(self))
         self.add_callback(self.recorder)
-        self._label_order = LabelOrder()
+        self._label_alignment = LabelAlignment()
         self._settings()
         ours = collator is None and isinstance(self.data_collator, DataCollatorWithPadding)
         if ours and (self._max_length or 0) % 8 == 0:
@@ -293,27 +293,27 @@ class DistillationTrainer(HubTrainer):
             teacher = teacher.to(self.args.device)
         return freeze(teacher)
 
-    def _settings(self) -> Settings:
+    def _settings(self) -> ObjectiveConfig:
         """Derive the settings from arguments and models, checking that they fit; done whenever training starts."""
         self.args.check()
         settings = self._settings_of(self.student)
         check_further_teachers(self.args, self.teachers)
-        self._label_order = settings.label_order
+        self._label_alignment = settings.label_alignment
         if self.teacher_processing_class is None:
             self._max_length = longest_input(self.student, self.teacher)
         else:
-            self._max_length = locate(self.student).max_length
+            self._max_length = Encoder.from_model(self.student).max_length
             check_teacher_inputs(self.train_dataset, self.teacher, "training")
-            if self.args.report_agreement:
+            if self.args.report_fidelity:
                 evaluated = self.eval_dataset if isinstance(self.eval_dataset, Mapping) else {"": self.eval_dataset}
                 for dataset in evaluated.values():
                     check_teacher_inputs(dataset, self.teacher, "evaluation")
         check_data(self.train_dataset, self._max_length)
         return settings
 
-    def _settings_of(self, student: PreTrainedModel) -> Settings:
-        own_vocabulary = self.teacher_processing_class is not None
-        return build_settings(self.args, student, self.teacher, self._hard_label_function, own_vocabulary)
+    def _settings_of(self, student: PreTrainedModel) -> ObjectiveConfig:
+        separate_vocabulary = self.teacher_processing_class is not None
+        return build_objective_config(self.args, student, self.teacher, self._hard_label_function, separate_vocabulary)
 
     def _read_by_teacher(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """A batch, checked to hold the teacher's own token ids where the student's mean nothing to it."""
@@ -354,15 +354,17 @@ class DistillationTrainer(HubTrainer):
             self.optimizer = self.lr_scheduler = None
         if resume is not None:
             self._resume_from(resume, settings, projections)
-        self._objective = DistillationObjective(student, locate(student), projections.to(self.args.device), settings)
-        self._signal = self._open_signal(settings)
+        self._objective = DistillationObjective(
+            student, Encoder.from_model(student), projections.to(self.args.device), settings
+        )
+        self._signal = self._open_source(settings)
         self._join_user_optimizer(projections)
         provenance.record(student, self.teachers, settings.mapping, self.args.phases)
         logger.info(f"Layer mapping:\n{settings.mapping}")
         settings.say_heads()
         return self._objective
 
-    def _projections_of(self, student: PreTrainedModel, settings: Settings) -> Projections:
+    def _projections_of(self, student: PreTrainedModel, settings: ObjectiveConfig) -> Projections:
         """Those that this student was last trained with, or new ones."""
         before = self._objective
         if (
@@ -374,8 +376,8 @@ class DistillationTrainer(HubTrainer):
         ):
             return before.projections
         projections = Projections(
-            locate(student).hidden_size,
-            locate(self.teacher).hidden_size,
+            Encoder.from_model(student).hidden_size,
+            Encoder.from_model(self.teacher).hidden_size,
             set(settings.hidden_layers),
             shared=self.args.projection == "shared",
             seed=self.args.seed,
@@ -385,7 +387,7 @@ class DistillationTrainer(HubTrainer):
         projections.start_from(offered(student))
         return projections
 
-    def _open_signal(self, settings: Settings) -> TeacherSignal:
+    def _open_source(self, settings: ObjectiveConfig) -> TeacherSource:
         """The live teacher, or one that keeps what it said (`teacher_cache`)."""
         args = self.args
         live = self._live_teacher(
@@ -417,20 +419,20 @@ class DistillationTrainer(HubTrainer):
             agree=lambda value: broadcast_object_list([value])[0],
         )
         try:
-            return policy.open_signal(live, request)
+            return policy.open_source(live, request)
         except BaseException:
             live.close()
             raise
 
-    def _live_teacher(self, hidden: Sequence[int], attention: Sequence[int], **kwargs: Any) -> LiveTeacher:
+    def _live_teacher(self, hidden: Sequence[int], attention: Sequence[int], **kwargs: Any) -> OnlineTeacher:
         kwargs["autocast"] = self._teacher_autocast()
-        says_vectors = self.args.phases != "intermediate" and kind_of(self.teacher) == VECTORS
+        says_vectors = self.args.phases != "intermediate" and output_type(self.teacher) == VECTORS
         kwargs["pooling"] = pooling_of(self.args, self.teacher) if says_vectors else None
         if len(self.teachers) == 1:
-            return LiveTeacher(self.teacher, hidden, attention, **kwargs)
-        return SeveralTeachers(self.teachers, self.teacher_weights, hidden, attention, **kwargs)
+            return OnlineTeacher(self.teacher, hidden, attention, **kwargs)
+        return TeacherEnsemble(self.teachers, self.teacher_weights, hidden, attention, **kwargs)
 
-    def _asked(self) -> TeacherSignal:
+    def _asked(self) -> TeacherSource:
         """The teacher in an evaluation: that of the training under way, or one for this evaluation."""
         if self._signal is not None:
             return self._signal
@@ -454,7 +456,7 @@ class DistillationTrainer(HubTrainer):
         if new:
             self.optimizer.add_param_group({"params": new})
 
-    def _resume_from(self, folder: str, settings: Settings, projections: Projections) -> None:
+    def _resume_from(self, folder: str, settings: ObjectiveConfig, projections: Projections) -> None:
         state = checkpoints.DistillationState.load(folder)
         now = (settings.mapping.to_string(), self.args.projection)
         if (state.layer_mapping, state.projection) != now:
@@ -472,7 +474,7 @@ class DistillationTrainer(HubTrainer):
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """One schedule for both phases, each counting from its own first step."""
         resumed = None if self._resumed is None else self._resumed.intermediate_steps
-        self._plan = PhasePlan.of_arguments(self.args, num_training_steps, resumed)
+        self._plan = PhasePlan.from_arguments(self.args, num_training_steps, resumed)
         if self.lr_scheduler is None:
             function = learning_rate_function(self.args, self._plan)
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, function)
@@ -493,7 +495,7 @@ class DistillationTrainer(HubTrainer):
         if self._plan.begins_prediction(step):
             # A fresh optimiser, as each phase of the paper is a run of its own.
             getattr(self.optimizer, "optimizer", self.optimizer).state.clear()
-        counts = BatchCounts.of_batches(
+        counts = BatchCounts.from_batches(
             batches,
             device,
             longest=self._max_length,
@@ -536,7 +538,7 @@ class DistillationTrainer(HubTrainer):
         assert self._signal is not None
         assert isinstance(num_items_in_batch, BatchCounts)
         levels = LEVELS[self._phase]
-        if rows.ROW not in inputs and not isinstance(self._signal, LiveTeacher):
+        if rows.ROW not in inputs and not isinstance(self._signal, OnlineTeacher):
             logger.warning_once(
                 "The training batches carry no row numbers, which the default get_train_dataloader gives them: the "
                 "teacher cache is of no use, and the teacher runs in every step."
@@ -544,7 +546,7 @@ class DistillationTrainer(HubTrainer):
         read = self._read_by_teacher(inputs)
         teacher = self._signal.features(read, intermediate="hidden" in levels, prediction="prediction" in levels)
         if teacher.logits is not None:
-            teacher.logits = self._label_order.logits(teacher.logits)
+            teacher.logits = self._label_alignment.logits(teacher.logits)
         loss, parts = model(**inputs, step=Step(teacher, levels, num_items_in_batch))
         for name, value in parts.items():
             self._parts[name] = self._parts[name] + value if name in self._parts else value
@@ -554,15 +556,17 @@ class DistillationTrainer(HubTrainer):
     def _ordinary_loss(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
         """A model's own loss and outputs; the teacher's in the student's order of labels, the mean of several."""
         is_teacher = self.accelerator.unwrap_model(model) is self.teacher
-        plain = self._label_order.places is None and len(self.teachers) == 1 and self.teacher_processing_class is None
+        plain = (
+            self._label_alignment.indices is None and len(self.teachers) == 1 and self.teacher_processing_class is None
+        )
         if not is_teacher or plain:
             loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
             return loss, outputs
         logits = self._asked().features(self._for_teacher(inputs), intermediate=False, prediction=True).logits
         assert logits is not None
-        logits = self._label_order.logits(logits)
-        prediction = Prediction(kind_of(self.student))
-        counts = BatchCounts.of_batches([inputs], logits.device, count_rows=prediction.counts_rows)
+        logits = self._label_alignment.logits(logits)
+        prediction = OutputLoss(output_type(self.student))
+        counts = BatchCounts.from_batches([inputs], logits.device, count_rows=prediction.counts_rows)
         labelled = any(inputs.get(name) is not None for name in LABELS)
         loss = prediction.hard(logits, inputs, counts) if labelled else logits.new_zeros(())
         return loss, prediction.output_of(logits, loss)
@@ -575,7 +579,7 @@ class DistillationTrainer(HubTrainer):
         assert self._agreement is not None
         teacher_logits = self._asked().features(self._for_teacher(inputs), False, prediction=True).logits
         if logits is not None and teacher_logits is not None:
-            self._agreement.update(logits, self._label_order.logits(teacher_logits), inputs)
+            self._agreement.update(logits, self._label_alignment.logits(teacher_logits), inputs)
 
     # Logging
 
@@ -626,7 +630,7 @@ class DistillationTrainer(HubTrainer):
         follow the teacher's (see `hf_tinybert.evaluation.layer_fidelity`). `compute_metrics` is given its vectors as
         predictions and the teacher's as labels.
         """
-        student, wanted = self.student, self.args.report_agreement
+        student, wanted = self.student, self.args.report_fidelity
         headless = peft.unwrapped(student).base_model is peft.unwrapped(student)
         vectors = headless and self.args.phases != "intermediate"
         loss_only = kwargs.get("prediction_loss_only", args[2] if len(args) > 2 else None)
@@ -634,7 +638,7 @@ class DistillationTrainer(HubTrainer):
         if vectors or (wanted and headless and loss_only):
             self._fidelity = self._open_fidelity(student)
         elif wanted and not headless:
-            self._agreement = Agreement(kind_of(student))
+            self._agreement = PredictionFidelity(output_type(student))
         try:
             output = super().evaluation_loop(*args, **kwargs)
             measure = self._fidelity or self._agreement
@@ -680,10 +684,10 @@ class DistillationTrainer(HubTrainer):
             return loss, None, None
         return (torch.zeros_like(loss), teachers, teachers) if self._teacher_answers else (loss, vectors, teachers)
 
-    def _open_fidelity(self, student: PreTrainedModel) -> Fidelity:
+    def _open_fidelity(self, student: PreTrainedModel) -> LayerFidelity:
         settings = self._settings_of(student)
         projections = self._projections_of(student, settings).to(self.args.device)
-        return Fidelity(
+        return LayerFidelity(
             student, self.teacher, projections, settings, self.accelerator.autocast, self._teacher_autocast()
         )
 
@@ -698,7 +702,7 @@ class DistillationTrainer(HubTrainer):
         Raises:
             ValueError: there are no data, or the models have no head, and their vectors are not compared.
         """
-        if kind_of(self.teacher) == VECTORS and self.args.phases == "intermediate":
+        if output_type(self.teacher) == VECTORS and self.args.phases == "intermediate":
             raise ValueError("A teacher without a head has no metrics of its own where only layers are matched.")
         dataset = self._evaluated(eval_dataset)
         if dataset is None:
@@ -706,11 +710,11 @@ class DistillationTrainer(HubTrainer):
         if isinstance(dataset, Mapping):
             each = [self.evaluate_teacher(data, f"{metric_key_prefix}_{name}") for name, data in dataset.items()]
             return {name: value for found in each for name, value in found.items()}
-        student, reports = self.model, self.args.report_agreement
-        self._teacher_answers = kind_of(self.teacher) == VECTORS
+        student, reports = self.model, self.args.report_fidelity
+        self._teacher_answers = output_type(self.teacher) == VECTORS
         if not self._teacher_answers:
             self.model = self.model_wrapped = self.teacher
-        self.args.report_agreement = False
+        self.args.report_fidelity = False
         try:
             loader = self.get_test_dataloader(dataset)
             output = self.evaluation_loop(
@@ -721,7 +725,7 @@ class DistillationTrainer(HubTrainer):
             return metrics
         finally:
             self.model = self.model_wrapped = student
-            self.args.report_agreement = reports
+            self.args.report_fidelity = reports
             self._teacher_answers = False
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
@@ -837,7 +841,7 @@ class DistillationTrainer(HubTrainer):
             self._bases.add(output_dir)
         pooling = None if self._objective is None else self._objective.settings.prediction.pooling
         if self._objective is not None and pooling is not None and not peft.has_adapter(self.student):
-            encoder, dense = locate(self.student), self._objective.projections.of_vectors
+            encoder, dense = Encoder.from_model(self.student), self._objective.projections.of_vectors
             sentence_transformers_files.write(staging, encoder.hidden_size, pooling, encoder.max_length, dense)
         if self._objective is not None and self._plan is not None and checkpoints.is_checkpoint_folder(output_dir):
             checkpoints.save_projections(self._gathered or self._objective.projections.state_dict(), staging)

@@ -13,7 +13,7 @@ from hf_tinybert.models.pooling import POOLINGS
 from hf_tinybert.utils import compat
 
 HEAD_MATCHINGS = ("auto", "heads", "mean", "mixing", "relations")
-PHASES = ("joint", "two", "intermediate", "prediction")
+PHASES = ("joint", "two_phase", "intermediate", "prediction")
 #: Default learning rates: where layers are matched in every step, and of predictions alone.
 JOINT_RATE, PREDICTION_RATE = 3e-4, 1e-4
 TEACHER_CACHES = ("none", "logits", "features", "auto")
@@ -25,10 +25,10 @@ MIXED_PRECISIONS = ("no", "bf16", "fp16")
 class DistillationTrainingArguments(TrainingArguments):
     """Arguments of a distillation run.
 
-    By default every step matches all levels; `phases="two"` is the paper's order, first the layers, then the
+    By default every step matches all levels; `phases="two_phase"` is the paper's order, first the layers, then the
     prediction. `num_train_epochs` (or `max_steps`) covers both phases; `learning_rate`, warm-up and
     `lr_scheduler_type` are then those of the prediction phase. Defaults that differ from `TrainingArguments`:
-    `num_train_epochs` is 10; `learning_rate` is 3e-4, or 1e-4 with `phases="two"` and `"prediction"`, where the
+    `num_train_epochs` is 10; `learning_rate` is 3e-4, or 1e-4 with `phases="two_phase"` and `"prediction"`, where the
     higher one did worse (`docs/results.md`); batches hold sequences of similar length
     (`group_by_length`, in transformers 5 `train_sampling_strategy`), where the training data are a tokenised
     `datasets.Dataset`; `logging_nan_inf_filter` is off (it waits for the device in every step and hides NaN; we stop
@@ -38,8 +38,8 @@ class DistillationTrainingArguments(TrainingArguments):
     phases: str = field(
         default="joint",
         metadata={
-            "help": "'joint': all levels in every step. 'two': intermediate layers, then prediction (the paper's task "
-            "distillation). 'intermediate' or 'prediction': one of them alone.",
+            "help": "'joint': all levels in every step. 'two_phase': intermediate layers, then prediction (the paper's "
+            "task distillation). 'intermediate' or 'prediction': one of them alone.",
             "choices": list(PHASES),
         },
     )
@@ -55,12 +55,13 @@ class DistillationTrainingArguments(TrainingArguments):
     learning_rate: float = field(
         default=None,  # type: ignore[assignment]
         metadata={
-            "help": "Learning rate of the run; with 'two', of the prediction phase; 'intermediate' has its own. "
-            "Default: 3e-4, and 1e-4 where predictions are matched alone ('two', 'prediction')."
+            "help": "Learning rate of the run; with 'two_phase', of the prediction phase; 'intermediate' has its own. "
+            "Default: 3e-4, and 1e-4 where predictions are matched alone ('two_phase', 'prediction')."
         },
     )
     intermediate_learning_rate: float = field(
-        default=3e-4, metadata={"help": "Learning rate of the intermediate phase, with 'two' and 'intermediate'."}
+        default=3e-4,
+        metadata={"help": "Learning rate of the intermediate phase, with 'two_phase' and 'intermediate'."},
     )
     intermediate_lr_scheduler_type: str = field(
         default="constant", metadata={"help": "Schedule of the intermediate phase; constant in the paper."}
@@ -147,7 +148,7 @@ class DistillationTrainingArguments(TrainingArguments):
         default="float16",
         metadata={"help": "Type of cached features; logits are float32.", "choices": list(CACHE_DTYPES)},
     )
-    report_agreement: bool = field(
+    report_fidelity: bool = field(
         default=True,
         metadata={"help": "Evaluation also reports how often student and teacher agree; it runs the teacher."},
     )
@@ -174,7 +175,7 @@ class DistillationTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         """Check what can be checked without models and data."""
         if self.learning_rate is None:
-            self.learning_rate = PREDICTION_RATE if self.phases in ("two", "prediction") else JOINT_RATE
+            self.learning_rate = PREDICTION_RATE if self.phases in ("two_phase", "prediction") else JOINT_RATE
         for name in ("gradient_checkpointing", "activation_checkpointing"):
             if getattr(self, name, False):
                 self._forbid_reentrant(f"{name}_kwargs")
@@ -203,9 +204,10 @@ class DistillationTrainingArguments(TrainingArguments):
                 "use phases='intermediate' or phases='prediction'."
             )
         if self.num_intermediate_epochs is not None:
-            if self.phases != "two":
+            if self.phases != "two_phase":
                 raise ValueError(
-                    f"num_intermediate_epochs goes with phases='two', where layers come first; got {self.phases!r}."
+                    "num_intermediate_epochs goes with phases='two_phase', where layers come first; got "
+                    f"{self.phases!r}."
                 )
             if self.max_steps > 0:
                 raise ValueError(
@@ -217,7 +219,7 @@ class DistillationTrainingArguments(TrainingArguments):
                     f"which counts both phases; got {self.num_intermediate_epochs}."
                 )
         rate = self.intermediate_learning_rate
-        if self.phases in ("two", "intermediate") and not (rate > 0 and self.learning_rate > 0):
+        if self.phases in ("two_phase", "intermediate") and not (rate > 0 and self.learning_rate > 0):
             raise ValueError(
                 f"intermediate_learning_rate and learning_rate must be positive, got {rate} and {self.learning_rate}."
             )

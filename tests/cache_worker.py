@@ -21,11 +21,11 @@ import worker
 from datasets import Dataset
 from safetensors.torch import save
 
-from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.teacher.cache import policy
-from hf_tinybert.teacher.cache.policy import Request, open_signal
+from hf_tinybert.teacher.cache.policy import Request, open_source
 from hf_tinybert.teacher.cache.store import FeatureStore
-from hf_tinybert.teacher.source import LiveTeacher
+from hf_tinybert.teacher.source import OnlineTeacher
 
 PADDING = 1
 SHARD_BYTES = 4000
@@ -68,7 +68,7 @@ class Passes:
     def __init__(self, model, seconds=0.0):
         self.count = 0
         self._seconds = seconds
-        self._handle = locate(model).layers[0].register_forward_pre_hook(self._note)
+        self._handle = Encoder.from_model(model).layers[0].register_forward_pre_hook(self._note)
 
     def remove(self):
         self._handle.remove()
@@ -94,8 +94,8 @@ def request(folder, choice="features", dataset=None, **changes) -> Request:
     return Request(**(settings | changes))
 
 
-def live(model=None) -> LiveTeacher:
-    return LiveTeacher(model or tiny_models.model(), [0, 1, 3], [2, 3])
+def live(model=None) -> OnlineTeacher:
+    return OnlineTeacher(model or tiny_models.model(), [0, 1, 3], [2, 3])
 
 
 def small_shards():
@@ -121,7 +121,7 @@ def build(folder, report=None, seconds=0.0, die_at_file=None, ready=None) -> Non
         die_in_rename(die_at_file)
     if ready is not None:
         ready.wait(timeout=60)
-    open_signal(teacher, request(folder)).close()
+    open_source(teacher, request(folder)).close()
     if report is not None:
         Path(report).write_text(str(passes.count), encoding="utf-8")
 

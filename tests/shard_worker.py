@@ -20,9 +20,9 @@ from hf_tinybert.distillation.batch_counts import BatchCounts
 from hf_tinybert.distillation.objective import DistillationObjective, Step
 from hf_tinybert.distillation.phases import LEVELS
 from hf_tinybert.distillation.projections import Projections
-from hf_tinybert.distillation.validation import build_settings
-from hf_tinybert.models.architectures import locate
-from hf_tinybert.teacher.source import LiveTeacher
+from hf_tinybert.distillation.validation import build_objective_config
+from hf_tinybert.models.architectures import Encoder
+from hf_tinybert.teacher.source import OnlineTeacher
 
 
 def step(objective, teacher, batch, counts):
@@ -41,29 +41,29 @@ def main(teacher_folder: str, result: str) -> None:
     rank, processes = dist.get_rank(), dist.get_world_size()
     model = workbench.load(teacher_folder)
     student = tiny_models.undropped(workbench.small_student(model))
-    settings = build_settings(workbench.arguments("unused", phases="joint"), student, model)
+    settings = build_objective_config(workbench.arguments("unused", phases="joint"), student, model)
     projections = Projections(
         student.config.hidden_size, model.config.hidden_size, settings.hidden_layers, shared=False
     )
     wanted = [settings.mapping[m] for m in settings.hidden_layers]
-    teacher = LiveTeacher(model, wanted, [settings.mapping[m] for m in settings.attention_layers])
+    teacher = OnlineTeacher(model, wanted, [settings.mapping[m] for m in settings.attention_layers])
     batch = tiny_models.sentences(8, labels=True)
     twin = copy.deepcopy(student)
     start = [parameter.detach().clone() for parameter in projections.parameters()]
-    alone = DistillationObjective(twin, locate(twin), copy.deepcopy(projections), settings).train()
-    whole = BatchCounts.of_batches([batch], torch.device("cpu"))
+    alone = DistillationObjective(twin, Encoder.from_model(twin), copy.deepcopy(projections), settings).train()
+    whole = BatchCounts.from_batches([batch], torch.device("cpu"))
     expected_loss = step(alone, teacher, batch, whole)
 
     def reduce(total: torch.Tensor, reduction: str) -> torch.Tensor:
         dist.all_reduce(total)
         return total
 
-    objective = DistillationObjective(student, locate(student), projections, settings).train()
-    for layer in locate(student).layers:
+    objective = DistillationObjective(student, Encoder.from_model(student), projections, settings).train()
+    for layer in Encoder.from_model(student).layers:
         fully_shard(layer)
     fully_shard(objective)
     own = {name: value[rank::processes] for name, value in batch.items()}
-    counts = BatchCounts.of_batches([own], torch.device("cpu"), reduce=reduce, processes=processes)
+    counts = BatchCounts.from_batches([own], torch.device("cpu"), reduce=reduce, processes=processes)
     loss = torch.tensor(step(objective, teacher, own, counts) / processes)
     dist.all_reduce(loss)
     sharded = sum(hasattr(parameter, "full_tensor") for parameter in objective.parameters())

@@ -25,7 +25,7 @@ def test_first_and_last():
 @given(DEPTHS, st.sampled_from(["uniform", "first", "last"]))
 def test_every_strategy_is_valid_increasing_and_round_trips(depths, strategy):
     student, teacher = depths
-    mapping = LayerMapping.build(strategy, student, teacher)
+    mapping = LayerMapping.from_spec(strategy, student, teacher)
     values = list(mapping.layers.values())
     assert list(mapping) == list(range(student + 1))
     assert values == sorted(set(values))
@@ -37,11 +37,11 @@ def test_every_strategy_is_valid_increasing_and_round_trips(depths, strategy):
 
 def test_explicit_in_python_and_on_the_command_line():
     expected = {0: 0, 1: 3, 2: 6, 3: 9, 4: 12}
-    assert LayerMapping.build("0:0, 1:3,2:6,3:9,4:12", 4, 12) == expected
-    assert LayerMapping.build(expected, 4, 12) == expected
-    assert LayerMapping.build(LayerMapping(expected), 4, 12) == expected
-    assert LayerMapping.build({1: "3"}, 4, 12) == {1: 3}
-    assert LayerMapping.build(" Last ", 1, 3) == {0: 0, 1: 3}
+    assert LayerMapping.from_spec("0:0, 1:3,2:6,3:9,4:12", 4, 12) == expected
+    assert LayerMapping.from_spec(expected, 4, 12) == expected
+    assert LayerMapping.from_spec(LayerMapping(expected), 4, 12) == expected
+    assert LayerMapping.from_spec({1: "3"}, 4, 12) == {1: 3}
+    assert LayerMapping.from_spec(" Last ", 1, 3) == {0: 0, 1: 3}
 
 
 def test_it_is_a_mapping_in_the_order_of_layers():
@@ -105,7 +105,7 @@ BLOCK = "Layer mapping: the embedding block (0) can only be matched with the emb
 )
 def test_bad_mappings_are_refused(spec, message):
     with pytest.raises(ValueError) as caught:
-        LayerMapping.build(spec, 4, 12)
+        LayerMapping.from_spec(spec, 4, 12)
     assert str(caught.value) == message
 
 
@@ -113,7 +113,7 @@ def test_bad_mappings_are_refused(spec, message):
 @pytest.mark.parametrize(("student", "teacher"), [(6, 4), (5, 4), (0, 4)])
 def test_a_deeper_student_or_one_without_layers_needs_an_explicit_mapping(strategy, student, teacher):
     with pytest.raises(ValueError) as caught:
-        LayerMapping.build(strategy, student, teacher)
+        LayerMapping.from_spec(strategy, student, teacher)
     assert str(caught.value) == (
         f"The '{strategy}' mapping needs a student with 1 to {teacher} layers (the teacher has {teacher}), got "
         f"{student}. Give an explicit mapping for a deeper student."
@@ -122,5 +122,5 @@ def test_a_deeper_student_or_one_without_layers_needs_an_explicit_mapping(strate
 
 def test_a_student_of_the_teachers_depth_meets_it_layer_by_layer():
     for strategy in ("uniform", "first", "last"):
-        assert LayerMapping.build(strategy, 1, 1) == {0: 0, 1: 1}
-        assert LayerMapping.build(strategy, 3, 3) == {0: 0, 1: 1, 2: 2, 3: 3}
+        assert LayerMapping.from_spec(strategy, 1, 1) == {0: 0, 1: 1}
+        assert LayerMapping.from_spec(strategy, 3, 3) == {0: 0, 1: 1, 2: 2, 3: 3}

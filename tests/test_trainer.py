@@ -26,7 +26,7 @@ from hf_tinybert import DistillationTrainer
 from hf_tinybert.distillation.objective import DistillationObjective
 from hf_tinybert.evaluation import metrics
 from hf_tinybert.hub import checkpoints
-from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.utils import compat
 
 pytestmark = pytest.mark.also_transformers("4.57")
@@ -269,7 +269,7 @@ def test_evaluation_is_the_trainers_own(teacher, household, tmp_path):
 
 def test_agreement_can_be_left_out(teacher, tmp_path):
     trainer = workbench.trainer(
-        workbench.small_student(teacher), teacher, workbench.arguments(tmp_path, report_agreement=False)
+        workbench.small_student(teacher), teacher, workbench.arguments(tmp_path, report_fidelity=False)
     )
     assert "eval_agreement" not in trainer.evaluate()
 
@@ -545,7 +545,7 @@ def test_the_teacher_may_have_a_precision_of_its_own(teacher, arguments, of_teac
     seen = {"teacher": set(), "student": set()}
     student = workbench.small_student(teacher)
     handles = [
-        locate(model)
+        Encoder.from_model(model)
         .attention[0]
         .queries.register_forward_hook(lambda *passed, role=role: seen[role].add(passed[2].dtype))
         for role, model in (("teacher", teacher), ("student", student))

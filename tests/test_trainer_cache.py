@@ -27,7 +27,7 @@ from worker import Gradients
 
 from hf_tinybert import DistillationTrainer, create_student
 from hf_tinybert.teacher.cache.signals import CachedFeatures, CachedLogits
-from hf_tinybert.teacher.source import LiveTeacher
+from hf_tinybert.teacher.source import OnlineTeacher
 
 TOLERANCE = 1e-5
 WEIGHT_TOLERANCE = 1e-4
@@ -121,7 +121,7 @@ def test_every_step_is_the_live_teachers(choice, runs):
 @pytest.mark.also_transformers("4.57")
 def test_when_the_teacher_runs(runs):
     live, logits, features = (runs[choice][0] for choice in ("none", "logits", "features"))
-    assert (live.signal, logits.signal, features.signal) == (LiveTeacher, CachedLogits, CachedFeatures)
+    assert (live.signal, logits.signal, features.signal) == (OnlineTeacher, CachedLogits, CachedFeatures)
     assert live.passes == [1] * 12
     assert logits.passes == [1] * 6 + [0] * 6
     assert features.passes == [0] * 12
@@ -422,7 +422,7 @@ def test_rows_that_cannot_be_known_again(data, tmp_path, caplog):
         ):
             tiny(tmp_path, choice, remove_unused_columns=False, **changes())
     run = tiny(tmp_path, "auto", max_steps=2, remove_unused_columns=False, **changes())
-    assert run.signal is LiveTeacher
+    assert run.signal is OnlineTeacher
     assert "teacher_cache='auto' takes 'none': " in caplog.text
     assert why in caplog.text
     assert not (tmp_path / "cache").exists()
@@ -475,9 +475,9 @@ def test_auto_says_what_it_takes_and_why(teacher_folder, tmp_path, caplog):
     ("changes", "signal", "why"),
     [
         ({"max_steps": 10}, CachedLogits, "'logits': no layer is asked for twice"),
-        ({"max_steps": 5, "phases": "prediction"}, LiveTeacher, "'none': no layer is asked for twice"),
+        ({"max_steps": 5, "phases": "prediction"}, OnlineTeacher, "'none': no layer is asked for twice"),
         ({"max_steps": 10, "phases": "prediction"}, CachedLogits, "'logits': no layer is asked for twice"),
-        ({"max_steps": 5, "phases": "intermediate"}, LiveTeacher, "'none': no layer is asked for twice"),
+        ({"max_steps": 5, "phases": "intermediate"}, OnlineTeacher, "'none': no layer is asked for twice"),
     ],
 )
 def test_auto_where_nothing_is_asked_for_twice(changes, signal, why, tmp_path, caplog):

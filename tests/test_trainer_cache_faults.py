@@ -24,9 +24,9 @@ from safetensors.torch import load_file
 from tiny_models import hooks
 
 from hf_tinybert import DistillationTrainer, create_student
-from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.teacher.cache import policy
-from hf_tinybert.teacher.cache.policy import open_signal
+from hf_tinybert.teacher.cache.policy import open_source
 from hf_tinybert.teacher.cache.store import FeatureStore
 
 #: Passes of the teacher while a cache is opened, before any is for the cache.
@@ -68,7 +68,7 @@ def undisturbed(tmp_path_factory):
         patch.setattr(policy, "FeatureStore", partial(FeatureStore, shard_bytes=cache_worker.SHARD_BYTES))
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        open_signal(cache_worker.live(), cache_worker.request(folder)).close()
+        open_source(cache_worker.live(), cache_worker.request(folder)).close()
         torch.set_num_threads(threads)
     said = content(folder)
     assert len(said) > 8
@@ -85,7 +85,7 @@ def open_here(folder, **changes):
     """Open, and say how many shards were built."""
     teacher = cache_worker.live()
     passes = cache_worker.Passes(teacher.model)
-    open_signal(teacher, cache_worker.request(folder, **changes)).close()
+    open_source(teacher, cache_worker.request(folder, **changes)).close()
     return passes.count - OPENING
 
 
@@ -236,7 +236,7 @@ def test_damaged_shards_are_never_trained_on(whole, small_shards, tmp_path, capl
 def changed_weight():
     teacher = tiny_models.model()
     with torch.no_grad():
-        locate(teacher).layers[2].intermediate.dense.weight[0, 0] += 0.5
+        Encoder.from_model(teacher).layers[2].intermediate.dense.weight[0, 0] += 0.5
     return {"teacher": teacher}
 
 
@@ -339,9 +339,9 @@ def test_room_that_vanishes_while_building(small_disk, undisturbed, small_shards
         if len(shards(disk)) == 2 and not (disk / "filler").exists():
             fill(disk)
 
-    handle = locate(teacher.model).layers[0].register_forward_pre_hook(crowd)
+    handle = Encoder.from_model(teacher.model).layers[0].register_forward_pre_hook(crowd)
     with pytest.raises(OSError, match=r"cannot be written to .*Make room there") as raised:
-        open_signal(teacher, cache_worker.request(disk))
+        open_source(teacher, cache_worker.request(disk))
     assert "teacher_cache_dir" in str(raised.value)
     handle.remove()
     teacher.close()
@@ -367,7 +367,7 @@ def test_room_that_vanishes_before_logits_are_written(small_disk, live_steps):
             fill(disk)
 
     before = hooks(teacher)
-    handle = locate(teacher).layers[0].register_forward_pre_hook(crowd)
+    handle = Encoder.from_model(teacher).layers[0].register_forward_pre_hook(crowd)
     with pytest.raises(OSError, match=r"cannot be written to .*disk-0.*Make room there"):
         steps(disk / "cache", "logits", teacher=teacher)
     handle.remove()

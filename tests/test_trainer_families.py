@@ -9,7 +9,7 @@ import workbench
 from transformers import AutoModelForSequenceClassification, set_seed
 
 from hf_tinybert import create_student
-from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.architectures import Encoder
 
 pytestmark = pytest.mark.also_transformers("4.57")
 
@@ -55,14 +55,14 @@ def run(teacher, student, folder, **changes):
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["bert student", "own student"])
-@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+@pytest.mark.parametrize("family", tiny_models.ARCHITECTURES)
 def test_every_level_of_every_family_is_learnt(family, own, tmp_path):
     if own and family == "bert":
         pytest.skip("BERT's own student is a BERT")
     teacher = teacher_of(family)
     student = student_of(teacher, family if own else "bert")
     trainer, series = run(teacher, student, tmp_path, phases="joint", prediction_weight=1.0)
-    layers = locate(student).num_layers
+    layers = Encoder.from_model(student).num_layers
     levels = {"embedding", "prediction", *(f"{kind}_{m}" for kind in ("hidden", "attention") for m in (1, layers))}
     assert {name.removeprefix("loss_") for name in series} == levels
     for name, values in series.items():
@@ -102,7 +102,7 @@ def test_a_cache_gives_what_the_live_teacher_gives(family, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+@pytest.mark.parametrize("family", tiny_models.ARCHITECTURES)
 def test_compiled_training_is_the_same(family, tmp_path):
     """Teacher and student compiled (`torch_compile`), both phases: the same series as without."""
     logs = []

@@ -30,12 +30,14 @@ def parse(argv: list[str]) -> DistillationTrainingArguments:
 
 def test_defaults(make):
     args = make()
-    assert args.phases == "joint"  # the paper's is "two": docs/results.md
+    assert args.phases == "joint"  # the paper's is "two_phase": docs/results.md
     assert (args.num_train_epochs, args.learning_rate, args.intermediate_learning_rate) == (10, 3e-4, 3e-4)
-    rates = {phases: make(phases=phases).learning_rate for phases in ("two", "intermediate", "prediction", "joint")}
-    assert rates == {"two": 1e-4, "intermediate": 3e-4, "prediction": 1e-4, "joint": 3e-4}
-    assert make(phases="two", learning_rate=2e-5).learning_rate == 2e-5
-    assert parse(["--output_dir", args.output_dir, "--phases", "two"]).learning_rate == 1e-4
+    rates = {
+        phases: make(phases=phases).learning_rate for phases in ("two_phase", "intermediate", "prediction", "joint")
+    }
+    assert rates == {"two_phase": 1e-4, "intermediate": 3e-4, "prediction": 1e-4, "joint": 3e-4}
+    assert make(phases="two_phase", learning_rate=2e-5).learning_rate == 2e-5
+    assert parse(["--output_dir", args.output_dir, "--phases", "two_phase"]).learning_rate == 1e-4
     assert args.layer_mapping == "uniform"
     assert args.temperature == 1.0
     assert args.level_weights() == {
@@ -70,16 +72,19 @@ def test_every_other_default_is_the_trainers(tmp_path):
         ({"intermediate_share": 1.0}, "use phases='intermediate'"),
         ({"intermediate_share": -0.5}, "intermediate_share must lie"),
         ({"intermediate_share": float("nan")}, "intermediate_share must lie"),
-        ({"phases": "joint", "num_intermediate_epochs": 1}, "num_intermediate_epochs goes with phases='two'"),
-        ({"phases": "prediction", "num_intermediate_epochs": 1}, "num_intermediate_epochs goes with phases='two'"),
+        ({"phases": "joint", "num_intermediate_epochs": 1}, "num_intermediate_epochs goes with phases='two_phase'"),
         (
-            {"phases": "two", "num_intermediate_epochs": 1, "max_steps": 10},
+            {"phases": "prediction", "num_intermediate_epochs": 1},
+            "num_intermediate_epochs goes with phases='two_phase'",
+        ),
+        (
+            {"phases": "two_phase", "num_intermediate_epochs": 1, "max_steps": 10},
             "num_intermediate_epochs goes with num_train_epochs",
         ),
-        ({"phases": "two", "num_intermediate_epochs": 10}, r"between 0 and num_train_epochs \(10.*got 10"),
-        ({"phases": "two", "num_intermediate_epochs": 0}, "between 0 and num_train_epochs"),
+        ({"phases": "two_phase", "num_intermediate_epochs": 10}, r"between 0 and num_train_epochs \(10.*got 10"),
+        ({"phases": "two_phase", "num_intermediate_epochs": 0}, "between 0 and num_train_epochs"),
         (
-            {"phases": "two", "num_intermediate_epochs": 5, "num_train_epochs": 4},
+            {"phases": "two_phase", "num_intermediate_epochs": 5, "num_train_epochs": 4},
             r"\(4\), which counts both phases; got 5",
         ),
         ({"temperature": 0.0}, r"temperature must be positive, got 0\.0"),
@@ -91,7 +96,7 @@ def test_every_other_default_is_the_trainers(tmp_path):
             "sideways is not a valid SchedulerType, please select",
         ),
         (
-            {"phases": "two", "learning_rate": 0, "intermediate_learning_rate": 1e-3},
+            {"phases": "two_phase", "learning_rate": 0, "intermediate_learning_rate": 1e-3},
             r"intermediate_learning_rate and learning_rate must be positive, got 0\.001 and 0\.",
         ),
         (
@@ -165,11 +170,11 @@ def test_values_changed_later_are_checked_too(make):
         {"phases": "intermediate", "prediction_weight": 0},
         {"prediction_weight": 0, "hard_label_weight": 1},
         {"label_smoothing_factor": 0.1, "hard_label_weight": 0.5},
-        {"phases": "two", "num_intermediate_epochs": 2.5},
+        {"phases": "two_phase", "num_intermediate_epochs": 2.5},
         {"phases": "joint"},
         {"attention_weight": 0, "embedding_weight": 0},
         {"ddp_find_unused_parameters": True},
-        {"phases": "two", "intermediate_share": 0.999},
+        {"phases": "two_phase", "intermediate_share": 0.999},
         {"intermediate_warmup_ratio": 1, "intermediate_learning_rate": 0},
         {"temperature": 1e-3},
     ],
@@ -235,7 +240,7 @@ def test_gradient_checkpointing_from_the_command_line(tmp_path):
 
 def test_json_round_trip(make, tmp_path):
     args = make(
-        phases="two",
+        phases="two_phase",
         layer_mapping="0:0,1:3",
         layer_weights={1: 0.5},
         gradient_checkpointing=True,
@@ -278,7 +283,7 @@ def test_what_is_added_to_the_trainers_arguments():
                 "teacher_cache",
                 "teacher_cache_dir",
                 "teacher_cache_dtype",
-                "report_agreement",
+                "report_fidelity",
             ]
         )
         == OURS
@@ -311,12 +316,12 @@ def test_every_field_has_a_help_text(name):
         ("layer_weights", "1:0.5,2:2", "1:0.5,2:2"),
         ("temperature", "2", 2.0),
         ("loss_reduction", "paper", "paper"),
-        ("report_agreement", "False", False),
+        ("report_fidelity", "False", False),
         ("teacher_mixed_precision", "bf16", "bf16"),
     ],
 )
 def test_every_field_is_a_flag(tmp_path, name, text, value):
-    folder = ["--output_dir", str(tmp_path), *(["--phases", "two"] if name == "num_intermediate_epochs" else [])]
+    folder = ["--output_dir", str(tmp_path), *(["--phases", "two_phase"] if name == "num_intermediate_epochs" else [])]
     args = parse([*folder, f"--{name}", text])
     assert getattr(args, name) == value
     dashed = parse([*folder, f"--{name.replace('_', '-')}={text}"])

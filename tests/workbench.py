@@ -74,7 +74,7 @@ def arguments(output_dir, **changes) -> DistillationTrainingArguments:
     """Twenty steps of eight sentences, half of them in each phase, both at the same rate."""
     settings = {
         "output_dir": str(output_dir),
-        "phases": "two",
+        "phases": "two_phase",
         "max_steps": 20,
         "intermediate_share": 0.5,
         "per_device_train_batch_size": 8,

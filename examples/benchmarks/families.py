@@ -27,7 +27,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from hf_tinybert import DistillationTrainer, DistillationTrainingArguments, TinyBertConfig, create_student
 from hf_tinybert.evaluation.attention_maps import attention_probabilities
-from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.features import FeatureCapture
 
 DEBERTA = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": True, "position_buckets": 256}
@@ -35,7 +35,7 @@ DEBERTA |= {"position_biased_input": False, "norm_rel_ebd": "layer_norm", "type_
 MODERNBERT = {"local_attention": 16, "global_attn_every_n_layers": 3, "cls_token_id": 101, "sep_token_id": 102}
 MODERNBERT |= {"bos_token_id": 101, "eos_token_id": 102}
 #: model_type -> what its published checkpoints set beside the sizes.
-FAMILIES: dict[str, dict[str, Any]] = {
+ARCHITECTURES: dict[str, dict[str, Any]] = {
     "bert": {},
     "roberta": {"type_vocab_size": 1},
     "xlm-roberta": {"type_vocab_size": 1},
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with glue/SST-2")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--families", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     transformers.logging.set_verbosity_error()
@@ -86,7 +86,7 @@ def teacher_of(family: str, attention: str | None) -> Any:
     if family == "distilbert":
         sizes = {DISTILBERT[name]: value for name, value in sizes.items()}
     # Larger weights than usual: attention of a random model is close to uniform otherwise, and proves nothing.
-    values = {"vocab_size": 30522, "pad_token_id": 0, "initializer_range": 0.1} | sizes | FAMILIES[family]
+    values = {"vocab_size": 30522, "pad_token_id": 0, "initializer_range": 0.1} | sizes | ARCHITECTURES[family]
     set_seed(0)
     kwargs = {} if attention is None else {"attn_implementation": attention}
     return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(family, **values), **kwargs).eval()
@@ -95,7 +95,7 @@ def teacher_of(family: str, attention: str | None) -> Any:
 @torch.no_grad()
 def differences(model: Any, batch: Any) -> tuple[float, float]:
     """The largest absolute difference of hidden states, and of attention probabilities, at real positions."""
-    encoder, inputs = locate(model), {name: batch[name] for name in ("input_ids", "attention_mask")}
+    encoder, inputs = Encoder.from_model(model), {name: batch[name] for name in ("input_ids", "attention_mask")}
     layers = range(1, encoder.num_layers + 1)
     capture = FeatureCapture(encoder, [0, *layers], layers)
     with capture.recording() as features:

@@ -90,7 +90,7 @@ HEADLINE: list[dict[str, Any]] = [
     {"student": SMALL, "steps": 1100},
     {"task": ["sst2-full"], "seeds": [0]},
 ]
-TWO = ["--phases", "two", "--intermediate-share", "0.6", "--intermediate-learning-rate", "3e-4"]
+TWO = ["--phases", "two_phase", "--intermediate-share", "0.6", "--intermediate-learning-rate", "3e-4"]
 ARMS: dict[str, tuple[str, list[str]]] = {
     "whole": ("whole recipe", []),
     "no-augmentation": ("without augmentation", []),

@@ -175,7 +175,7 @@ def run_arm(
     init = "teacher" if arm.startswith("init") else "random"
     command = ["distill", "--teacher", str(teacher), "--student", student, "--init", init]
     command += [*results.data_flags(files, train), "--output-dir", str(output)]
-    command += ["--max-steps", str(task.steps), "--phases", "two", "--intermediate-share", "0.6"]
+    command += ["--max-steps", str(task.steps), "--phases", "two_phase", "--intermediate-share", "0.6"]
     command += ["--intermediate-learning-rate", "3e-4", "--learning-rate", "1e-4", *results.warmup_flags()]
     threads = max((os.cpu_count() or 1) // options.jobs, 1)
     distill(command, output, options.output / task.name / f"{arm}-{seed}.log", seed, threads)

@@ -175,7 +175,7 @@ def run_arm(
         if arm == "logits":
             command += ["--phases", "prediction", "--learning-rate", options.rate or "1e-4"]
         else:
-            command += ["--phases", "two", "--num-intermediate-epochs", str(task.intermediate_epochs)]
+            command += ["--phases", "two_phase", "--num-intermediate-epochs", str(task.intermediate_epochs)]
             command += ["--intermediate-learning-rate", "3e-4", "--learning-rate", "1e-4"]
     run_on(command, output, folder / f"{name}-{seed}.log", threads=max((os.cpu_count() or 1) // options.jobs, 1))
 

@@ -61,7 +61,7 @@ def measure(name: str, files: dict[str, Path], split: str, folder: Path, student
             report_to="none",
             use_cpu=True,
             disable_tqdm=True,
-            report_agreement=False,
+            report_fidelity=False,
             per_device_eval_batch_size=64,
         ),
         train_dataset=tokenised(files["train"]),

@@ -222,7 +222,7 @@ def student(
         command = ["distill", "--teacher", taught_by, "--student", start, *flags]
         command += [
             "--phases",
-            "two",
+            "two_phase",
             "--intermediate-learning-rate",
             "3e-4",
             "--num-intermediate-epochs",

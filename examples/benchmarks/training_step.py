@@ -66,16 +66,16 @@ from transformers import AutoModelForSequenceClassification, BertConfig, PreTrai
 from hf_tinybert import TinyBertConfig, create_student
 from hf_tinybert.distillation.attention_matching import HeadMatching
 from hf_tinybert.distillation.batch_counts import BatchCounts
-from hf_tinybert.distillation.objective import DistillationObjective, Settings, Step, Weights
+from hf_tinybert.distillation.objective import DistillationObjective, ObjectiveConfig, Step, Weights
 from hf_tinybert.distillation.phases import LEVELS, Phase
 from hf_tinybert.distillation.projections import Projections
 from hf_tinybert.layer_mapping import LayerMapping
-from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.features import Features
 from hf_tinybert.models.loading import freeze
-from hf_tinybert.teacher.cache import open_signal
+from hf_tinybert.teacher.cache import open_source
 from hf_tinybert.teacher.cache.policy import Request
-from hf_tinybert.teacher.source import LiveTeacher
+from hf_tinybert.teacher.source import OnlineTeacher
 from hf_tinybert.utils.files import file_beside
 
 BATCH_SIZES = {64: 32, 128: 32, 256: 16, 512: 4}
@@ -184,9 +184,9 @@ def distilling(bench: Bench, phase: Phase, features: Callable[[], Features]) -> 
     """A step of `DistillationTrainer.compute_loss`, with the teacher's features from anywhere."""
     student = bench.student()
     weights = Weights(dict.fromkeys(("embedding", "hidden", "attention", "prediction"), 1.0))
-    encoder = locate(student)
+    encoder = Encoder.from_model(student)
     heads = HeadMatching("heads", encoder.num_heads, encoder.num_heads)
-    settings = Settings(bench.mapping, weights, heads)
+    settings = ObjectiveConfig(bench.mapping, weights, heads)
     projections = Projections(
         encoder.hidden_size, bench.config.hidden_size, settings.hidden_layers, shared=False, seed=3
     ).to(bench.device)
@@ -194,7 +194,7 @@ def distilling(bench: Bench, phase: Phase, features: Callable[[], Features]) -> 
     inputs = bench.batch | {"labels": bench.labels}
 
     def loss() -> Tensor:
-        counts = BatchCounts.of_batches([inputs], bench.device, longest=encoder.max_length)
+        counts = BatchCounts.from_batches([inputs], bench.device, longest=encoder.max_length)
         return objective(**inputs, step=Step(features(), LEVELS[phase], counts))[0]
 
     # In the prediction phase the projections stay without gradients, as in a run of both phases.
@@ -207,9 +207,9 @@ def live_teacher(bench: Bench, phase: Phase, autocast: Callable[[], Any] = nullc
     return lambda: signal.features(bench.batch, **wanted)
 
 
-def teacher_signal(bench: Bench, autocast: Callable[[], Any] = nullcontext) -> LiveTeacher:
+def teacher_signal(bench: Bench, autocast: Callable[[], Any] = nullcontext) -> OnlineTeacher:
     layers = list(bench.mapping.values())
-    return LiveTeacher(bench.teacher, layers, [layer for layer in layers if layer], autocast)
+    return OnlineTeacher(bench.teacher, layers, [layer for layer in layers if layer], autocast)
 
 
 def from_cache(bench: Bench, phase: Phase) -> Callable[[], Features]:
@@ -230,7 +230,7 @@ def from_cache(bench: Bench, phase: Phase) -> Callable[[], Features]:
         device=bench.device,
         autocast="bf16" if bench.bf16 else "no",
     )
-    signal = open_signal(teacher_signal(bench), request)
+    signal = open_source(teacher_signal(bench), request)
     signal.begin(phase == "intermediate")
     numbered, collator = signal.data(dataset, default_data_collator)
     wanted = {"intermediate": phase == "intermediate", "prediction": phase == "prediction"}
@@ -405,7 +405,7 @@ def with_eager_attention(model: PreTrainedModel) -> PreTrainedModel:
 def keep_scores(model: PreTrainedModel) -> list[Tensor]:
     """Make an eager BERT leave the scores of every layer, before the softmax, in the returned list."""
     kept: list[Tensor] = []
-    for layer in locate(model).layers:
+    for layer in Encoder.from_model(model).layers:
         layer.attention.self = ScoreKeepingAttention(layer.attention.self, kept)
     return kept
 

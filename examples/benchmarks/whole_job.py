@@ -52,7 +52,7 @@ from transformers import (
 
 from hf_tinybert import DistillationTrainer, DistillationTrainingArguments, TinyBertConfig, create_student
 from hf_tinybert.layer_mapping import LayerMapping
-from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.utils import compat
 
 BASELINES = ("authors", "modernised")
@@ -127,7 +127,7 @@ def ours(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: object, 
     with tempfile.TemporaryDirectory() as folder, sdpa_kernel(SDPBackend.MATH) if tuned else nullcontext():
         args = DistillationTrainingArguments(
             output_dir=folder,
-            phases="two",
+            phases="two_phase",
             num_train_epochs=epochs,
             num_intermediate_epochs=options.intermediate_epochs,
             intermediate_learning_rate=INTERMEDIATE_RATE,
@@ -166,7 +166,7 @@ def authors(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: objec
         model.config.hidden_act = "gelu" if modern else "gelu_python"
     # The twins share the weights: what is trained here is the student that was given.
     student, teacher = with_eager_attention(student), with_eager_attention(teacher.eval())
-    mapping = LayerMapping.uniform(locate(student).num_layers, locate(teacher).num_layers)
+    mapping = LayerMapping.uniform(Encoder.from_model(student).num_layers, Encoder.from_model(teacher).num_layers)
     projection = nn.Linear(student.config.hidden_size, teacher.config.hidden_size)
     below, above = keep_scores(student), keep_scores(teacher)
     batches = tokenizer.pad(train.to_dict(), padding="max_length", max_length=LENGTH, return_tensors="pt")

@@ -14,7 +14,7 @@ from hf_tinybert.augmentation.candidates import CandidateFinder, Text
 from hf_tinybert.augmentation.stop_words import stop_words as words_of_language
 from hf_tinybert.augmentation.variants import VariantWriter
 from hf_tinybert.augmentation.word_vectors import WordVectors
-from hf_tinybert.utils.resumable_map import Pieces
+from hf_tinybert.utils.resumable_map import ResumableMap
 from hf_tinybert.utils.work_sharing import default_folder
 
 
@@ -130,7 +130,7 @@ class TextAugmenter:
         if not len(dataset):
             return dataset.add_column(rows.FOUND, [])
         folder = Path(cache_dir or default_folder("augmentation"))
-        pieces = Pieces(dataset, names, self.finder.key(), rows_at_once, folder)
+        pieces = ResumableMap(dataset, names, self.finder.key(), rows_at_once, folder)
         find = partial(rows.find, columns=names, finder=self.finder)
         found = pieces.ensure(find, "Finding candidates", Features({rows.FOUND: List(Value("string"))}))
         return concatenate_datasets([dataset, found], axis=1)

@@ -88,7 +88,7 @@ class MaskedCandidates:
             )
         self.model, self.tokenizer = freeze(model), tokenizer
         self.k, self.second_segment, self.batch_size = k, second_segment, batch_size
-        self._longest = min(architectures.locate(model).max_length or 10**6, tokenizer.model_max_length)
+        self._longest = min(architectures.Encoder.from_model(model).max_length or 10**6, tokenizer.model_max_length)
         by_id = sorted((number, text) for text, number in whole_words(tokenizer).items())
         self._texts = [text for _, text in by_id]
         self._whole = torch.tensor([number for number, _ in by_id], device=model.device)

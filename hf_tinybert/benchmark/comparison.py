@@ -18,7 +18,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from hf_tinybert.benchmark.costs import Candidate, ModelCost, Plan, Timing, bytes_on_disk, latency, measure
-from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.utils.files import file_beside
 from hf_tinybert.utils.latency import machine_name
 
@@ -90,7 +90,7 @@ class Comparison:
         _save_json(path, asdict(self))
 
     @classmethod
-    def of_saved(cls, saved: Mapping[str, Any]) -> Comparison:
+    def from_saved(cls, saved: Mapping[str, Any]) -> Comparison:
         """From what `save` wrote, read as JSON."""
         return cls(**{**saved, "models": tuple(ModelFacts(**model) for model in saved["models"])})
 
@@ -182,7 +182,7 @@ def compare(
         ModelFacts(
             name=name,
             parameters=model.num_parameters(),
-            layer_parameters=sum(p.numel() for layer in locate(model).layers for p in layer.parameters()),
+            layer_parameters=sum(p.numel() for layer in Encoder.from_model(model).layers for p in layer.parameters()),
             bytes_on_disk=bytes_on_disk(folders[name]) if folders[name] else None,
             latency_ms=latencies[name],
             score=scores.get(name),

@@ -26,8 +26,8 @@ from transformers import AutoModelForSequenceClassification, BertConfig, Pretrai
 from hf_tinybert.benchmark.runtimes import find_runtimes, prepare
 from hf_tinybert.configuration import PRESETS
 from hf_tinybert.hub.checkpoints import PROJECTIONS_NAME
-from hf_tinybert.models.architectures import locate
-from hf_tinybert.models.loading import load_teacher, load_tokenizer
+from hf_tinybert.models.architectures import Encoder
+from hf_tinybert.models.loading import load_model, load_tokenizer
 from hf_tinybert.utils.latency import in_turns, medians, random_inputs
 
 #: Architectures to compare with that need no weights: BERT-base and the presets, with BERT's vocabulary.
@@ -280,11 +280,11 @@ def _load(candidate: Candidate, lengths: Sequence[int], device: torch.device) ->
     else:
         kwargs = {"dtype": torch.float32}
         try:
-            model = load_teacher(candidate.path, AutoModelForSequenceClassification, kwargs, role="model")
+            model = load_model(candidate.path, AutoModelForSequenceClassification, kwargs, role="model")
         except OSError as error:
             raise ValueError(f"The model {candidate.path} cannot be loaded: {error}") from error
     try:
-        limit = locate(model).max_length
+        limit = Encoder.from_model(model).max_length
     except ValueError:  # a family that cannot be distilled can be timed all the same
         limit = getattr(model.config, "max_position_embeddings", None)
     if limit is not None and max(lengths) > limit:

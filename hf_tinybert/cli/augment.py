@@ -15,7 +15,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 from hf_tinybert.augmentation import TextAugmenter, WordVectors, keep_labels, paper_settings, report
 from hf_tinybert.cli import arguments
 from hf_tinybert.data import column_names, loading
-from hf_tinybert.models.loading import load_teacher, load_tokenizer
+from hf_tinybert.models.loading import load_model, load_tokenizer
 from hf_tinybert.utils.files import file_beside
 
 _WRITERS = {".jsonl": "to_json", ".json": "to_json", ".csv": "to_csv", ".parquet": "to_parquet"}
@@ -86,7 +86,7 @@ def run(argv: Sequence[str]) -> None:
     augmenter = _augmenter(args, state.device)
     filtering: tuple[Any, Any] | None = None
     if args.filter_teacher is not None:
-        teacher = load_teacher(args.filter_teacher, AutoModelForSequenceClassification, role="filtering teacher")
+        teacher = load_model(args.filter_teacher, AutoModelForSequenceClassification, role="filtering teacher")
         filtering = teacher.to(state.device), load_tokenizer(args.filter_teacher, "filtering teacher")
     candidates = augmenter.find(rows, columns)
     state.wait_for_everyone()
@@ -121,7 +121,7 @@ def _augmenter(args: AugmentArguments, device: torch.device) -> TextAugmenter:
     settings |= {name: value for name in ("n", "k", "p") if (value := getattr(args, name)) is not None}
     model = tokenizer = None
     if args.masked_lm is not None:
-        model = load_teacher(
+        model = load_model(
             args.masked_lm, AutoModelForMaskedLM, {"dtype": torch.float32}, role="masked language model"
         ).to(device)
         tokenizer = load_tokenizer(args.masked_lm, "masked language model")

@@ -58,7 +58,7 @@ def run(argv: Sequence[str]) -> None:
             *("--save-strategy", "no", "--seed", "1"),
         ],
     )
-    comparison = Comparison.of_saved(json.loads((student / SUMMARY_NAME).read_text(encoding="utf-8")))
+    comparison = Comparison.from_saved(json.loads((student / SUMMARY_NAME).read_text(encoding="utf-8")))
     plots.comparison_picture(comparison, picture, "Teacher and student on 300 held-out requests")
     print(f"The picture is {picture}")
     _say(f'3. Use it: pipeline("text-classification", model="{student}")')

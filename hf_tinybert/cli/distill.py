@@ -12,9 +12,9 @@ from hf_tinybert.cli import arguments, general, stage
 from hf_tinybert.configuration import DEFAULT_PRESET, PRESETS
 from hf_tinybert.data import corpus, loading
 from hf_tinybert.layer_mapping import LayerMapping
-from hf_tinybert.models.architectures import locate
-from hf_tinybert.models.loading import load_teacher, load_tokenizer, teacher_config
-from hf_tinybert.student.calibration import typical_examples
+from hf_tinybert.models.architectures import Encoder
+from hf_tinybert.models.loading import load_config, load_model, load_tokenizer
+from hf_tinybert.student.calibration import sample_calibration_examples
 from hf_tinybert.trainer import DistillationTrainer
 from hf_tinybert.training_args import DistillationTrainingArguments
 
@@ -70,16 +70,16 @@ def run(argv: Sequence[str]) -> None:
         return
     if corpus_args != corpus.CorpusArguments():
         raise ValueError("--documents, --streaming and --held-out go with --stage general.")
-    task = tasks.start(model_args.task, teacher_config(model_args.teacher), data_args)
+    task = tasks.start(model_args.task, load_config(model_args.teacher), data_args)
     task.read(training=True)
-    teacher = load_teacher(model_args.teacher, task.auto)
+    teacher = load_model(model_args.teacher, task.auto)
     tokenizer = load_tokenizer(model_args.teacher, "teacher", task.single_words)
-    loading.check_max_length(data_args.max_length, locate(teacher).max_length, "the teacher")
+    loading.check_max_length(data_args.max_length, Encoder.from_model(teacher).max_length, "the teacher")
     task.shorten()
     own = stage.own_tokenizer(model_args, training_args, tokenizer) if task.of_texts else None
     encoded = task.encode(own or tokenizer, teacher.config)
     train = encoded.splits["train"]
-    some = encoded.collator(typical_examples(train))
+    some = encoded.collator(sample_calibration_examples(train))
     student = stage.start_student(
         model_args, training_args, teacher, own or tokenizer, data_args.max_length, some, own is not None
     )

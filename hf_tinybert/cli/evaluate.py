@@ -10,8 +10,8 @@ from hf_tinybert import tasks
 from hf_tinybert.benchmark import comparison
 from hf_tinybert.cli import arguments
 from hf_tinybert.data import loading
-from hf_tinybert.models.architectures import locate
-from hf_tinybert.models.loading import load_teacher, load_tokenizer, teacher_config
+from hf_tinybert.models.architectures import Encoder
+from hf_tinybert.models.loading import load_config, load_model, load_tokenizer
 
 
 @dataclass
@@ -35,11 +35,11 @@ def run(argv: Sequence[str]) -> None:
         (EvaluateArguments, loading.DataArguments),
         argv,
     )
-    task = tasks.start(model_args.task, teacher_config(model_args.model, "model"), data_args)
+    task = tasks.start(model_args.task, load_config(model_args.model, "model"), data_args)
     task.read(training=False)
-    model = load_teacher(model_args.model, task.auto, role="model")
+    model = load_model(model_args.model, task.auto, role="model")
     tokenizer = load_tokenizer(model_args.model, "model", task.single_words)
-    loading.check_max_length(data_args.max_length, locate(model).max_length, "the model")
+    loading.check_max_length(data_args.max_length, Encoder.from_model(model).max_length, "the model")
     encoded = task.encode(tokenizer, model.config)
     settings: dict[str, Any] = {
         "per_device_eval_batch_size": model_args.per_device_eval_batch_size,

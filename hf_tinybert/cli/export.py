@@ -12,8 +12,8 @@ from hf_tinybert.cli import arguments
 from hf_tinybert.data import loading
 from hf_tinybert.export import Export, export_onnx, export_openvino
 from hf_tinybert.export.onnx import FILES, OPTIMISATIONS, QUANTISATIONS
-from hf_tinybert.models.architectures import locate
-from hf_tinybert.models.loading import load_teacher, load_tokenizer, teacher_config
+from hf_tinybert.models.architectures import Encoder
+from hf_tinybert.models.loading import load_config, load_model, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def run(argv: Sequence[str]) -> None:
     check = calibration = None
     calibrates = args.quantize == "int8-static" or (args.quantize == "auto" and data_args.train_file is not None)
     if calibrates or data_args.eval_file or data_args.test_file or data_args.dataset:
-        config = teacher_config(args.model, "model")
+        config = load_config(args.model, "model")
         task = tasks.start(tasks.of_model(config) or "feature-extraction", config, data_args)
         task.read(training=calibrates)
         measured = _Check(args, task)
@@ -120,8 +120,8 @@ class _Check:
     def __init__(self, args: ExportArguments, task: tasks.Task) -> None:
         if isinstance(task, tasks.FeatureExtraction):
             raise ValueError("Vectors are not measured here: leave out the data, or compare them in your own script.")
-        self.model = load_teacher(args.model, task.auto, role="model").float()
-        loading.check_max_length(task.args.max_length, locate(self.model).max_length, "the model")
+        self.model = load_model(args.model, task.auto, role="model").float()
+        loading.check_max_length(task.args.max_length, Encoder.from_model(self.model).max_length, "the model")
         self.tokenizer = load_tokenizer(args.model, "model", task.single_words)
         self.encoded = task.encode(self.tokenizer, self.model.config)
         self.split = next((name for name in self.encoded.splits if name != "train"), None)

@@ -8,9 +8,9 @@ from transformers import AutoModel
 
 from hf_tinybert.cli import stage
 from hf_tinybert.data import corpus, loading
-from hf_tinybert.models.architectures import locate
-from hf_tinybert.models.loading import load_teacher, load_tokenizer
-from hf_tinybert.student.calibration import typical_examples
+from hf_tinybert.models.architectures import Encoder
+from hf_tinybert.models.loading import load_model, load_tokenizer
+from hf_tinybert.student.calibration import sample_calibration_examples
 from hf_tinybert.trainer import DistillationTrainer
 from hf_tinybert.training_args import DistillationTrainingArguments
 
@@ -23,17 +23,17 @@ def run(
 ) -> None:
     """Distil the layers of `--teacher` into `--student` on plain text, and say how close it came on held-out text."""
     corpus_args.check(data_args, training_args.max_steps)
-    if training_args.phases in ("two", "prediction"):
+    if training_args.phases in ("two_phase", "prediction"):
         raise ValueError(
             f"The general stage matches layers only, which is --phases intermediate; got {training_args.phases!r}."
         )
     training_args.phases = "intermediate"
-    teacher = load_teacher(model_args.teacher, AutoModel)
+    teacher = load_model(model_args.teacher, AutoModel)
     tokenizer = load_tokenizer(model_args.teacher, "teacher")
-    loading.check_max_length(data_args.max_length, locate(teacher).max_length, "the teacher")
+    loading.check_max_length(data_args.max_length, Encoder.from_model(teacher).max_length, "the teacher")
     train, held_out = corpus.load(data_args, corpus_args, tokenizer, training_args.seed)
     collator = loading.collator(tokenizer)
-    some = collator(typical_examples(train))
+    some = collator(sample_calibration_examples(train))
     student = stage.start_student(model_args, training_args, teacher, tokenizer, data_args.max_length, some)
     trainer = DistillationTrainer(
         model=student,

@@ -10,8 +10,8 @@ from hf_tinybert import tasks
 from hf_tinybert.cli import arguments
 from hf_tinybert.data import loading
 from hf_tinybert.model_card import SENTENCE
-from hf_tinybert.models.loading import teacher_config
-from hf_tinybert.report import Answers, Likeness, Run, check, make, measure, read
+from hf_tinybert.models.loading import load_config
+from hf_tinybert.report import Answers, LayerSimilarity, Run, check, make, measure, read
 
 
 @dataclass
@@ -59,12 +59,12 @@ def run(argv: Sequence[str]) -> None:
     if has_data and args.teacher is None:
         raise ValueError("The data is for comparing answers with the teacher's: give --teacher as well.")
     check(found, args.output)
-    alike: dict[str, Likeness] = {}
+    alike: dict[str, LayerSimilarity] = {}
     said: dict[str, Answers] = {}
     if args.teacher is not None:
         task = None
         if has_data:
-            config = teacher_config(args.teacher)
+            config = load_config(args.teacher)
             task = tasks.start(args.task or tasks.of_model(config) or "feature-extraction", config, data_args)
             task.read(training=False)
         alike, said = measure(found, args.teacher, task, args.sentence, args.mistakes, args.use_cpu)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from hf_tinybert.cli import arguments
 from hf_tinybert.configuration import PRESETS
 from hf_tinybert.data import loading
-from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.loading import brings_tokenizer, check_tokenizer, load_tokenizer
 from hf_tinybert.student.create import create_student
 from hf_tinybert.trainer import DistillationTrainer
@@ -25,7 +25,7 @@ def start_student(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     calibration: Mapping[str, Tensor],
-    own_vocabulary: bool = False,
+    separate_vocabulary: bool = False,
 ) -> PreTrainedModel:
     """The student that `--student` and `--init` name, once it is known to fit the tokens.
 
@@ -45,11 +45,11 @@ def start_student(
         init=model_args.init,
         layer_mapping=training_args.layer_mapping,
         calibration=calibration,
-        own_vocabulary=own_vocabulary,
+        separate_vocabulary=separate_vocabulary,
     )
     if model_args.student not in PRESETS:
         check_tokenizer(tokenizer, model_args.student, "student")
-    loading.check_max_length(max_length, locate(student).max_length, "the student")
+    loading.check_max_length(max_length, Encoder.from_model(student).max_length, "the student")
     return student
 
 

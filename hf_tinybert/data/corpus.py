@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from hf_tinybert.data import loading
 from hf_tinybert.data.packing import COLUMN, Packer
-from hf_tinybert.utils.resumable_map import Pieces
+from hf_tinybert.utils.resumable_map import ResumableMap
 from hf_tinybert.utils.work_sharing import default_folder
 
 logger = logging.get_logger(__name__)
@@ -145,5 +145,5 @@ def _packer(args: loading.DataArguments, documents: Any, rows: Dataset | Iterabl
 def _packed(rows: Dataset | IterableDataset, packer: Packer) -> Any:
     if isinstance(rows, IterableDataset):
         return rows.map(packer, batched=True, batch_size=1000, remove_columns=rows.column_names, features=_FEATURES)
-    pieces = Pieces(rows, [packer.column], packer.key(), _ROWS_AT_ONCE, default_folder("corpus"))
+    pieces = ResumableMap(rows, [packer.column], packer.key(), _ROWS_AT_ONCE, default_folder("corpus"))
     return pieces.ensure(packer, "Tokenising", _FEATURES)

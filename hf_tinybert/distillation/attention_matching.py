@@ -50,7 +50,7 @@ class HeadMatching:
     why: str = ""
 
     @classmethod
-    def build(cls, kind: str, student: Encoder, teacher: Encoder, mapping: LayerMapping) -> HeadMatching:
+    def from_encoders(cls, kind: str, student: Encoder, teacher: Encoder, mapping: LayerMapping) -> HeadMatching:
         """Choose, where `kind` is `auto`, and check that it can be.
 
         Raises:

@@ -37,7 +37,7 @@ class BatchCounts:
     windowed: Mapping[int, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of_batches(
+    def from_batches(
         cls,
         batches: Sequence[Mapping[str, Any]],
         device: torch.device,

@@ -20,12 +20,12 @@ from hf_tinybert import losses
 from hf_tinybert.distillation.attention_matching import HeadMatching
 from hf_tinybert.distillation.attention_precision import fast_attention
 from hf_tinybert.distillation.batch_counts import BatchCounts
-from hf_tinybert.distillation.output_matching import Prediction
+from hf_tinybert.distillation.output_matching import OutputLoss
 from hf_tinybert.distillation.projections import Projections
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.features import PLAIN_OUTPUT, FeatureCapture, Features
-from hf_tinybert.models.label_alignment import LabelOrder
+from hf_tinybert.models.label_alignment import LabelAlignment
 from hf_tinybert.models.output_types import LABELS, logits_of
 from hf_tinybert.models.peft import unwrapped
 
@@ -70,7 +70,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ObjectiveConfig:
     """How the losses are computed.
 
     Attributes:
@@ -84,8 +84,8 @@ class Settings:
     mapping: LayerMapping
     weights: Weights
     heads: HeadMatching | None = None
-    prediction: Prediction = field(default_factory=Prediction)
-    label_order: LabelOrder = field(default_factory=LabelOrder)
+    prediction: OutputLoss = field(default_factory=OutputLoss)
+    label_alignment: LabelAlignment = field(default_factory=LabelAlignment)
 
     @property
     def hidden_layers(self) -> list[int]:
@@ -133,7 +133,7 @@ class DistillationObjective(nn.Module):
     """
 
     def __init__(
-        self, student: PreTrainedModel, encoder: Encoder, projections: Projections, settings: Settings
+        self, student: PreTrainedModel, encoder: Encoder, projections: Projections, settings: ObjectiveConfig
     ) -> None:
         """Put hooks on the student's matched layers."""
         super().__init__()

@@ -28,7 +28,7 @@ from hf_tinybert.models.output_types import LABELS, MULTI_LABEL, REGRESSION, SIN
 
 
 @dataclass(frozen=True)
-class Prediction:
+class OutputLoss:
     """How the prediction level is computed.
 
     Attributes:

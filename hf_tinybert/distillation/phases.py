@@ -42,7 +42,7 @@ class PhasePlan:
     joint: bool = False
 
     @classmethod
-    def of_arguments(
+    def from_arguments(
         cls, args: DistillationTrainingArguments, total_steps: int, resumed: int | None = None
     ) -> PhasePlan:
         """The plan that the arguments describe.
@@ -75,7 +75,7 @@ class PhasePlan:
         """
         batch = args.train_batch_size * args.gradient_accumulation_steps * max(args.world_size, 1)
         steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * rows / batch)
-        plan = cls.of_arguments(args, max(steps, 1))
+        plan = cls.from_arguments(args, max(steps, 1))
         total = steps * batch / max(rows, 1)
         if plan.joint:
             return total, total

@@ -10,26 +10,26 @@ from transformers import PreTrainedModel
 
 from hf_tinybert.data import sampler
 from hf_tinybert.distillation.attention_matching import HeadMatching
-from hf_tinybert.distillation.objective import Settings, Weights
-from hf_tinybert.distillation.output_matching import Prediction
+from hf_tinybert.distillation.objective import ObjectiveConfig, Weights
+from hf_tinybert.distillation.output_matching import OutputLoss
 from hf_tinybert.distillation.phases import INTERMEDIATE_LEVELS
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.models import sentence_transformers_files
-from hf_tinybert.models.architectures import locate
-from hf_tinybert.models.label_alignment import LabelOrder
+from hf_tinybert.models.architectures import Encoder
+from hf_tinybert.models.label_alignment import LabelAlignment
 from hf_tinybert.models.loading import check_vocabularies
-from hf_tinybert.models.output_types import MULTI_LABEL, OF_ROWS, REGRESSION, SINGLE_LABEL, VECTORS, kind_of
+from hf_tinybert.models.output_types import MULTI_LABEL, OF_ROWS, REGRESSION, SINGLE_LABEL, VECTORS, output_type
 from hf_tinybert.teacher import inputs
 from hf_tinybert.training_args import DistillationTrainingArguments
 
 
-def build_settings(
+def build_objective_config(
     args: DistillationTrainingArguments,
     student: PreTrainedModel,
     teacher: PreTrainedModel,
     hard_label_function: Any = None,
-    own_vocabulary: bool = False,
-) -> Settings:
+    separate_vocabulary: bool = False,
+) -> ObjectiveConfig:
     """What to match and how.
 
     Args:
@@ -42,12 +42,12 @@ def build_settings(
     Raises:
         ValueError: says what does not fit, and what to do.
     """
-    ours, theirs = locate(student), locate(teacher)
-    kind, predicts = kind_of(student), args.phases != "intermediate"
+    ours, theirs = Encoder.from_model(student), Encoder.from_model(teacher)
+    kind, predicts = output_type(student), args.phases != "intermediate"
     if predicts:
         _check_problem(student, teacher)
-    if own_vocabulary:
-        _check_own_vocabulary(args, kind)
+    if separate_vocabulary:
+        _check_separate_vocabulary(args, kind)
     else:
         check_vocabularies(student.config, teacher.config)
     levels = args.level_weights()
@@ -57,13 +57,13 @@ def build_settings(
     beyond = [layer for layer in weights.layers if layer > ours.num_layers]
     if beyond:
         raise ValueError(f"layer_weights names layer {beyond[0]}; the student has layers 1..{ours.num_layers}.")
-    mapping = LayerMapping.build(args.layer_mapping, ours.num_layers, theirs.num_layers)
+    mapping = LayerMapping.from_spec(args.layer_mapping, ours.num_layers, theirs.num_layers)
     matches_attention = any(weights.of_layer("attention", m) for m in mapping.layers)
-    settings = Settings(
+    settings = ObjectiveConfig(
         mapping=mapping,
         weights=weights,
-        heads=HeadMatching.build(args.head_matching, ours, theirs, mapping) if matches_attention else None,
-        prediction=Prediction(
+        heads=HeadMatching.from_encoders(args.head_matching, ours, theirs, mapping) if matches_attention else None,
+        prediction=OutputLoss(
             kind=kind,
             temperature=args.temperature,
             reduction=args.loss_reduction,
@@ -71,9 +71,9 @@ def build_settings(
             hard_label_function=hard_label_function,
             pooling=pooling_of(args, teacher) if predicts and kind == VECTORS else None,
         ),
-        label_order=LabelOrder.between(student.config, teacher.config)
+        label_alignment=LabelAlignment.from_configs(student.config, teacher.config)
         if predicts and kind != VECTORS
-        else LabelOrder(),
+        else LabelAlignment(),
     )
     if predicts and kind == VECTORS and weights["hard_label"]:
         raise ValueError("hard_label_weight is above 0, and a model without a head has no labels.")
@@ -93,7 +93,7 @@ def pooling_of(args: DistillationTrainingArguments, teacher: PreTrainedModel) ->
 
 def _check_problem(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
     """Refuse a student that would read its labels otherwise than a teacher says it does."""
-    ours, theirs = kind_of(student), teacher.config.problem_type
+    ours, theirs = output_type(student), teacher.config.problem_type
     if theirs is not None and ours in (SINGLE_LABEL, MULTI_LABEL, REGRESSION) and ours != theirs:
         raise ValueError(
             f"The teacher's problem_type is {theirs!r}, and the student's {ours!r} (where none is set, that of one "
@@ -101,7 +101,7 @@ def _check_problem(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
         )
 
 
-def _check_own_vocabulary(args: DistillationTrainingArguments, kind: str) -> None:
+def _check_separate_vocabulary(args: DistillationTrainingArguments, kind: str) -> None:
     """Refuse levels that compare tokens where teacher and student cut texts into different ones."""
     why = "teacher_processing_class says that the teacher reads other tokens than the student"
     if args.phases != "prediction":
@@ -123,7 +123,7 @@ def check_teacher_inputs(dataset: Any, teacher: PreTrainedModel, what: str) -> N
         ValueError: says what is missing.
     """
     inputs.check_columns(dataset, what)
-    check_data(dataset, locate(teacher).max_length, inputs.IDS)
+    check_data(dataset, Encoder.from_model(teacher).max_length, inputs.IDS)
 
 
 def check_further_teachers(args: DistillationTrainingArguments, teachers: Sequence[PreTrainedModel]) -> None:
@@ -136,12 +136,12 @@ def check_further_teachers(args: DistillationTrainingArguments, teachers: Sequen
     for number, teacher in enumerate(teachers[1:], start=2):
         if args.phases == "intermediate":
             raise ValueError("Several teachers are averaged in their logits, and phases='intermediate' matches none.")
-        if kind_of(first) == VECTORS:
+        if output_type(first) == VECTORS:
             raise ValueError(
                 "Several teachers are averaged in their logits; the vectors of several sentence encoders lie in "
                 "spaces of their own, and their mean says nothing. Give one teacher."
             )
-        if kind_of(teacher) != kind_of(first):
+        if output_type(teacher) != output_type(first):
             raise ValueError(
                 f"Teacher {number} is a {type(teacher).__name__} and the first a {type(first).__name__}: their logits "
                 "mean different things."
@@ -152,14 +152,14 @@ def check_further_teachers(args: DistillationTrainingArguments, teachers: Sequen
                 f"{first.config.vocab_size}: they read the same input ids."
             )
         try:
-            LabelOrder.between(first.config, teacher.config)
+            LabelAlignment.from_configs(first.config, teacher.config)
         except ValueError as error:
             raise ValueError(f"Teacher {number} and the first teacher, called student here: {error}") from None
 
 
 def longest_input(student: PreTrainedModel, teacher: PreTrainedModel) -> int | None:
     """The longest input in tokens that both models take."""
-    limits = (locate(student).max_length, locate(teacher).max_length)
+    limits = (Encoder.from_model(student).max_length, Encoder.from_model(teacher).max_length)
     return min((limit for limit in limits if limit is not None), default=None)
 
 

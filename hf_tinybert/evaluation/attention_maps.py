@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_tinybert import losses
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.models import peft
-from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.features import PLAIN_OUTPUT, FeatureCapture, Features
 
 
@@ -29,7 +29,9 @@ def attention_maps(
 
     Padding and dropout play no part.
     """
-    longest = min((limit for model in (student, teacher) if (limit := locate(model).max_length)), default=None)
+    longest = min(
+        (limit for model in (student, teacher) if (limit := Encoder.from_model(model).max_length)), default=None
+    )
     inputs: Any = tokenizer(sentence, return_tensors="pt", truncation=longest is not None, max_length=longest)
     tokens = tokenizer.convert_ids_to_tokens(inputs["input_ids"][0])
     return tokens, maps_of(student, teacher, mapping, inputs)
@@ -48,7 +50,7 @@ def maps_of(
 
 def _maps(model: PreTrainedModel, layers: Sequence[int], inputs: Mapping[str, Tensor]) -> dict[int, Tensor]:
     model = peft.unwrapped(model)
-    place, training = locate(model), model.training
+    place, training = Encoder.from_model(model), model.training
     capture = FeatureCapture(place, [], layers)
     model.eval()
     try:

@@ -14,16 +14,16 @@ from transformers import PreTrainedModel
 
 from hf_tinybert import losses
 from hf_tinybert.distillation.batch_counts import BatchCounts
-from hf_tinybert.distillation.objective import Settings
+from hf_tinybert.distillation.objective import ObjectiveConfig
 from hf_tinybert.distillation.projections import Projections
 from hf_tinybert.evaluation.attention_maps import attention_probabilities
-from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.features import PLAIN_OUTPUT, FeatureCapture
 from hf_tinybert.models.output_types import logits_of
-from hf_tinybert.teacher.source import LiveTeacher
+from hf_tinybert.teacher.source import OnlineTeacher
 
 
-class Fidelity:
+class LayerFidelity:
     """Adds up, over the batches of an evaluation, what the intermediate losses measure and what they mean.
 
     For every matched layer m there are `loss_embedding`, `loss_hidden_m` and `loss_attention_m` (equations 7 to 9),
@@ -47,15 +47,17 @@ class Fidelity:
         student: PreTrainedModel,
         teacher: PreTrainedModel,
         projections: Projections,
-        settings: Settings,
+        settings: ObjectiveConfig,
         autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
         teacher_autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         """Put hooks on both models."""
         self._student, self._projections, self._settings, self._autocast = student, projections, settings, autocast
         mapping, kinds = settings.mapping, settings.attention_kinds
-        self._capture = FeatureCapture(locate(student), settings.hidden_layers, settings.attention_layers, kinds)
-        self._signal = LiveTeacher(
+        self._capture = FeatureCapture(
+            Encoder.from_model(student), settings.hidden_layers, settings.attention_layers, kinds
+        )
+        self._signal = OnlineTeacher(
             teacher,
             [mapping[m] for m in settings.hidden_layers],
             [mapping[m] for m in settings.attention_layers],
@@ -88,7 +90,7 @@ class Fidelity:
             mask = torch.ones_like(inputs["input_ids"])
         real, mapping = mask.bool(), self._settings.mapping
         heads = self._settings.heads
-        counts = BatchCounts.of_batches([inputs], mask.device, windows=self._settings.windows)
+        counts = BatchCounts.from_batches([inputs], mask.device, windows=self._settings.windows)
         sums = {"tokens": counts.tokens, "sequences": counts.sequences}
         vectors = None
         if pooling is not None:

@@ -28,7 +28,7 @@ _EXAMPLES = 32
 
 
 @dataclass(frozen=True)
-class Likeness:
+class LayerSimilarity:
     """Teacher and student on some examples.
 
     Attributes:
@@ -52,7 +52,7 @@ def measure(
     rows: Sequence[Mapping[str, Sequence[int]]],
     mapping: LayerMapping | None,
     sentence: str,
-) -> Likeness:
+) -> LayerSimilarity:
     """Compare two models.
 
     Args:
@@ -68,14 +68,14 @@ def measure(
     mine, above = ([_centred_gram(states[some]) for states in layers] for layers in (own, theirs))
     hidden = torch.stack([torch.stack([_cosine(x, y) for y in above]) for x in mine])
     if mapping is None or not any(mapping):
-        return Likeness(hidden)
+        return LayerSimilarity(hidden)
     shares: dict[int, list[float]] = {}
     for row in rows[:_EXAMPLES]:
         inputs = {name: torch.tensor([row[name]]) for name in tokenizer.model_input_names if name in row}
         for (layer, _), (ours, other) in maps_of(student, teacher, mapping, inputs).items():
             shares.setdefault(layer, []).append(float(torch.minimum(ours, other).sum(-1).mean()))
     tokens, shown = attention_maps(student, teacher, mapping, tokenizer, sentence)
-    return Likeness(hidden, {layer: sum(found) / len(found) for layer, found in shares.items()}, tokens, shown)
+    return LayerSimilarity(hidden, {layer: sum(found) / len(found) for layer, found in shares.items()}, tokens, shown)
 
 
 @torch.no_grad()

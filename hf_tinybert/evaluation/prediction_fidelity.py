@@ -12,7 +12,7 @@ from torch import Tensor
 from hf_tinybert.models.output_types import MULTI_LABEL, REGRESSION, SPANS
 
 
-class Agreement:
+class PredictionFidelity:
     """Adds up agreement over the batches of an evaluation, on the device, without waiting for it.
 
     `agreement` is the share of equal predictions, and `kl` the mean Kullback-Leibler divergence of the teacher's

@@ -23,8 +23,8 @@ from hf_tinybert.export.optimize import LEVELS, can_fuse, fuse
 from hf_tinybert.export.quantize import to_int8
 from hf_tinybert.export.session import OnnxModel, milliseconds
 from hf_tinybert.hub.upload import CARD_NAME, EXPORT_NAME, TOKENIZER_FILES, weights_sha256
-from hf_tinybert.models.architectures import locate
-from hf_tinybert.models.loading import load_teacher, load_tokenizer, pipeline_tag, teacher_config
+from hf_tinybert.models.architectures import Encoder
+from hf_tinybert.models.loading import load_config, load_model, load_tokenizer, pipeline_tag
 from hf_tinybert.models.peft import is_adapter
 from hf_tinybert.utils.files import written_beside
 from hf_tinybert.utils.latency import machine_name
@@ -136,7 +136,7 @@ def export_onnx(
     source = os.fspath(model_dir)
     model, tokenizer, inputs = opened(source, sentences)
     config = model.config
-    length, threads = min(LENGTH, locate(model).max_length or LENGTH), threads or torch.get_num_threads()
+    length, threads = min(LENGTH, Encoder.from_model(model).max_length or LENGTH), threads or torch.get_num_threads()
     with written_beside(output_dir or source) as staging:
         onnx, scratch = Path(staging) / FOLDER, Path(staging) / "candidates"
         onnx.mkdir()
@@ -314,10 +314,10 @@ def difference(model: PreTrainedModel, exported: Any, inputs: dict[str, Any]) ->
 
 def opened(source: str, sentences: Sequence[str] = ()) -> tuple[PreTrainedModel, Any, dict[str, Any]]:
     """A student in float32 and eval mode, its tokenizer, and a batch of sentences to compare on."""
-    task = tasks.of_model(teacher_config(source, "model")) or "feature-extraction"
-    model = load_teacher(source, tasks.TASKS[task].auto, role="model").to("cpu").float().eval()
+    task = tasks.of_model(load_config(source, "model")) or "feature-extraction"
+    model = load_model(source, tasks.TASKS[task].auto, role="model").to("cpu").float().eval()
     tokenizer = load_tokenizer(source, "model")
-    texts, longest = list(sentences) or demo_requests(), min(LENGTH, locate(model).max_length or LENGTH)
+    texts, longest = list(sentences) or demo_requests(), min(LENGTH, Encoder.from_model(model).max_length or LENGTH)
     inputs = tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
     return model, tokenizer, dict(inputs)
 

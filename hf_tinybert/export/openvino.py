@@ -28,7 +28,7 @@ from hf_tinybert.export.onnx import (
     write_facts,
 )
 from hf_tinybert.export.session import median_milliseconds
-from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.loading import pipeline_tag
 from hf_tinybert.utils.files import written_beside
 from hf_tinybert.utils.latency import machine_name
@@ -104,7 +104,7 @@ def export_openvino(
     source = os.fspath(model_dir)
     model, tokenizer, inputs = opened(source, sentences)
     tag, kind = pipeline_tag(model), "int8" if quantize else "fp32"
-    length = min(LENGTH, locate(model).max_length or LENGTH)
+    length = min(LENGTH, Encoder.from_model(model).max_length or LENGTH)
     with written_beside(output_dir or source) as staging:
         target = Path(staging) / FOLDER
         given: dict[str, Any] = {"export": True, "compile": False}

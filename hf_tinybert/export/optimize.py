@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_tinybert.export import exporters
-from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.architectures import Encoder
 
 #: Optimum's levels: the standard's own simplifications; fused operators; GELU by its tanh approximation as well.
 LEVELS = ("O1", "O2", "O3")
@@ -93,7 +93,7 @@ def _by_onnxruntime(model: PreTrainedModel, plain: Path, scratch: Path, level: s
 def _with_fused_attention(model: PreTrainedModel) -> PreTrainedModel:
     """A copy whose attention is one operator each; it can be exported, not run."""
     copied = copy.deepcopy(model)
-    for layer in locate(copied).layers:
+    for layer in Encoder.from_model(copied).layers:
         inner: Any = layer
         inner.attention.self = _FusedAttention(inner.attention.self)
     return copied

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from hf_tinybert.benchmark.comparison import Comparison, compare
-from hf_tinybert.distillation.objective import Settings
+from hf_tinybert.distillation.objective import ObjectiveConfig
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.model_card import pictures
 from hf_tinybert.model_card.gather import gather
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 def make(
     trainer: Any,
     name: str,
-    settings: Settings,
+    settings: ObjectiveConfig,
     comparison: Comparison | None = None,
     sentence: str = pictures.SENTENCE,
     **given: Any,

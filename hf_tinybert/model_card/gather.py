@@ -21,7 +21,7 @@ from hf_tinybert.hub.upload import CARD_NAME
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.model_card.facts import CardFacts
 from hf_tinybert.models import peft, sentence_transformers_files
-from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.loading import pipeline_tag
 from hf_tinybert.training_args import DistillationTrainingArguments
 
@@ -46,7 +46,7 @@ _SHOWN = (
     "seed",
 )
 _PHASES = {
-    "two": "first the layers, then the predictions",
+    "two_phase": "first the layers, then the predictions",
     "intermediate": "the layers alone",
     "prediction": "the predictions alone",
     "joint": "all levels in every step",
@@ -112,7 +112,7 @@ def gather(
         training_rows=len(trainer.train_dataset) if hasattr(trainer.train_dataset, "__len__") else None,
         arguments=shown_arguments(trainer.args),
         versions={**known.get("versions", {}), "datasets": datasets.__version__},
-        max_length=locate(student).max_length,
+        max_length=Encoder.from_model(student).max_length,
         language=_several(language) or _several(cards[0].language),
         license=license or (licenses.pop() if len(licenses) == 1 else None),
         tags=_several(tags),
@@ -124,7 +124,7 @@ def gather(
 
 def shape(model: PreTrainedModel) -> str:
     """How a model is built, in words."""
-    place = locate(model)
+    place = Encoder.from_model(model)
     kind = type(peft.unwrapped(model)).__name__
     return f"{kind} with {place.num_layers} layers, {place.hidden_size} wide"
 

@@ -1,4 +1,4 @@
-"""What the classes of teacher and student have to do with each other."""
+"""Where the classes of the student are among those of the teacher."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from transformers import PretrainedConfig
 
 
 @dataclass(frozen=True)
-class LabelOrder:
+class LabelAlignment:
     """Where the student's classes are among the teacher's.
 
     Attributes:
-        places: the teacher's index of each of the student's classes, in the student's order; None where they are the
+        indices: the teacher's index of each of the student's classes, in the student's order; None where they are the
             same.
     """
 
-    places: tuple[int, ...] | None = None
+    indices: tuple[int, ...] | None = None
 
     @classmethod
-    def between(cls, student: PretrainedConfig, teacher: PretrainedConfig) -> LabelOrder:
+    def from_configs(cls, student: PretrainedConfig, teacher: PretrainedConfig) -> LabelAlignment:
         """Match the classes by name.
 
         Names that transformers made up (`LABEL_0`, ...) say nothing: then the order is taken to be the same.
@@ -35,30 +35,33 @@ class LabelOrder:
                 "with `create_student(teacher, ...)`, or its configuration with `TinyBertConfig.from_teacher`: both "
                 "take the labels from the teacher."
             )
-        ours, theirs = (
+        student_labels, teacher_labels = (
             {int(index): label for index, label in config.id2label.items()} for config in (student, teacher)
         )
-        if any(all(label == f"LABEL_{index}" for index, label in table.items()) for table in (ours, theirs)):
+        if any(
+            all(label == f"LABEL_{index}" for index, label in table.items())
+            for table in (student_labels, teacher_labels)
+        ):
             return cls()
-        if ours == theirs:
+        if student_labels == teacher_labels:
             return cls()
-        place = {label: index for index, label in theirs.items()}
-        if sorted(ours.values()) != sorted(theirs.values()) or len(place) < len(theirs):
+        index_of = {label: index for index, label in teacher_labels.items()}
+        if sorted(student_labels.values()) != sorted(teacher_labels.values()) or len(index_of) < len(teacher_labels):
             raise ValueError(
                 "Teacher and student have different labels, so their logits cannot be compared.\n"
-                f"  teacher: {theirs}\n  student: {ours}"
+                f"  teacher: {teacher_labels}\n  student: {student_labels}"
             )
-        return cls(tuple(place[ours[index]] for index in range(len(ours))))
+        return cls(tuple(index_of[student_labels[index]] for index in range(len(student_labels))))
 
     def logits(self, teacher: Tensor) -> Tensor:
         """The teacher's logits `[..., C]` in the student's order."""
-        return teacher if self.places is None else teacher[..., list(self.places)]
+        return teacher if self.indices is None else teacher[..., list(self.indices)]
 
     def labels(self, student: Tensor) -> Tensor:
         """Gold labels in the teacher's numbers: class ids, -100 where ignored, or 0/1 values `[B, C]`."""
-        if self.places is None:
+        if self.indices is None:
             return student
-        places = torch.tensor(self.places, device=student.device)
+        indices = torch.tensor(self.indices, device=student.device)
         if student.is_floating_point():
-            return torch.empty_like(student).index_copy_(-1, places, student)
-        return torch.where(student >= 0, places[student.clamp(min=0)], student)
+            return torch.empty_like(student).index_copy_(-1, indices, student)
+        return torch.where(student >= 0, indices[student.clamp(min=0)], student)

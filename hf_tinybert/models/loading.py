@@ -77,7 +77,7 @@ def saved_class(
         said = peft.task_type(name)
         found = peft.AUTO_CLASSES.get(said or "")
     else:
-        config = teacher_config(name, role, init_kwargs)
+        config = load_config(name, role, init_kwargs)
         said = ", ".join(config.architectures or [])
         known = (each for each in _AUTO_CLASSES if auto_classes.saved_from(config, getattr(transformers, each)))
         found = next(known, None)
@@ -97,7 +97,7 @@ def pipeline_tag(model: PreTrainedModel) -> str:
         return "text-classification"
 
 
-def teacher_config(
+def load_config(
     name: str | os.PathLike[str], role: str = "teacher", init_kwargs: Mapping[str, Any] | None = None
 ) -> PretrainedConfig:
     """The configuration of a model in a folder or on the Hub.
@@ -125,7 +125,7 @@ def _check_folder(name: str | os.PathLike[str], role: str, subfolder: str = "") 
         raise ValueError(f"The {role} folder {path} does not exist.")
 
 
-def load_teacher(
+def load_model(
     name: str | os.PathLike[str], auto: Any, init_kwargs: Mapping[str, Any] | None = None, role: str = "teacher"
 ) -> Any:
     """Load a fine-tuned model from a folder or the Hub, with a clear error if there is none.

@@ -20,7 +20,7 @@ OF_ROWS = (SINGLE_LABEL, MULTI_LABEL, REGRESSION, VECTORS)
 LABELS = ("labels", "start_positions", "end_positions")
 
 
-def kind_of(model: PreTrainedModel) -> str:
+def output_type(model: PreTrainedModel) -> str:
     """What a model says: by its head, or, without one, by its pooled vector. An unknown class is a classifier."""
     try:
         name = auto_class(model).__name__

@@ -1,9 +1,9 @@
 """A page from one or more runs: losses, fidelity, where the models look, sizes and times, errors."""
 
 from hf_tinybert.evaluation.error_analysis import Answers, Mistake
-from hf_tinybert.evaluation.layer_similarity import Likeness
+from hf_tinybert.evaluation.layer_similarity import LayerSimilarity
 from hf_tinybert.report.create import check, make
 from hf_tinybert.report.measure import measure
 from hf_tinybert.report.runs import Run, read
 
-__all__ = ["Answers", "Likeness", "Mistake", "Run", "check", "make", "measure", "read"]
+__all__ = ["Answers", "LayerSimilarity", "Mistake", "Run", "check", "make", "measure", "read"]

@@ -15,7 +15,7 @@ import jinja2
 from hf_tinybert import plots
 from hf_tinybert.benchmark.comparison import ModelFacts
 from hf_tinybert.evaluation.error_analysis import Answers
-from hf_tinybert.evaluation.layer_similarity import Likeness
+from hf_tinybert.evaluation.layer_similarity import LayerSimilarity
 from hf_tinybert.report.runs import Run
 from hf_tinybert.utils.files import file_beside, written_beside
 
@@ -25,7 +25,7 @@ _FORMATS = {".html": "page.html", ".md": "page.md"}
 def make(
     runs: Sequence[Run],
     output: str | os.PathLike[str],
-    likeness: Mapping[str, Likeness] | None = None,
+    likeness: Mapping[str, LayerSimilarity] | None = None,
     answers: Mapping[str, Answers] | None = None,
     sentence: str = "",
 ) -> Path:
@@ -94,7 +94,7 @@ def check(runs: Sequence[Run], output: str | os.PathLike[str]) -> None:
         raise ValueError(f"These runs were not measured alike, so make a report of each: {found}.")
 
 
-def _draw(runs: Sequence[Run], likeness: Mapping[str, Likeness], folder: Path) -> dict[str, Path]:
+def _draw(runs: Sequence[Run], likeness: Mapping[str, LayerSimilarity], folder: Path) -> dict[str, Path]:
     """What there is to see, by name."""
     drawn: dict[str, Path] = {}
     compared = {run.name: run.comparison for run in runs if run.comparison is not None}

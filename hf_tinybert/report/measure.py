@@ -15,10 +15,10 @@ from hf_tinybert.data import loading
 from hf_tinybert.data.demo import demo_requests
 from hf_tinybert.evaluation import error_analysis, layer_similarity
 from hf_tinybert.evaluation.error_analysis import Answers
-from hf_tinybert.evaluation.layer_similarity import Likeness
-from hf_tinybert.models.architectures import locate
-from hf_tinybert.models.label_alignment import LabelOrder
-from hf_tinybert.models.loading import load_teacher, load_tokenizer
+from hf_tinybert.evaluation.layer_similarity import LayerSimilarity
+from hf_tinybert.models.architectures import Encoder
+from hf_tinybert.models.label_alignment import LabelAlignment
+from hf_tinybert.models.loading import load_model, load_tokenizer
 from hf_tinybert.report.runs import Run
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def measure(
     sentence: str,
     mistakes: int,
     use_cpu: bool = False,
-) -> tuple[dict[str, Likeness], dict[str, Answers]]:
+) -> tuple[dict[str, LayerSimilarity], dict[str, Answers]]:
     """Compare every run's student with their teacher.
 
     Args:
@@ -54,13 +54,13 @@ def measure(
     """
     auto = transformers.AutoModel if task is None else task.auto
     kwargs = {"dtype": torch.float32}
-    teacher = load_teacher(teacher_name, auto, kwargs).eval()
+    teacher = load_model(teacher_name, auto, kwargs).eval()
     tokenizer = load_tokenizer(teacher_name, "teacher", task is not None and task.single_words)
     theirs, split = None, None
     if task is None:
         rows: Any = [dict(tokenizer(text, truncation=True, max_length=_LENGTH)) for text in demo_requests()]
     else:
-        loading.check_max_length(task.args.max_length, locate(teacher).max_length, "the teacher")
+        loading.check_max_length(task.args.max_length, Encoder.from_model(teacher).max_length, "the teacher")
         split = next(name for name in ("test", "eval") if name in task.splits)
         encoded = task.encode(tokenizer, teacher.config)
         rows = list(encoded.splits[split].select(range(min(_ROWS, len(encoded.splits[split])))))
@@ -70,7 +70,7 @@ def measure(
             logger.warning("Mistakes are listed of texts with one label each; these are not.")
     alike, said = {}, {}
     for run in runs:
-        student = load_teacher(run.folder, auto, kwargs, role="student").eval()
+        student = load_model(run.folder, auto, kwargs, role="student").eval()
         own = load_tokenizer(run.folder, "student", task is not None and task.single_words)
         _check(run, student, teacher, max(len(row["input_ids"]) for row in rows))
         if own.get_vocab() == tokenizer.get_vocab():
@@ -79,7 +79,7 @@ def measure(
             logger.warning(f"{run.name} reads other tokens than the teacher: their layers are not compared.")
         if theirs is None or split is None or task is None:
             continue
-        order, mine = LabelOrder.between(student.config, teacher.config), task.encode(own, student.config)
+        order, mine = LabelAlignment.from_configs(student.config, teacher.config), task.encode(own, student.config)
         said[run.name] = error_analysis.compare(
             _logits(student, own, mine, split, use_cpu),
             order.logits(theirs).numpy(),
@@ -97,8 +97,8 @@ def _check(run: Run, student: Any, teacher: Any, longest: int) -> None:
     Raises:
         ValueError: says which.
     """
-    loading.check_max_length(longest, locate(student).max_length, f"the student {run.name}")
-    deepest, layers = max(run.mapping.values() if run.mapping else [0]), locate(teacher).num_layers
+    loading.check_max_length(longest, Encoder.from_model(student).max_length, f"the student {run.name}")
+    deepest, layers = max(run.mapping.values() if run.mapping else [0]), Encoder.from_model(teacher).num_layers
     if deepest > layers:
         raise ValueError(
             f"{run.name} learnt from a teacher with at least {deepest} layers; the one that --teacher names has "

@@ -59,7 +59,7 @@ def read(folder: str | os.PathLike[str]) -> Run:
     known = config.get(PROVENANCE_KEY) or {}
     mapping = None if known.get("phases") == "prediction" else known.get("layer_mapping")
     try:
-        comparison = Comparison.of_saved(summary) if summary else None
+        comparison = Comparison.from_saved(summary) if summary else None
     except (KeyError, TypeError):
         raise ValueError(f"{path / SUMMARY_NAME} is not one that `hf-tinybert distill` saved.") from None
     return Run(

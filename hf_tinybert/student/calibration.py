@@ -16,7 +16,7 @@ _EXAMPLES, _TOKENS = 1024, 32_768
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
-def typical_examples(dataset: Any) -> list[Any]:
+def sample_calibration_examples(dataset: Any) -> list[Any]:
     """Examples from all over the training data, as many as fit when all are padded to the longest.
 
     Variants of a text stand beside it in augmented data: the first examples would be few texts. Of a stream they are
@@ -35,7 +35,7 @@ def typical_examples(dataset: Any) -> list[Any]:
     return found
 
 
-def typical_batch(dataset: Any, tokenizer: Any) -> dict[str, Tensor] | None:
+def sample_calibration_batch(dataset: Any, tokenizer: Any) -> dict[str, Tensor] | None:
     """Such examples as a batch of a model's inputs, or `None` where they are not tokenised or there is no tokenizer.
 
     Args:
@@ -47,7 +47,10 @@ def typical_batch(dataset: Any, tokenizer: Any) -> dict[str, Tensor] | None:
     first = next(_spread(dataset), None)
     if not isinstance(first, Mapping) or "input_ids" not in first:
         return None
-    rows = [{name: example[name] for name in _INPUTS if name in example} for example in typical_examples(dataset)]
+    rows = [
+        {name: example[name] for name in _INPUTS if name in example}
+        for example in sample_calibration_examples(dataset)
+    ]
     padded = tokenizer.pad(rows, return_tensors="pt")
     return {name: torch.as_tensor(value) for name, value in padded.items()}
 

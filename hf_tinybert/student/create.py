@@ -18,12 +18,12 @@ from hf_tinybert.configuration import PRESETS, TinyBertConfig, preset_sizes
 from hf_tinybert.distillation import projections
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.models import head_init, sentence_transformers_files
-from hf_tinybert.models.architectures import locate
-from hf_tinybert.models.label_alignment import LabelOrder
+from hf_tinybert.models.architectures import Encoder
+from hf_tinybert.models.label_alignment import LabelAlignment
 from hf_tinybert.models.loading import auto_class, check_vocabularies
 from hf_tinybert.models.output_types import MULTI_LABEL
 from hf_tinybert.student import projection_init, provenance, teacher_init
-from hf_tinybert.student.calibration import typical_batch
+from hf_tinybert.student.calibration import sample_calibration_batch
 
 logger = logging.get_logger(__name__)
 
@@ -36,7 +36,7 @@ def create_student(
     init: Init = "teacher",
     layer_mapping: str | Mapping[int, int] = "uniform",
     calibration: Mapping[str, Tensor] | None = None,
-    own_vocabulary: bool = False,
+    separate_vocabulary: bool = False,
 ) -> PreTrainedModel:
     """Make a student of the same Auto class as the teacher, in eval mode, on the CPU, in float32.
 
@@ -72,21 +72,23 @@ def create_student(
         bert_config = _config(str(config))
         _take_labels(bert_config, teacher)
     elif _is_checkpoint(config):
-        return _from_checkpoint(teacher, str(config), own_vocabulary)
+        return _from_checkpoint(teacher, str(config), separate_vocabulary)
     else:
         preset_sizes(str(config))  # raises, listing the presets
         raise AssertionError
-    if not own_vocabulary:
+    if not separate_vocabulary:
         check_vocabularies(bert_config, teacher.config)
     elif init == "teacher":
         raise ValueError(
             "init='teacher' needs the teacher's vocabulary: use create_student(teacher, ..., init='random') (--init "
             "random), or a small checkpoint."
         )
-    LabelOrder.between(bert_config, teacher.config)
+    LabelAlignment.from_configs(bert_config, teacher.config)
     student: PreTrainedModel = _student_class(teacher, bert_config)(bert_config).eval()
     if init == "teacher":
-        mapping = LayerMapping.build(layer_mapping, locate(student).num_layers, locate(teacher).num_layers)
+        mapping = LayerMapping.from_spec(
+            layer_mapping, Encoder.from_model(student).num_layers, Encoder.from_model(teacher).num_layers
+        )
         if calibration is None and bert_config.hidden_size < teacher.config.hidden_size:
             logger.warning(
                 "The student starts without having seen any text, and is worse for it: give create_student a "
@@ -105,7 +107,7 @@ def student_of_data(
     layer_mapping: str,
     dataset: Any,
     tokenizer: Any,
-    own_vocabulary: bool = False,
+    separate_vocabulary: bool = False,
 ) -> PreTrainedModel:
     """The student that a preset's name or a configuration stands for, from its teacher's weights and training data.
 
@@ -121,9 +123,9 @@ def student_of_data(
         ValueError: as for `create_student`.
     """
     made = isinstance(config, PretrainedConfig) or str(config) in PRESETS or _is_shape(config)
-    typical = typical_batch(dataset, tokenizer) if made else None
+    typical = sample_calibration_batch(dataset, tokenizer) if made else None
     return create_student(
-        teacher, config, layer_mapping=layer_mapping, calibration=typical, own_vocabulary=own_vocabulary
+        teacher, config, layer_mapping=layer_mapping, calibration=typical, separate_vocabulary=separate_vocabulary
     )
 
 
@@ -153,7 +155,7 @@ def _take_labels(config: PretrainedConfig, teacher: PreTrainedModel) -> None:
     config.problem_type = teacher.config.problem_type
 
 
-def _from_checkpoint(teacher: PreTrainedModel, name: str, own_vocabulary: bool) -> PreTrainedModel:
+def _from_checkpoint(teacher: PreTrainedModel, name: str, separate_vocabulary: bool) -> PreTrainedModel:
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise ValueError(f"The student folder {name} holds no model: there is no config.json in it.")
     config = _config(name)
@@ -161,10 +163,10 @@ def _from_checkpoint(teacher: PreTrainedModel, name: str, own_vocabulary: bool) 
     model_class = auto._model_mapping.get(type(config), None)
     if model_class is None:
         raise ValueError(f"The student {name} is a {config.model_type} model, which {auto.__name__} does not know.")
-    if not own_vocabulary:
+    if not separate_vocabulary:
         check_vocabularies(config, teacher.config)
     if model_class.__name__ in (config.architectures or []):
-        LabelOrder.between(config, teacher.config)
+        LabelAlignment.from_configs(config, teacher.config)
         config.problem_type = config.problem_type or teacher.config.problem_type
     else:
         _take_labels(config, teacher)

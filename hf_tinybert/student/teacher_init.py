@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_tinybert.layer_mapping import LayerMapping
-from hf_tinybert.models.architectures import locate
-from hf_tinybert.models.label_alignment import LabelOrder
+from hf_tinybert.models.architectures import Encoder
+from hf_tinybert.models.label_alignment import LabelAlignment
 
 _LAYER_PARTS = (
     "attention.self.query",
@@ -94,7 +94,7 @@ def start_from_teacher(
             _copy(student, teacher, mapping)
             return {}
         trace = _trace(source, mapping, batch)
-        view = _View.of_trace(trace, mapping, student.config.hidden_size)
+        view = _View.from_trace(trace, mapping, student.config.hidden_size)
         _reduce_embeddings(target, source, view, batch, trace)
         hidden = target.embeddings(
             **{k: v for k, v in batch.items() if k in ("input_ids", "token_type_ids", "position_ids")}
@@ -133,7 +133,7 @@ class _View:
     mean: Tensor
 
     @classmethod
-    def of_trace(cls, trace: _Trace, mapping: LayerMapping, size: int) -> _View:
+    def from_trace(cls, trace: _Trace, mapping: LayerMapping, size: int) -> _View:
         """The leading principal components of the mapped layers' hidden states."""
         if len(trace.hidden[0][0]) == size:  # nothing is left out
             return cls(torch.eye(size, device=trace.hidden[0].device), torch.zeros_like(trace.hidden[0][0]))
@@ -196,7 +196,7 @@ def _batch(
     student: PreTrainedModel, teacher: PreTrainedModel, calibration: Mapping[str, Tensor] | None
 ) -> dict[str, Tensor]:
     """Inputs on the teacher's device, cut at what both models can read."""
-    longest = min(locate(model).max_length or _RANDOM_BATCH[1] for model in (student, teacher))
+    longest = min(Encoder.from_model(model).max_length or _RANDOM_BATCH[1] for model in (student, teacher))
     if calibration is None:
         rows, length = _RANDOM_BATCH[0], min(_RANDOM_BATCH[1], longest)
         generator = torch.Generator().manual_seed(0)
@@ -371,7 +371,7 @@ def _reduce_head(student: PreTrainedModel, teacher: PreTrainedModel, basis: Tens
     """
     prefix = student.base_model_prefix + "."
     ours = dict(student.named_parameters())
-    order = LabelOrder.between(student.config, teacher.config)
+    order = LabelAlignment.from_configs(student.config, teacher.config)
     wide = teacher.config.hidden_size
     norms = {name for name, module in teacher.named_modules() if isinstance(module, nn.LayerNorm)}
     for name, value in teacher.named_parameters():

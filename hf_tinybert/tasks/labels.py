@@ -45,7 +45,7 @@ class Labels:
         return named(self.names) | {"problem_type": MULTI_LABEL if self.several else SINGLE_LABEL}
 
     @classmethod
-    def of_dataset(cls, dataset: Dataset, column: str) -> Labels:
+    def from_dataset(cls, dataset: Dataset, column: str) -> Labels:
         """The label names of a data set: a ClassLabel's own, floats as regression, else sorted values.
 
         A column of lists makes a multi-label task, whose classes are all the values in them.
@@ -69,7 +69,7 @@ class Labels:
         return cls(tuple(str(value) for value in sorted(values, key=lambda v: (str(type(v)), v))), several)
 
     @classmethod
-    def of_config(cls, config: PretrainedConfig) -> Labels:
+    def from_config(cls, config: PretrainedConfig) -> Labels:
         """The label names that a fine-tuned model carries."""
         if config.problem_type == REGRESSION or config.num_labels == 1:
             return cls(None)

@@ -78,18 +78,18 @@ class TextClassification(Task):
 
     def config_kwargs(self) -> dict[str, Any]:
         """Labels as the training data have them."""
-        return Labels.of_dataset(self.splits["train"], self.columns.label).config_kwargs()
+        return Labels.from_dataset(self.splits["train"], self.columns.label).config_kwargs()
 
     def start_head(self, model: PreTrainedModel, missing: Collection[str]) -> None:
         """Where texts have several labels, a new head starts at their frequencies."""
-        labels = Labels.of_config(model.config)
+        labels = Labels.from_config(model.config)
         if labels.several:
             rows = _label_ids(self.splits["train"], "train", self.columns.label, labels)
             head_init.start_at_frequencies(model, missing, [[i for i, one in enumerate(row) if one] for row in rows])
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Encoded:
         """Token ids, and label ids as the model counts them."""
-        labels = Labels.of_config(config)
+        labels = Labels.from_config(config)
         encoded = encode(self.splits, self.columns, labels, tokenizer, self.args.max_length)
         leading, metric = metrics.for_labels(labels.is_regression, labels.several)
         return Encoded(encoded, loading.collator(tokenizer), leading, dict.fromkeys(encoded, metric))

@@ -51,7 +51,7 @@ class TokenClassification(Task):
 
     def config_kwargs(self) -> dict[str, Any]:
         """Tags as the training data have them, sorted unless they are a ClassLabel."""
-        return named(Labels.of_dataset(self.splits["train"], self.tags).names or ())
+        return named(Labels.from_dataset(self.splits["train"], self.tags).names or ())
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Encoded:
         """Word pieces, and the tag of each word at its first piece."""

@@ -14,13 +14,13 @@ from transformers import PreTrainedModel
 
 from hf_tinybert.models import architectures
 from hf_tinybert.models.features import PLAIN_OUTPUT, FeatureCapture, Features
-from hf_tinybert.models.label_alignment import LabelOrder
+from hf_tinybert.models.label_alignment import LabelAlignment
 from hf_tinybert.models.loading import freeze
 from hf_tinybert.models.output_types import LABELS, logits_of
 from hf_tinybert.teacher import inputs as teacher_inputs
 
 
-class TeacherSignal(Protocol):
+class TeacherSource(Protocol):
     """Where the teacher's knowledge of a batch comes from."""
 
     def data(self, dataset: Any, collator: Any) -> tuple[Any, Any]:
@@ -43,7 +43,7 @@ class TeacherSignal(Protocol):
         """Training is over, or has failed."""
 
 
-class LiveTeacher:
+class OnlineTeacher:
     """A signal that runs the teacher on every batch, frozen and in eval mode.
 
     Args:
@@ -76,7 +76,7 @@ class LiveTeacher:
         #: Columns of a batch that the teacher may read.
         self.inputs = self.own_inputs.union(teacher_inputs.COLUMNS)
         hidden, attention = list(hidden), list(attention)
-        encoder = architectures.locate(model)
+        encoder = architectures.Encoder.from_model(model)
         last = max([*hidden, *attention], default=0)
         # Compiled code cannot be left halfway.
         self._stops = compile_kwargs is None and (last < encoder.num_layers or last not in hidden)
@@ -148,15 +148,15 @@ class LiveTeacher:
             self._cast[whole] = {name: cast[id(weight)] for name, weight in named if id(weight) in cast}
 
 
-class SeveralTeachers(LiveTeacher):
+class TeacherEnsemble(OnlineTeacher):
     """Several models whose logits are averaged; layers are the first one's.
 
     Args:
         models: the teachers, whose labels are the first one's in any order.
         weights: their shares of the logits, which add up to 1.
-        hidden: layers of the first teacher (see `LiveTeacher`, also for the other arguments).
+        hidden: layers of the first teacher (see `OnlineTeacher`, also for the other arguments).
         attention: layers of the first teacher.
-        **kwargs: of `LiveTeacher`.
+        **kwargs: of `OnlineTeacher`.
     """
 
     def __init__(
@@ -171,8 +171,8 @@ class SeveralTeachers(LiveTeacher):
         super().__init__(models[0], hidden, attention, **kwargs)
         self.sources = list(zip(models, weights, strict=True))
         plain = {name: kwargs[name] for name in ("autocast", "compile_kwargs", "pooling") if name in kwargs}
-        self._others = [LiveTeacher(model, (), (), **plain) for model in models[1:]]
-        self._orders = [LabelOrder.between(models[0].config, model.config) for model in models[1:]]
+        self._others = [OnlineTeacher(model, (), (), **plain) for model in models[1:]]
+        self._orders = [LabelAlignment.from_configs(models[0].config, model.config) for model in models[1:]]
         self.inputs = self.inputs.union(*(other.inputs for other in self._others))
 
     def features(self, inputs: Mapping[str, Any], intermediate: bool, prediction: bool) -> Features:

@@ -19,7 +19,7 @@ from hf_tinybert.utils.work_sharing import share
 Make = Callable[[dict[str, list[Any]]], Mapping[str, list[Any]]]
 
 
-class Pieces:
+class ResumableMap:
     """A data set cut into pieces of consecutive rows, and what is kept of each as an Arrow file.
 
     Args:

@@ -49,7 +49,7 @@ def test_a_yaml_file_fills_all_three_classes(parse):
     assert training.intermediate_share == 0.25
     assert training.phases == "joint"
     assert training.layer_mapping == "0:0,1:3"
-    assert training.report_agreement is False
+    assert training.report_fidelity is False
 
 
 @pytest.mark.parametrize("value", ['"1:0.5,2:2"', "1:0.5,2:2", "{1: 0.5, 2: 2}", "{'1': 0.5, '2': 2}"])
@@ -68,13 +68,13 @@ def test_json_says_the_same(parse):
 def test_flags_win_over_the_file_and_the_file_over_the_commands_defaults(parse):
     model, data, training = parse(
         YAML,
-        *("--teacher", "other", "--max-length=16", "--phases", "two", "--report-agreement", "True"),
+        *("--teacher", "other", "--max-length=16", "--phases", "two_phase", "--report-agreement", "True"),
         max_length=8,
         learning_rate=5.0,
         per_device_train_batch_size=13,
     )
-    assert (model.teacher, data.max_length, training.phases) == ("other", 16, "two")
-    assert training.report_agreement is True
+    assert (model.teacher, data.max_length, training.phases) == ("other", 16, "two_phase")
+    assert training.report_fidelity is True
     assert training.learning_rate == pytest.approx(1e-4)
     assert training.per_device_train_batch_size == 13
 
@@ -141,7 +141,7 @@ def test_a_mapping_of_one_pair_is_not_base_sixty(parse, text):
 
     try:
         _, _, training = parse(f"teacher: t\n{text}\n")
-        mapping = LayerMapping.build(training.layer_mapping, 1, 6)
+        mapping = LayerMapping.from_spec(training.layer_mapping, 1, 6)
     except ValueError as error:
         assert "layer_mapping" in str(error) or "Layer mapping" in str(error)  # noqa: PT017
     else:

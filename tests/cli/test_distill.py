@@ -131,7 +131,7 @@ def test_as_a_process_with_a_configuration_file(processes, distill_flags, tmp_pa
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     assert model.config.tinybert["layer_mapping"] == "0:0,1:3,2:4"
     args = torch.load(folder / "training_args.bin", weights_only=False)
-    assert (args.temperature, args.report_agreement) == (2.0, False)
+    assert (args.temperature, args.report_fidelity) == (2.0, False)
     summary = json.loads((folder / "summary.json").read_text())
     assert rows_of(ended.stdout)["accuracy"][1] == f"{summary['models'][1]['score']:.4f}"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.yaml", "student"]
@@ -169,7 +169,15 @@ def test_without_data_to_measure_on(command, teacher_path, student_shape, files,
 def test_evaluation_while_training_keeps_the_best(command, distill_flags, tmp_path):
     result = command(
         *(*distill_flags, "--output-dir", tmp_path, "--eval-strategy", "steps", "--eval-steps", "3"),
-        *("--load-best-model-at-end", "--metric-for-best-model", "accuracy", "--init", "random", "--phases", "two"),
+        *(
+            "--load-best-model-at-end",
+            "--metric-for-best-model",
+            "accuracy",
+            "--init",
+            "random",
+            "--phases",
+            "two_phase",
+        ),
     )
     assert result.code == 0, result
     state = json.loads((tmp_path / "trainer_state.json").read_text())

@@ -96,7 +96,7 @@ def test_it_evaluates_while_it_trains(command, flags, tmp_path):
     ("more", "message"),
     [
         (("--phases", "prediction"), "The general stage matches layers only"),
-        (("--phases", "two"), "The general stage matches layers only"),
+        (("--phases", "two_phase"), "The general stage matches layers only"),
         (("--streaming",), "say how long to train with --max-steps"),
         (("--label-column", "intent"), "--label-column is for tasks"),
         (("--max-length", 4000), "4000"),

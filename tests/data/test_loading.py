@@ -56,7 +56,7 @@ def prepared(args: DataArguments, tokenizer, labels: Labels | None = None) -> tu
     first = splits["train"] if "train" in splits else next(iter(splits.values()))
     columns = Columns.find(first, args)
     splits = checked(splits, columns)
-    labels = labels or Labels.of_dataset(first, columns.label)
+    labels = labels or Labels.from_dataset(first, columns.label)
     return encode(shortened(splits, args), columns, labels, tokenizer, args.max_length), labels
 
 
@@ -100,7 +100,7 @@ def test_texts_that_look_like_missing_values_stay_texts(tmp_path, tokenizer, end
 def test_labels_that_look_like_missing_values_are_classes(tmp_path, ending):
     rows = [{"text": "some text", "label": label} for label in ("NA", "null", "yes", "NA")]
     raw = load_raw(DataArguments(train_file=str(write(tmp_path / f"f{ending}", rows))))["train"]
-    assert Labels.of_dataset(raw, "label").names == ("NA", "null", "yes")
+    assert Labels.from_dataset(raw, "label").names == ("NA", "null", "yes")
 
 
 def test_an_empty_text_is_a_text(tmp_path, tokenizer):
@@ -210,7 +210,7 @@ def test_sts_b_is_a_regression_on_pairs(shared_data, tokenizer):
 
 def of(values: list, feature=None) -> Labels:
     columns = {"label": values}
-    return Labels.of_dataset(
+    return Labels.from_dataset(
         Dataset.from_dict(columns, features=Features({"label": feature}) if feature else None), "label"
     )
 
@@ -229,15 +229,15 @@ def test_labels_survive_in_a_models_configuration(tmp_path, values):
     labels = of(values)
     BertConfig(**labels.config_kwargs()).save_pretrained(tmp_path)
     config = BertConfig.from_pretrained(tmp_path)
-    assert Labels.of_config(config) == labels
+    assert Labels.from_config(config) == labels
     if labels.names:
         assert [config.label2id[name] for name in labels.names] == list(range(len(values)))
 
 
 def test_labels_of_a_configuration_are_in_the_order_of_the_ids():
     names = {2: "two", 0: "zero", 1: "one"}
-    assert Labels.of_config(BertConfig(id2label=names, label2id={})).names == ("zero", "one", "two")
-    assert Labels.of_config(BertConfig(num_labels=1)).is_regression
+    assert Labels.from_config(BertConfig(id2label=names, label2id={})).names == ("zero", "one", "two")
+    assert Labels.from_config(BertConfig(num_labels=1)).is_regression
 
 
 def encoded_labels(values: list, labels: Labels, tokenizer, feature=None) -> list:
@@ -321,7 +321,7 @@ def test_lists_of_labels_make_a_multi_label_task(tmp_path, tokenizer):
     assert labels == Labels(("x", "y", "z"), several=True)
     assert labels.config_kwargs()["problem_type"] == "multi_label_classification"
     assert encoded["train"]["labels"] == [[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
-    assert Labels.of_config(BertConfig(**labels.config_kwargs())) == labels
+    assert Labels.from_config(BertConfig(**labels.config_kwargs())) == labels
     with pytest.raises(ValueError, match="not trained for: w"):
         encoded_labels([["x", "w"]], labels, tokenizer)
     with pytest.raises(ValueError, match=r"one label a text.*trained for any number of labels"):

@@ -19,12 +19,12 @@ from hf_tinybert.distillation import attention_matching
 from hf_tinybert.distillation.attention_matching import HeadMatching
 from hf_tinybert.distillation.batch_counts import BatchCounts
 from hf_tinybert.layer_mapping import LayerMapping
-from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.features import Features
 
 HEADS = st.tuples(st.integers(1, 4), st.integers(1, 4))
 SHAPE = st.tuples(st.integers(1, 2), st.integers(1, 5))
-MAPPING = LayerMapping.build("uniform", 3, 3)
+MAPPING = LayerMapping.from_spec("uniform", 3, 3)
 
 
 def features(queries, keys, values=None, bias=None):
@@ -174,7 +174,7 @@ def test_a_matching_stays_as_it_is_and_asks_for_nothing_special():
 
 def build(kind, student, teacher, mapping=MAPPING, **sizes):
     models = [tiny_models.model(family, **sizes.get(family, {})) for family in (student, teacher)]
-    return HeadMatching.build(kind, *map(locate, models), mapping)
+    return HeadMatching.from_encoders(kind, *map(Encoder.from_model, models), mapping)
 
 
 def test_auto_takes_heads_where_they_are_as_many():
@@ -199,10 +199,10 @@ def test_auto_mixes_heads_where_they_are_not():
 @pytest.mark.parametrize("swapped", [False, True])
 def test_auto_takes_relations_where_the_scores_are_not_known(swapped):
     config = tiny_models.config(config_class=EsmConfig, position_embedding_type="rotary", pad_token_id=1)
-    pair = [locate(tiny_models.model()), locate(AutoModel.from_config(config))]
+    pair = [Encoder.from_model(tiny_models.model()), Encoder.from_model(AutoModel.from_config(config))]
     if swapped:
         pair.reverse()
-    matching = HeadMatching.build("auto", *pair, MAPPING)
+    matching = HeadMatching.from_encoders("auto", *pair, MAPPING)
     assert (matching.kind, matching.relation_heads) == ("relations", 4)
     assert matching.why == "one of the models adds unknown terms to its attention scores"
     for kind in ("heads", "mean", "mixing"):
@@ -211,9 +211,9 @@ def test_auto_takes_relations_where_the_scores_are_not_known(swapped):
             r"not known here \(relative positions\): use head_matching='relations', or set attention_weight=0\.$"
         )
         with pytest.raises(ValueError, match=message):
-            HeadMatching.build(kind, *pair, MAPPING)
+            HeadMatching.from_encoders(kind, *pair, MAPPING)
     read_from_a_file = "-relations".removeprefix("-")  # equal to the literal, and not the same object
-    assert HeadMatching.build(read_from_a_file, *pair, MAPPING).why == "asked for"
+    assert HeadMatching.from_encoders(read_from_a_file, *pair, MAPPING).why == "asked for"
 
 
 @pytest.mark.parametrize(

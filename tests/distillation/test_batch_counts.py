@@ -25,7 +25,7 @@ def batch(*lengths, width=None, left=False, **more):
 
 
 def counted(*batches, **settings):
-    counts = BatchCounts.of_batches(batches, CPU, **settings)
+    counts = BatchCounts.from_batches(batches, CPU, **settings)
     tensors = (counts.sequences, counts.tokens, counts.pairs, counts.labels, *counts.windowed.values())
     assert {(value.dtype, value.shape) for value in tensors} == {(torch.float32, ())}
     return {
@@ -76,7 +76,7 @@ def test_over_all_micro_batches_one_position_after_the_other(lengths, windows, p
 
 
 def test_windows_are_in_ascending_order_and_none_by_default():
-    counts = BatchCounts.of_batches([batch(4, 2)], CPU, windows=[3, 0, 2, 1])
+    counts = BatchCounts.from_batches([batch(4, 2)], CPU, windows=[3, 0, 2, 1])
     assert [(window, value.item()) for window, value in counts.windowed.items()] == [(0, 6), (1, 14), (2, 18), (3, 20)]
     assert BatchCounts(*torch.zeros(4), shares=1).windowed == {}
 
@@ -128,4 +128,4 @@ def test_an_input_longer_than_the_models_is_refused_and_padding_counts_as_length
 
 def test_counts_stay_as_they_are():
     with pytest.raises(FrozenInstanceError):
-        BatchCounts.of_batches([batch(2)], CPU).shares = 2
+        BatchCounts.from_batches([batch(2)], CPU).shares = 2

@@ -14,12 +14,12 @@ from transformers import AutoModel, AutoModelForTokenClassification
 from hf_tinybert import LayerMapping, TinyBertConfig, create_student
 from hf_tinybert.distillation.attention_matching import HeadMatching
 from hf_tinybert.distillation.batch_counts import BatchCounts
-from hf_tinybert.distillation.objective import DistillationObjective, Settings, Step, Weights
-from hf_tinybert.distillation.output_matching import Prediction
+from hf_tinybert.distillation.objective import DistillationObjective, ObjectiveConfig, Step, Weights
+from hf_tinybert.distillation.output_matching import OutputLoss
 from hf_tinybert.distillation.phases import LEVELS
 from hf_tinybert.distillation.projections import Projections
-from hf_tinybert.models.architectures import locate
-from hf_tinybert.teacher.source import LiveTeacher
+from hf_tinybert.models.architectures import Encoder
+from hf_tinybert.teacher.source import OnlineTeacher
 
 ONES = {"embedding": 1.0, "hidden": 1.0, "attention": 1.0, "prediction": 1.0, "hard_label": 1.0}
 
@@ -37,24 +37,24 @@ class Pair:
     """An objective with the teacher's signal."""
 
     def __init__(self, student, teacher, levels=ONES, layers=None, mapping="uniform", **changes):
-        ours, theirs = locate(student), locate(teacher)
-        mapping = LayerMapping.build(mapping, ours.num_layers, theirs.num_layers)
-        heads = HeadMatching.build("auto", ours, theirs, mapping)
-        self.settings = Settings(mapping, Weights(levels, layers or {}), heads, Prediction(**changes))
+        ours, theirs = Encoder.from_model(student), Encoder.from_model(teacher)
+        mapping = LayerMapping.from_spec(mapping, ours.num_layers, theirs.num_layers)
+        heads = HeadMatching.from_encoders("auto", ours, theirs, mapping)
+        self.settings = ObjectiveConfig(mapping, Weights(levels, layers or {}), heads, OutputLoss(**changes))
         wanted = range(ours.num_layers + 1)
         projections = Projections(ours.hidden_size, theirs.hidden_size, wanted, shared=False)
         with torch.no_grad():
             for parameter in projections.parameters():
                 parameter.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
         self.objective = DistillationObjective(student, ours, projections, self.settings)
-        self.teacher = LiveTeacher(teacher, set(mapping.values()), set(mapping.layers.values()))
+        self.teacher = OnlineTeacher(teacher, set(mapping.values()), set(mapping.layers.values()))
 
     def __call__(self, batch, phase="joint", counts=None):
         levels = LEVELS[phase]
         features = self.teacher.features(batch, "hidden" in levels, "prediction" in levels)
         if counts is None:
             by_row = self.settings.prediction.counts_rows
-            counts = BatchCounts.of_batches([batch], torch.device("cpu"), count_rows=by_row)
+            counts = BatchCounts.from_batches([batch], torch.device("cpu"), count_rows=by_row)
         return self.objective(**batch, step=Step(features, levels, counts))
 
 
@@ -248,7 +248,7 @@ def test_micro_batches_of_any_lengths_add_up_to_the_whole_batch(lengths, cut, se
     pair.objective.zero_grad(set_to_none=True)
     cut = min(cut, len(lengths) - 1)
     shares = [trimmed(batch, slice(0, cut)), trimmed(batch, slice(cut, None))]
-    counts = BatchCounts.of_batches(shares, torch.device("cpu"))
+    counts = BatchCounts.from_batches(shares, torch.device("cpu"))
     assert counts.shares == 2
     total, sums = 0.0, dict.fromkeys(parts, 0.0)
     for share in shares:
@@ -281,13 +281,13 @@ def test_counts_of_a_step():
     first, second = tiny_models.batch((4, 2)), tiny_models.batch((3,))
     del second["attention_mask"]
     first["labels"] = torch.tensor([1, -100])
-    counts = BatchCounts.of_batches([first, second], torch.device("cpu"), longest=4, processes=3)
+    counts = BatchCounts.from_batches([first, second], torch.device("cpu"), longest=4, processes=3)
     assert (counts.sequences, counts.tokens, counts.pairs, counts.labels) == (3, 9, 29, 2)
     assert counts.shares == 6
-    doubled = BatchCounts.of_batches([first], torch.device("cpu"), reduce=lambda total, reduction: 2 * total)
+    doubled = BatchCounts.from_batches([first], torch.device("cpu"), reduce=lambda total, reduction: 2 * total)
     assert (doubled.sequences, doubled.tokens, doubled.pairs, doubled.labels) == (4, 12, 40, 2)
     with pytest.raises(ValueError, match="4 tokens is longer than the 3 positions"):
-        BatchCounts.of_batches([second, first], torch.device("cpu"), longest=3)
+        BatchCounts.from_batches([second, first], torch.device("cpu"), longest=3)
 
 
 @pytest.mark.parametrize("form", ["bool", "int"])
@@ -305,7 +305,7 @@ def test_the_authors_reduction_averages_over_micro_batches():
     pair = Pair(student, teacher, ONES | {"hard_label": 0.0}, reduction="paper")
     batches = [labelled(tiny_models.batch((5, 2))), labelled(tiny_models.batch((3, 3), seed=1))]
     alone = [pair(batch)[0].item() for batch in batches]
-    counts = BatchCounts.of_batches(batches, torch.device("cpu"))
+    counts = BatchCounts.from_batches(batches, torch.device("cpu"))
     together = sum(pair(batch, counts=counts)[0].item() / 2 for batch in batches)
     assert together == pytest.approx(sum(alone) / 2, rel=1e-5)
     loss, _ = pair(batches[0], "prediction")
@@ -394,7 +394,7 @@ def test_a_loss_function_of_ones_own_replaces_the_hard_label_loss():
         return F.cross_entropy(outputs.logits, labels, weight, reduction="sum") / num_items_in_batch
 
     batches = [labelled(tiny_models.batch((5, 2))), labelled(tiny_models.batch((3, 3, 4), seed=1))]
-    counts = BatchCounts.of_batches(batches, torch.device("cpu"))
+    counts = BatchCounts.from_batches(batches, torch.device("cpu"))
     pair = Pair(student, teacher, {"hard_label": 1.0}, hard_label_function=weighted)
     total = sum(pair(batch, "prediction", counts)[0].item() / 2 for batch in batches)
     expected = 0.0

@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils import ModelOutput
 
 from hf_tinybert.distillation.batch_counts import BatchCounts
-from hf_tinybert.distillation.output_matching import Prediction
+from hf_tinybert.distillation.output_matching import OutputLoss
 from hf_tinybert.models.output_types import (
     LABELS,
     MULTI_LABEL,
@@ -30,8 +30,8 @@ from hf_tinybert.models.output_types import (
     SPANS,
     TOKENS,
     VECTORS,
-    kind_of,
     logits_of,
+    output_type,
 )
 
 pytestmark = pytest.mark.also_transformers("4.57")
@@ -71,15 +71,15 @@ def close(found, expected):
     ],
 )
 def test_the_kind_is_that_of_the_head(auto, changes, kind):
-    assert kind_of(tiny_models.model(auto=auto, **changes)) == kind
+    assert output_type(tiny_models.model(auto=auto, **changes)) == kind
 
 
 def test_a_class_that_no_auto_class_knows_is_a_classifier():
     class OfTheirOwn(BertForMultipleChoice):
         pass
 
-    assert kind_of(OfTheirOwn(tiny_models.config())) == SINGLE_LABEL
-    assert kind_of(OfTheirOwn(tiny_models.config(num_labels=1))) == REGRESSION
+    assert output_type(OfTheirOwn(tiny_models.config())) == SINGLE_LABEL
+    assert output_type(OfTheirOwn(tiny_models.config(num_labels=1))) == REGRESSION
 
 
 def test_names_of_kinds_are_those_of_transformers_and_rows_have_one_answer():
@@ -110,15 +110,15 @@ def test_what_a_model_says_is_among_its_outputs():
 
 
 def test_defaults_are_plain_classification_and_nothing_is_changed_later():
-    prediction = Prediction()
-    assert prediction == Prediction(SINGLE_LABEL, 1.0, "mean", 0.0, None, None)
+    prediction = OutputLoss()
+    assert prediction == OutputLoss(SINGLE_LABEL, 1.0, "mean", 0.0, None, None)
     with pytest.raises(FrozenInstanceError):
         prediction.temperature = 2.0
 
 
 @pytest.mark.parametrize("kind", [SINGLE_LABEL, MULTI_LABEL, REGRESSION, TOKENS, SPANS, VECTORS])
 def test_several_labels_and_spans_count_rows(kind):
-    assert Prediction(kind).counts_rows is (kind in ("multi_label_classification", "spans"))
+    assert OutputLoss(kind).counts_rows is (kind in ("multi_label_classification", "spans"))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
@@ -134,7 +134,7 @@ def test_several_labels_and_spans_count_rows(kind):
 def test_soft_loss_of_rows_is_a_sum_over_them(kind, reference, classes, temperature):
     student, teacher = arrays(3, classes)
     inputs = {"attention_mask": torch.tensor(MASK), "labels": torch.tensor([0, -100, 1])}
-    value, count = Prediction(kind, temperature).soft(*tensors(student, teacher), inputs, COUNTS)
+    value, count = OutputLoss(kind, temperature).soft(*tensors(student, teacher), inputs, COUNTS)
     close(value, 3 * reference(student, teacher, temperature))
     assert count is COUNTS.sequences
 
@@ -143,7 +143,7 @@ def test_soft_loss_of_rows_is_a_sum_over_them(kind, reference, classes, temperat
 def test_soft_loss_of_spans_is_over_real_positions(temperature):
     student, teacher = arrays(3, 5, 2)
     inputs = {"attention_mask": torch.tensor(MASK)}
-    value, count = Prediction(SPANS, temperature).soft(*tensors(student, teacher), inputs, COUNTS)
+    value, count = OutputLoss(SPANS, temperature).soft(*tensors(student, teacher), inputs, COUNTS)
     close(value, 3 * ref.span_cross_entropy(student, teacher, MASK, temperature))
     assert count is COUNTS.sequences
 
@@ -152,17 +152,17 @@ def test_soft_loss_of_tokens_is_over_labelled_positions_and_without_labels_over_
     student, teacher = arrays(3, 5, 4)
     mask = torch.tensor(MASK)
     labels = torch.tensor([[0, -100, 2, -100, 1], [3, 0, -100, -100, -100], [-100] * 5])
-    found = Prediction(TOKENS, 2.0).soft(
+    found = OutputLoss(TOKENS, 2.0).soft(
         *tensors(student, teacher), {"attention_mask": mask, "labels": labels}, COUNTS
     )
     for (value, count), chosen, wanted in (
         (found, (labels != -100).numpy(), COUNTS.labels),
         (
-            Prediction(TOKENS, 2.0).soft(*tensors(student, teacher), {"attention_mask": mask}, COUNTS),
+            OutputLoss(TOKENS, 2.0).soft(*tensors(student, teacher), {"attention_mask": mask}, COUNTS),
             MASK > 0,
             COUNTS.tokens,
         ),
-        (Prediction(TOKENS, 2.0).soft(*tensors(student, teacher), {}, COUNTS), MASK >= 0, COUNTS.tokens),
+        (OutputLoss(TOKENS, 2.0).soft(*tensors(student, teacher), {}, COUNTS), MASK >= 0, COUNTS.tokens),
     ):
         close(value, chosen.sum() * ref.soft_cross_entropy(student[chosen], teacher[chosen], 2.0))
         assert count is wanted
@@ -170,22 +170,22 @@ def test_soft_loss_of_tokens_is_over_labelled_positions_and_without_labels_over_
 
 def test_the_authors_reduction_is_a_mean_as_their_code_takes_it():
     student, teacher = arrays(3, 4)
-    value, _ = Prediction(temperature=2.0, reduction="paper").soft(*tensors(student, teacher), {}, COUNTS)
+    value, _ = OutputLoss(temperature=2.0, reduction="paper").soft(*tensors(student, teacher), {}, COUNTS)
     close(value, ref.paper_soft_cross_entropy(student, teacher, 2.0))
-    value, _ = Prediction(MULTI_LABEL, 2.0, "paper").soft(*tensors(student, teacher), {}, COUNTS)
+    value, _ = OutputLoss(MULTI_LABEL, 2.0, "paper").soft(*tensors(student, teacher), {}, COUNTS)
     close(value, ref.soft_binary_cross_entropy(student, teacher, 2.0) / 4)
-    value, _ = Prediction(VECTORS, reduction="paper").soft(*tensors(student, teacher), {}, COUNTS)
+    value, _ = OutputLoss(VECTORS, reduction="paper").soft(*tensors(student, teacher), {}, COUNTS)
     close(value, ref.vectors(student, teacher))
     student, teacher = arrays(3, 5, 2)
     inputs = {"attention_mask": torch.tensor(MASK)}
-    value, _ = Prediction(SPANS, 2.0, "paper").soft(*tensors(student, teacher), inputs, COUNTS)
+    value, _ = OutputLoss(SPANS, 2.0, "paper").soft(*tensors(student, teacher), inputs, COUNTS)
     close(value, ref.span_cross_entropy(student, teacher, MASK, 2.0) / 4)
 
 
 def test_the_authors_regress_on_gold_values_where_there_are_any():
     student, teacher = arrays(3, 1)
     gold = torch.tensor([2, 0, 1])
-    paper, mean = Prediction(REGRESSION, reduction="paper"), Prediction(REGRESSION)
+    paper, mean = OutputLoss(REGRESSION, reduction="paper"), OutputLoss(REGRESSION)
     close(
         paper.soft(*tensors(student, teacher), {"labels": gold}, COUNTS)[0], np.mean((student[:, 0] - [2, 0, 1]) ** 2)
     )
@@ -197,12 +197,12 @@ def test_the_authors_regress_on_gold_values_where_there_are_any():
 def test_hard_loss_is_this_shares_part_of_the_mean(smoothing):
     logits, other = arrays(3, 4)
     labels = np.array([2, -100, 0])
-    rows = Prediction(label_smoothing=smoothing)
+    rows = OutputLoss(label_smoothing=smoothing)
     close(
         rows.hard(*tensors(logits), {"labels": torch.tensor(labels)}, COUNTS),
         2 / 19 * ref.cross_entropy(logits, labels, smoothing),
     )
-    of_tokens = Prediction(TOKENS, label_smoothing=smoothing)
+    of_tokens = OutputLoss(TOKENS, label_smoothing=smoothing)
     flat = np.array([[2, -100, 0], [1, 1, -100]])
     close(
         of_tokens.hard(*tensors(np.stack((logits, other))), {"labels": torch.tensor(flat)}, COUNTS),
@@ -213,11 +213,11 @@ def test_hard_loss_is_this_shares_part_of_the_mean(smoothing):
     gold = {"start_positions": torch.tensor(start), "end_positions": torch.tensor(end)}
     inputs = gold | {"attention_mask": torch.tensor(MASK)}
     close(
-        Prediction(SPANS, label_smoothing=smoothing).hard(*tensors(spans), inputs, COUNTS),
+        OutputLoss(SPANS, label_smoothing=smoothing).hard(*tensors(spans), inputs, COUNTS),
         3 / 19 * ref.span_label(spans, start, end, MASK, smoothing),
     )
     close(
-        Prediction(SPANS, label_smoothing=smoothing).hard(*tensors(spans), gold, COUNTS),
+        OutputLoss(SPANS, label_smoothing=smoothing).hard(*tensors(spans), gold, COUNTS),
         3 / 19 * ref.span_label(spans, start, end, np.ones_like(MASK), smoothing),
     )
 
@@ -226,18 +226,18 @@ def test_hard_loss_of_several_labels_and_of_values():
     logits, _ = arrays(3, 4)
     several = np.random.default_rng(0).integers(0, 2, (3, 4))
     close(
-        Prediction(MULTI_LABEL).hard(*tensors(logits), {"labels": torch.tensor(several)}, COUNTS),
+        OutputLoss(MULTI_LABEL).hard(*tensors(logits), {"labels": torch.tensor(several)}, COUNTS),
         3 / 19 * ref.binary_cross_entropy(logits, several),
     )
     close(
-        Prediction(REGRESSION).hard(*tensors(logits[:, :1]), {"labels": torch.tensor([0.5, 2.0, -1.0])}, COUNTS),
+        OutputLoss(REGRESSION).hard(*tensors(logits[:, :1]), {"labels": torch.tensor([0.5, 2.0, -1.0])}, COUNTS),
         np.sum((logits[:, 0] - [0.5, 2.0, -1.0]) ** 2) / 19,
     )
 
 
 def test_a_batch_without_a_labelled_row_has_no_hard_loss():
     empty = BatchCounts(*torch.zeros(4), shares=1)
-    value = Prediction().hard(torch.randn(2, 3), {"labels": torch.tensor([-100, -100])}, empty)
+    value = OutputLoss().hard(torch.randn(2, 3), {"labels": torch.tensor([-100, -100])}, empty)
     assert value.item() == 0.0
 
 
@@ -254,7 +254,7 @@ def test_a_batch_without_a_labelled_row_has_no_hard_loss():
 )
 def test_a_hard_loss_without_labels_says_which_are_missing(kind, inputs, missing):
     with pytest.raises(ValueError) as caught:
-        Prediction(kind).hard(torch.zeros(2, 3, 2), inputs, COUNTS)
+        OutputLoss(kind).hard(torch.zeros(2, 3, 2), inputs, COUNTS)
     assert str(caught.value) == f"hard_label_weight is above 0, but the batch has no {missing}."
 
 
@@ -266,7 +266,7 @@ def test_a_function_of_the_users_own_is_called_as_the_trainer_would():
         return torch.tensor(42.0)
 
     logits, labels = torch.randn(2, 3), torch.tensor([0, 1])
-    assert Prediction(hard_label_function=function).hard(logits, {"labels": labels}, COUNTS).item() == 42.0
+    assert OutputLoss(hard_label_function=function).hard(logits, {"labels": labels}, COUNTS).item() == 42.0
     ((output, given, count),) = asked
     assert dict(output) == {"logits": logits}
     assert given is labels
@@ -275,7 +275,7 @@ def test_a_function_of_the_users_own_is_called_as_the_trainer_would():
         torch.randn(2, 5, 2),
         {"start_positions": torch.tensor([0, 1]), "end_positions": torch.tensor([2, 3])},
     )
-    Prediction(SPANS, hard_label_function=function).hard(spans, inputs | {"labels": labels}, COUNTS)
+    OutputLoss(SPANS, hard_label_function=function).hard(spans, inputs | {"labels": labels}, COUNTS)
     output, given, _ = asked[1]
     assert set(output) == {"start_logits", "end_logits"}
     assert given == (inputs["start_positions"], inputs["end_positions"])
@@ -283,16 +283,16 @@ def test_a_function_of_the_users_own_is_called_as_the_trainer_would():
 
 def test_logits_go_out_as_a_model_of_the_kind_returns_them():
     logits, loss = torch.randn(2, 5, 2), torch.tensor(3.0)
-    spans = Prediction(SPANS).output_of(logits, loss)
+    spans = OutputLoss(SPANS).output_of(logits, loss)
     assert isinstance(spans, ModelOutput)
     assert list(spans) == ["loss", "start_logits", "end_logits"]
     assert spans.loss is loss
     assert torch.equal(spans.start_logits, logits[..., 0])
     assert torch.equal(spans.end_logits, logits[..., 1])
-    assert list(Prediction(SPANS).output_of(logits)) == ["start_logits", "end_logits"]
+    assert list(OutputLoss(SPANS).output_of(logits)) == ["start_logits", "end_logits"]
     for kind in (SINGLE_LABEL, MULTI_LABEL, REGRESSION, TOKENS, VECTORS):
-        said = Prediction(kind).output_of(logits, loss)
+        said = OutputLoss(kind).output_of(logits, loss)
         assert list(said) == ["loss", "logits"]
         assert said.loss is loss
         assert said.logits is logits
-    assert list(Prediction().output_of(logits)) == ["logits"]
+    assert list(OutputLoss().output_of(logits)) == ["logits"]

@@ -72,23 +72,23 @@ def test_levels_of_the_phases():
 )
 def test_the_arguments_draw_the_boundary(changes, boundary, tmp_path):
     args = workbench.arguments(tmp_path, **changes)
-    plan = PhasePlan.of_arguments(args, 20)
+    plan = PhasePlan.from_arguments(args, 20)
     assert plan == PhasePlan(20, boundary, joint=args.phases == "joint")
     if not plan.joint:
         stays = 30 if args.phases == "intermediate" else boundary
-        assert PhasePlan.of_arguments(args, 30, resumed=boundary).intermediate_steps == stays
+        assert PhasePlan.from_arguments(args, 30, resumed=boundary).intermediate_steps == stays
 
 
 @pytest.mark.parametrize(("share", "total", "boundary"), [(0.5, 1, 1), (0.5, 2, 1), (0.01, 2, 1), (0.99, 3, 2)])
 def test_each_phase_has_a_step_where_there_are_two(share, total, boundary, tmp_path):
     args = workbench.arguments(tmp_path, intermediate_share=share)
-    assert PhasePlan.of_arguments(args, total) == PhasePlan(total, boundary)
+    assert PhasePlan.from_arguments(args, total) == PhasePlan(total, boundary)
 
 
 def test_a_resumed_boundary_stays_except_where_a_run_has_none(tmp_path):
-    for phases, expected in (("two", 7), ("prediction", 7), ("intermediate", 20), ("joint", 0)):
+    for phases, expected in (("two_phase", 7), ("prediction", 7), ("intermediate", 20), ("joint", 0)):
         args = workbench.arguments(tmp_path, phases=phases)
-        assert PhasePlan.of_arguments(args, 20, resumed=7).intermediate_steps == expected
+        assert PhasePlan.from_arguments(args, 20, resumed=7).intermediate_steps == expected
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ from transformers import AutoModel
 
 from hf_tinybert import create_student
 from hf_tinybert.distillation.attention_matching import HeadMatching
-from hf_tinybert.distillation.objective import Settings, Weights
+from hf_tinybert.distillation.objective import ObjectiveConfig, Weights
 from hf_tinybert.distillation.projections import Projections
-from hf_tinybert.evaluation.layer_fidelity import Fidelity
+from hf_tinybert.evaluation.layer_fidelity import LayerFidelity
 from hf_tinybert.layer_mapping import LayerMapping
-from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.architectures import Encoder
 
 ONE_PROCESS = Accelerator(cpu=True)
 LEVELS = {"embedding": 0.5, "hidden": 1.0, "attention": 2.0}
@@ -39,14 +39,14 @@ def pair(init="random"):
 
 
 def settings_of(student, teacher, **weights):
-    ours, theirs = locate(student), locate(teacher)
-    mapping = LayerMapping.build("1:1,2:3,0:0", ours.num_layers, theirs.num_layers)
-    heads = HeadMatching.build("auto", ours, theirs, mapping)
-    return Settings(mapping, Weights(LEVELS | weights, {2: 0.5}), heads)
+    ours, theirs = Encoder.from_model(student), Encoder.from_model(teacher)
+    mapping = LayerMapping.from_spec("1:1,2:3,0:0", ours.num_layers, theirs.num_layers)
+    heads = HeadMatching.from_encoders("auto", ours, theirs, mapping)
+    return ObjectiveConfig(mapping, Weights(LEVELS | weights, {2: 0.5}), heads)
 
 
 def measure(student, teacher, projections, settings, batches):
-    fidelity = Fidelity(student, teacher, projections, settings)
+    fidelity = LayerFidelity(student, teacher, projections, settings)
     losses = [float(fidelity.update(inputs)[0]) for inputs in batches]
     measured = fidelity.compute("eval", ONE_PROCESS)
     fidelity.close()
@@ -110,10 +110,14 @@ def test_padding_and_batches_change_nothing():
 def test_a_copy_of_the_teacher_is_perfect():
     teacher = tiny_models.model(auto=AutoModel)
     student = copy.deepcopy(teacher)
-    mapping = LayerMapping.build("uniform", 3, 3)
+    mapping = LayerMapping.from_spec("uniform", 3, 3)
     projections = Projections(24, 24, {0, 1, 2, 3}, shared=False)
     measured, _ = measure(
-        student, teacher, projections, Settings(mapping, Weights(LEVELS), HeadMatching("heads", 4, 4)), [batch(3, 7)]
+        student,
+        teacher,
+        projections,
+        ObjectiveConfig(mapping, Weights(LEVELS), HeadMatching("heads", 4, 4)),
+        [batch(3, 7)],
     )
     for name, value in measured.items():
         assert value == pytest.approx(0.0 if "loss" in name else 1.0, abs=1e-4), name
@@ -131,7 +135,9 @@ def test_levels_without_weight_are_not_measured():
 
 def test_no_hook_is_left():
     student, teacher = pair()
-    fidelity = Fidelity(student, teacher, Projections(16, 24, {0, 1, 2}, shared=False), settings_of(student, teacher))
+    fidelity = LayerFidelity(
+        student, teacher, Projections(16, 24, {0, 1, 2}, shared=False), settings_of(student, teacher)
+    )
     assert tiny_models.hooks(student)
     fidelity.close()
     assert not tiny_models.hooks(student)

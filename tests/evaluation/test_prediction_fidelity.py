@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
 
-from hf_tinybert.evaluation.prediction_fidelity import Agreement
+from hf_tinybert.evaluation.prediction_fidelity import PredictionFidelity
 from hf_tinybert.models.output_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL, SPANS, TOKENS
 
 ONE_PROCESS = Accelerator(cpu=True)
@@ -32,7 +32,7 @@ def kl(student, teacher):
 def test_means_over_all_rows_whatever_the_batches(sizes, classes, seed):
     source = np.random.default_rng(seed)
     student, teacher = source.normal(size=(2, sum(sizes), classes))
-    agreement, regression = Agreement(SINGLE_LABEL), Agreement(REGRESSION)
+    agreement, regression = PredictionFidelity(SINGLE_LABEL), PredictionFidelity(REGRESSION)
     at = 0
     for size in sizes:
         pair = [torch.tensor(x[at : at + size], dtype=torch.float32) for x in (student, teacher)]
@@ -50,7 +50,7 @@ def test_means_over_all_rows_whatever_the_batches(sizes, classes, seed):
 
 def test_the_divergence_is_of_the_teacher_from_the_student():
     sure, unsure = torch.tensor([[5.0, 0.0]]), torch.tensor([[0.0, 0.0]])
-    agreement = Agreement(SINGLE_LABEL)
+    agreement = PredictionFidelity(SINGLE_LABEL)
     agreement.update(unsure, sure, {})
     assert agreement.compute("", ONE_PROCESS)["_kl"] == pytest.approx(kl(unsure.numpy(), sure.numpy()), rel=1e-5)
     assert kl(unsure.numpy(), sure.numpy()) != pytest.approx(kl(sure.numpy(), unsure.numpy()), rel=0.1)
@@ -59,7 +59,7 @@ def test_the_divergence_is_of_the_teacher_from_the_student():
 def test_positions_without_a_label_do_not_count():
     student, teacher = torch.randn(2, 3, 4, 5)
     mask = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]])
-    agreement = Agreement(TOKENS)
+    agreement = PredictionFidelity(TOKENS)
     labels = torch.where(mask.bool(), 3, -100)
     agreement.update(student, teacher, {"labels": labels})
     kept = [x[mask.bool()].double().numpy() for x in (student, teacher)]
@@ -68,7 +68,7 @@ def test_positions_without_a_label_do_not_count():
 
 
 def test_nothing_added_gives_nothing_and_all_masked_gives_zeros():
-    agreement = Agreement(TOKENS)
+    agreement = PredictionFidelity(TOKENS)
     assert agreement.compute("eval", ONE_PROCESS) == {}
     agreement.update(torch.randn(1, 2, 3), torch.randn(1, 2, 3), {"labels": torch.full((1, 2), -100)})
     assert agreement.compute("eval", ONE_PROCESS) == {"eval_agreement": 0.0, "eval_kl": 0.0}
@@ -76,7 +76,7 @@ def test_nothing_added_gives_nothing_and_all_masked_gives_zeros():
 
 def test_several_labels_are_so_many_decisions():
     student, teacher = (torch.tensor(x) for x in ([[2.0, -1.0, 0.5]], [[1.0, 1.0, 0.1]]))
-    agreement = Agreement(MULTI_LABEL)
+    agreement = PredictionFidelity(MULTI_LABEL)
     agreement.update(student, teacher, {"labels": torch.tensor([[1.0, 0.0, 1.0]])})
     pairs = [np.stack([x.numpy().ravel(), np.zeros(3)], axis=-1) for x in (student, teacher)]
     expected = {"e_agreement": 2 / 3, "e_kl": kl(*pairs)}
@@ -88,7 +88,7 @@ def test_starts_and_ends_of_spans_are_chosen_among_real_positions():
     student, teacher = torch.randn(2, 2, 5, 2, generator=source)
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
     student[0, 4] = 50.0  # padding says nothing
-    agreement = Agreement(SPANS)
+    agreement = PredictionFidelity(SPANS)
     agreement.update(student, teacher, {"attention_mask": mask})
     rows = [
         [x[row, :length, end].double().numpy() for row, length in ((0, 3), (1, 5)) for end in (0, 1)]
@@ -103,7 +103,7 @@ def test_half_precision_logits():
     student, teacher = torch.randn(2, 6, 4)
     results = []
     for kind in (torch.float32, torch.bfloat16):
-        agreement = Agreement(SINGLE_LABEL)
+        agreement = PredictionFidelity(SINGLE_LABEL)
         agreement.update(student.to(kind), teacher.to(kind), {})
         results.append(agreement.compute("e", ONE_PROCESS))
     assert results[0]["e_kl"] == pytest.approx(results[1]["e_kl"], rel=0.05)
@@ -114,7 +114,7 @@ def test_a_real_teacher_agrees_with_itself_and_less_with_an_untrained_student(te
     with torch.no_grad():
         theirs = teacher(**batch).logits
         ours = workbench.small_student(teacher)(**batch).logits
-    with_itself, with_student = Agreement(SINGLE_LABEL), Agreement(SINGLE_LABEL)
+    with_itself, with_student = PredictionFidelity(SINGLE_LABEL), PredictionFidelity(SINGLE_LABEL)
     with_itself.update(theirs, theirs, {})
     with_student.update(ours, theirs, {})
     assert with_itself.compute("e", ONE_PROCESS) == {"e_agreement": 1.0, "e_kl": 0.0}

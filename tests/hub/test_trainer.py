@@ -9,7 +9,7 @@ from hub_training import ONLY_TRAINED
 from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification
 
-from hf_tinybert.models.loading import load_teacher
+from hf_tinybert.models.loading import load_model
 
 pytest_plugins = ["clean_python"]
 pytestmark = pytest.mark.also_transformers("4.57")
@@ -102,7 +102,7 @@ def test_an_adapter_arrives_merged(running_hub, trained):
 def test_a_process_without_this_package_answers_as_the_student_here(trained, clean_python, tokenizer):
     for strategy in ("end", "checkpoint", "adapter"):
         found = clean_python("classify", model=f"me/{strategy}", text=TEXT)["result"]
-        own = load_teacher(str(trained[0] / strategy), AutoModelForSequenceClassification).eval()
+        own = load_model(str(trained[0] / strategy), AutoModelForSequenceClassification).eval()
         with torch.no_grad():
             logits = own(**tokenizer(TEXT, return_tensors="pt")).logits[0]
         assert found["class"] == "BertForSequenceClassification"

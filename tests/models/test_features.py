@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModel, AutoModelForSequenceClassification, ConvBertConfig
 
-from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.features import FeatureCapture
 
 LAYERS = st.sets(st.integers(0, 3))
@@ -26,7 +26,7 @@ def probabilities(features, layer, encoder, mask):
 
 
 def check_against_the_models_own_outputs(model, batch):
-    encoder = locate(model)
+    encoder = Encoder.from_model(model)
     layers = range(1, encoder.num_layers + 1)
     capture = FeatureCapture(encoder, [0, *layers], layers)
     with torch.no_grad(), capture.recording() as features:
@@ -48,17 +48,17 @@ def check_against_the_models_own_outputs(model, batch):
     assert features.logits is None
 
 
-@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+@pytest.mark.parametrize("family", tiny_models.ARCHITECTURES)
 def test_catches_hidden_states_and_what_attention_is_made_of(family):
     check_against_the_models_own_outputs(tiny_models.model(family, attention="eager"), tiny_models.batch())
 
 
-@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+@pytest.mark.parametrize("family", tiny_models.ARCHITECTURES)
 def test_a_model_that_was_loaded_with_all_its_outputs_on_is_caught_alike(family):
     caught = []
     for outputs in ({}, {"output_attentions": True, "output_hidden_states": True}):
         model = tiny_models.model(family, attention="eager", **outputs)
-        capture = FeatureCapture(locate(model), range(4), [1, 2, 3])
+        capture = FeatureCapture(Encoder.from_model(model), range(4), [1, 2, 3])
         with torch.no_grad(), capture.recording() as features:
             model(**tiny_models.batch())
         caught.append(features)
@@ -81,7 +81,7 @@ def test_fused_attention_gives_the_same_features(teacher_folder):
     batch, caught = tiny_models.sentences(), []
     for attention in ("sdpa", "eager"):
         model = AutoModelForSequenceClassification.from_pretrained(teacher_folder, attn_implementation=attention)
-        capture = FeatureCapture(locate(model), range(5), range(1, 5))
+        capture = FeatureCapture(Encoder.from_model(model), range(5), range(1, 5))
         with torch.no_grad(), capture.recording() as features:
             model(**batch)
         caught.append(features)
@@ -98,7 +98,7 @@ def test_fused_attention_gives_the_same_features(teacher_folder):
 def test_catches_the_wanted_layers_and_no_others(hidden, attention):
     attention = attention - {0}
     model = tiny_models.model()
-    capture = FeatureCapture(locate(model), hidden, attention)
+    capture = FeatureCapture(Encoder.from_model(model), hidden, attention)
     with capture.recording() as features:
         model(**tiny_models.batch())
     assert set(features.hidden) == hidden
@@ -107,7 +107,7 @@ def test_catches_the_wanted_layers_and_no_others(hidden, attention):
 
 def test_catches_nothing_outside_recording_and_forgets_nothing_inside():
     model = tiny_models.model()
-    capture = FeatureCapture(locate(model), [0, 1], [2])
+    capture = FeatureCapture(Encoder.from_model(model), [0, 1], [2])
     with capture.recording() as first:
         model(**tiny_models.batch((5,), seed=1))
     kept = first.hidden[1]
@@ -127,7 +127,7 @@ def test_catches_nothing_outside_recording_and_forgets_nothing_inside():
 def test_removing_leaves_no_hooks():
     model = tiny_models.model()
     before = tiny_models.hooks(model)
-    capture = FeatureCapture(locate(model), range(4), [1, 2, 3])
+    capture = FeatureCapture(Encoder.from_model(model), range(4), [1, 2, 3])
     assert tiny_models.hooks(model) == before + 10
     capture.remove()
     capture.remove()
@@ -137,7 +137,7 @@ def test_removing_leaves_no_hooks():
     assert not features.hidden | features.queries | features.keys
 
 
-@pytest.mark.parametrize("family", sorted(tiny_models.FAMILIES.keys() - {"albert", "mpnet", "xlm-roberta"}))
+@pytest.mark.parametrize("family", sorted(tiny_models.ARCHITECTURES.keys() - {"albert", "mpnet", "xlm-roberta"}))
 def test_gradient_checkpointing_changes_neither_features_nor_gradients(family):
     gradients, caught, calls = [], [], []
     for checkpointing in (False, True):
@@ -145,8 +145,8 @@ def test_gradient_checkpointing_changes_neither_features_nor_gradients(family):
         if checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         passes = []
-        locate(model).attention[1].module.register_forward_hook(lambda *_, passes=passes: passes.append(1))
-        capture = FeatureCapture(locate(model), range(4), [1, 2, 3])
+        Encoder.from_model(model).attention[1].module.register_forward_hook(lambda *_, passes=passes: passes.append(1))
+        capture = FeatureCapture(Encoder.from_model(model), range(4), [1, 2, 3])
         with capture.recording() as features:
             model.base_model(**tiny_models.batch())
         levels = features.by_layer

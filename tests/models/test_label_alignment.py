@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig
 
-from hf_tinybert.models.label_alignment import LabelOrder
+from hf_tinybert.models.label_alignment import LabelAlignment
 
 
 def labels(*names):
@@ -20,17 +20,17 @@ def test_labels_that_agree_or_that_say_nothing_keep_their_order():
     text.id2label = {"0": "a", "1": "b"}
     unnamed = BertConfig(num_labels=2)
     for student, teacher in ((text, labels("a", "b")), (text, unnamed), (unnamed, text)):
-        assert LabelOrder.between(student, teacher) == LabelOrder()
+        assert LabelAlignment.from_configs(student, teacher) == LabelAlignment()
     logits, gold = torch.randn(3, 2), torch.tensor([0, 1, 1])
-    assert LabelOrder().logits(logits) is logits
-    assert LabelOrder().labels(gold) is gold
+    assert LabelAlignment().logits(logits) is logits
+    assert LabelAlignment().labels(gold) is gold
 
 
 def test_an_order_is_no_more_than_it_was_made_of():
-    order = LabelOrder.between(labels("b", "a"), labels("a", "b"))
-    assert (order, order.places) == (LabelOrder((1, 0)), (1, 0))
+    order = LabelAlignment.from_configs(labels("b", "a"), labels("a", "b"))
+    assert (order, order.indices) == (LabelAlignment((1, 0)), (1, 0))
     with pytest.raises(FrozenInstanceError):
-        order.places = None
+        order.indices = None
 
 
 def test_numbers_are_refused_with_what_to_do():
@@ -39,9 +39,9 @@ def test_numbers_are_refused_with_what_to_do():
         r"its configuration with `TinyBertConfig\.from_teacher`: both take the labels from the teacher\.$"
     )
     with pytest.raises(ValueError, match=message):
-        LabelOrder.between(labels("a"), labels("a", "b"))
+        LabelAlignment.from_configs(labels("a"), labels("a", "b"))
     with pytest.raises(ValueError, match="The teacher has 2 labels and the student 3"):
-        LabelOrder.between(labels("a", "b", "c"), labels("a", "b"))
+        LabelAlignment.from_configs(labels("a", "b", "c"), labels("a", "b"))
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_numbers_are_refused_with_what_to_do():
 )
 def test_labels_that_do_not_agree_are_shown(student, teacher):
     with pytest.raises(ValueError) as caught:
-        LabelOrder.between(labels(*student), labels(*teacher))
+        LabelAlignment.from_configs(labels(*student), labels(*teacher))
     assert str(caught.value).splitlines() == [
         "Teacher and student have different labels, so their logits cannot be compared.",
         f"  teacher: {dict(enumerate(teacher))}",
@@ -65,15 +65,15 @@ def test_labels_that_do_not_agree_are_shown(student, teacher):
 
 
 def test_made_up_names_of_some_classes_alone_are_names():
-    assert LabelOrder.between(labels("LABEL_0", "b"), labels("b", "LABEL_0")).places == (1, 0)
-    assert LabelOrder.between(labels("a", "a", "b"), labels("a", "a", "b")).places is None
+    assert LabelAlignment.from_configs(labels("LABEL_0", "b"), labels("b", "LABEL_0")).indices == (1, 0)
+    assert LabelAlignment.from_configs(labels("a", "a", "b"), labels("a", "a", "b")).indices is None
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.permutations(range(5)), st.integers(0, 999))
 def test_another_order_is_matched_by_name(order, seed):
     names = [f"name {place}" for place in range(5)]
-    matched = LabelOrder.between(labels(*(names[place] for place in order)), labels(*names))
+    matched = LabelAlignment.from_configs(labels(*(names[place] for place in order)), labels(*names))
     logits = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(seed))
     ours = matched.logits(logits)
     for index, place in enumerate(order):

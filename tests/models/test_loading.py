@@ -9,7 +9,7 @@ import transformers
 import workbench
 from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, GPT2Config, GPT2LMHeadModel
 
-from hf_tinybert.models.loading import auto_class, check_vocabularies, describe, fingerprint, load_teacher
+from hf_tinybert.models.loading import auto_class, check_vocabularies, describe, fingerprint, load_model
 
 
 @pytest.mark.parametrize("name", tiny_models.AUTO_CLASSES)
@@ -28,23 +28,23 @@ def test_a_model_of_no_encoder_task_is_refused():
 
 
 def test_loads_a_teacher_by_folder(teacher, teacher_folder):
-    loaded = load_teacher(teacher_folder, AutoModelForSequenceClassification, {"attn_implementation": "eager"})
+    loaded = load_model(teacher_folder, AutoModelForSequenceClassification, {"attn_implementation": "eager"})
     assert fingerprint(loaded) == fingerprint(teacher)
     assert loaded.config._attn_implementation == "eager"
 
 
 def test_a_body_without_a_trained_head_is_no_teacher_but_loads_without_a_head(encoder):
     with pytest.raises(ValueError, match=r"no trained weights for classifier\.bias.*not fine-tuned"):
-        load_teacher(encoder, AutoModelForSequenceClassification)
-    assert load_teacher(encoder, AutoModel).config.hidden_size == 96
+        load_model(encoder, AutoModelForSequenceClassification)
+    assert load_model(encoder, AutoModel).config.hidden_size == 96
 
 
 def test_a_folder_without_a_model_or_that_is_not_there(tmp_path):
     with pytest.raises(ValueError, match=r"no config\.json"):
-        load_teacher(tmp_path, AutoModelForSequenceClassification)
+        load_model(tmp_path, AutoModelForSequenceClassification)
     for name in (tmp_path / "nowhere", "./nowhere", "../nowhere"):
         with pytest.raises(ValueError, match="does not exist"):
-            load_teacher(name, AutoModelForSequenceClassification)
+            load_model(name, AutoModelForSequenceClassification)
 
 
 # Naming it without naming a path

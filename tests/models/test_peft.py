@@ -12,8 +12,8 @@ from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClas
 
 from hf_tinybert import DistillationTrainer, merge_adapter
 from hf_tinybert.models import peft as adapters
-from hf_tinybert.models.architectures import locate
-from hf_tinybert.models.loading import load_teacher, load_tokenizer, teacher_config
+from hf_tinybert.models.architectures import Encoder
+from hf_tinybert.models.loading import load_config, load_model, load_tokenizer
 from hf_tinybert.utils.hashing import weights_digest
 
 peft = pytest.importorskip("peft")
@@ -54,8 +54,8 @@ def test_a_merged_copy_says_the_same_and_the_adapter_is_left_untouched(teacher):
 
 
 def test_parts_are_found_under_an_adapter(teacher):
-    names = [type(layer) for layer in locate(teacher).layers]
-    assert [type(layer) for layer in locate(with_adapter(teacher)).layers] == names
+    names = [type(layer) for layer in Encoder.from_model(teacher).layers]
+    assert [type(layer) for layer in Encoder.from_model(with_adapter(teacher)).layers] == names
 
 
 @pytest.mark.parametrize("form", ["model", "folder"])
@@ -82,7 +82,7 @@ def test_an_adapter_knows_the_number_of_its_labels(encoder, tmp_path):
     model = AutoModelForSequenceClassification.from_pretrained(encoder, id2label=names)
     adapted = with_adapter(model)
     adapted.save_pretrained(tmp_path)
-    loaded = load_teacher(tmp_path, AutoModelForSequenceClassification)
+    loaded = load_model(tmp_path, AutoModelForSequenceClassification)
     assert loaded.config.num_labels == 5
     torch.testing.assert_close(logits(loaded), logits(adapted), atol=1e-5, rtol=1e-5)
 
@@ -90,14 +90,14 @@ def test_an_adapter_knows_the_number_of_its_labels(encoder, tmp_path):
 def test_an_adapter_without_a_tokenizer_has_its_base_models(teacher, teacher_folder, tmp_path):
     with_adapter(teacher).save_pretrained(tmp_path)
     assert load_tokenizer(tmp_path, "teacher").get_vocab() == workbench.tokenizer().get_vocab()
-    assert teacher_config(tmp_path).id2label == workbench.load(teacher_folder).config.id2label
+    assert load_config(tmp_path).id2label == workbench.load(teacher_folder).config.id2label
 
 
 def test_an_adapter_without_a_task_head_is_refused(encoder, tmp_path):
     model = AutoModelForSequenceClassification.from_pretrained(encoder)
     with_adapter(model, task_type=None).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="adapter without a task head, and its base model"):
-        load_teacher(tmp_path, AutoModelForSequenceClassification)
+        load_model(tmp_path, AutoModelForSequenceClassification)
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +196,7 @@ def test_an_adapter_of_question_answering_has_its_head(encoder, tmp_path):
     model = AutoModelForQuestionAnswering.from_pretrained(encoder)
     adapted = with_adapter(model, task_type="QUESTION_ANS")
     adapted.save_pretrained(tmp_path)
-    loaded = load_teacher(tmp_path, AutoModelForQuestionAnswering)
+    loaded = load_model(tmp_path, AutoModelForQuestionAnswering)
     batch = tiny_models.sentences(4)
     with torch.no_grad():
         torch.testing.assert_close(
@@ -214,7 +214,7 @@ def test_the_last_model_of_a_folder_is_what_is_loaded(order, teacher, tmp_path):
         trainer = workbench.trainer(student, teacher, args, **settings)
         trainer.train()
         trainer.save_model()
-    loaded = load_teacher(tmp_path, AutoModelForSequenceClassification)
+    loaded = load_model(tmp_path, AutoModelForSequenceClassification)
     torch.testing.assert_close(logits(loaded), logits(trainer.student), atol=1e-5, rtol=1e-5)
     answer = pipeline("text-classification", model=str(tmp_path))("wake me at seven")[0]
     expected = logits_of_text(trainer, "wake me at seven").softmax(-1).max().item()

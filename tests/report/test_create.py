@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hf_tinybert.benchmark.comparison import Comparison, ModelFacts
-from hf_tinybert.report import Answers, Likeness, Mistake, make, read
+from hf_tinybert.report import Answers, LayerSimilarity, Mistake, make, read
 
 pytest.importorskip("matplotlib")
 
@@ -38,7 +38,9 @@ def run(tmp_path):
 
 def likeness():
     maps = {(1, 3): (torch.eye(3), torch.eye(3))}
-    return {"mine": Likeness(torch.rand(3, 7, dtype=torch.float64), {1: 0.875}, ["[CLS]", "stop", "[SEP]"], maps)}
+    return {
+        "mine": LayerSimilarity(torch.rand(3, 7, dtype=torch.float64), {1: 0.875}, ["[CLS]", "stop", "[SEP]"], maps)
+    }
 
 
 def answers():

@@ -15,7 +15,7 @@ from hf_tinybert import DistillationTrainer, TinyBertConfig, create_student
 from hf_tinybert.configuration import PRESETS
 from hf_tinybert.distillation.projections import Projections
 from hf_tinybert.models.loading import fingerprint, saved_class
-from hf_tinybert.student.calibration import typical_batch
+from hf_tinybert.student.calibration import sample_calibration_batch
 from hf_tinybert.student.projection_init import offered
 from hf_tinybert.utils import compat
 
@@ -261,7 +261,7 @@ def test_a_trainer_makes_the_student_of_a_shape_from_its_own_texts(teacher, tmp_
     shape = workbench.student_config(teacher)
     trainer = workbench.trainer(shape, teacher, args)
     set_seed(3)
-    batch = typical_batch(rows, pad)
+    batch = sample_calibration_batch(rows, pad)
     expected = create_student(teacher, shape, layer_mapping="last", calibration=batch)
     for (name, one), (_, other) in zip(trainer.student.named_parameters(), expected.named_parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0, msg=name)

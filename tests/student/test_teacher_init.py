@@ -331,7 +331,7 @@ def test_the_students_view_is_the_leading_principal_components(seed, size):
     spread = source.normal(size=(7, 7)) * np.logspace(0, -1, 7)
     hidden = {layer: torch.tensor(source.normal(size=(40, 7)) @ spread + layer) for layer in range(4)}
     trace = teacher_init._Trace(hidden=hidden, attended={}, neurons={})
-    view = teacher_init._View.of_trace(trace, LayerMapping({0: 0, 1: 1, 2: 3}), size)
+    view = teacher_init._View.from_trace(trace, LayerMapping({0: 0, 1: 1, 2: 3}), size)
     states = np.concatenate([hidden[layer].numpy() for layer in (0, 1, 3)])
     np.testing.assert_allclose(view.mean, states.mean(0), atol=1e-12)
     centred = states - states.mean(0)

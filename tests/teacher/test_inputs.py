@@ -58,7 +58,7 @@ def data(byte_tokens):
 def student_of(teacher, **changes):
     set_seed(0)
     config = workbench.student_config(teacher, **({"vocab_size": 600} | changes))
-    return create_student(teacher, config, init="random", own_vocabulary=True)
+    return create_student(teacher, config, init="random", separate_vocabulary=True)
 
 
 def trainer_of(teacher, data, tokens, folder, student=None, changes=None, **arguments):
@@ -77,7 +77,7 @@ def trainer_of(teacher, data, tokens, folder, student=None, changes=None, **argu
 
 
 def test_the_teacher_says_of_a_text_what_it_says_alone(teacher, data, byte_tokens, tmp_path):
-    trainer = trainer_of(teacher, data, byte_tokens, tmp_path, report_agreement=True)
+    trainer = trainer_of(teacher, data, byte_tokens, tmp_path, report_fidelity=True)
     own = workbench.trainer(
         workbench.small_student(teacher), teacher, workbench.arguments(tmp_path), compute_metrics=metrics.accuracy
     )
@@ -113,7 +113,7 @@ def test_it_teaches(cache, teacher, data, byte_tokens, tmp_path):
 
 
 def test_predictions_need_no_labels_and_no_teacher(teacher, data, byte_tokens, tmp_path):
-    trainer = trainer_of(teacher, data, byte_tokens, tmp_path, report_agreement=False)
+    trainer = trainer_of(teacher, data, byte_tokens, tmp_path, report_fidelity=False)
     both = data["eval"].select(range(9))
     with_labels = trainer.predict(both.remove_columns([name for name in COLUMNS if name in both.column_names]))
     without = trainer.predict(both.remove_columns(["labels"]))
@@ -141,7 +141,10 @@ def test_views_of_a_batch():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"phases": "two"}, "embedding, hidden and attention levels have no positions in common: use phases='pred"),
+        (
+            {"phases": "two_phase"},
+            "embedding, hidden and attention levels have no positions in common: use phases='pred",
+        ),
         ({"phases": "joint"}, "got phases='joint'"),
     ],
 )
@@ -168,7 +171,7 @@ def test_tasks_of_tokens_and_missing_or_long_columns_are_refused(teacher, data, 
     with pytest.raises(ValueError, match="There is no column 'sentence'"):
         tokenize_for_teacher(DatasetDict({"train": texts_of("eval")}), byte_tokens, "sentence")
     with pytest.raises(ValueError, match="init='teacher' needs the teacher's vocabulary"):
-        create_student(teacher, TinyBertConfig.from_teacher(teacher.config, vocab_size=600), own_vocabulary=True)
+        create_student(teacher, TinyBertConfig.from_teacher(teacher.config, vocab_size=600), separate_vocabulary=True)
 
 
 def test_several_splits_at_once(byte_tokens):
@@ -183,7 +186,7 @@ def test_streams(teacher, data, byte_tokens, tmp_path):
     trainer.train()
     assert trainer.state.global_step == 2
     lacking = data["train"].select_columns(["input_ids", "attention_mask", "labels"]).to_iterable_dataset()
-    args = {"max_steps": 2, "report_agreement": False}
+    args = {"max_steps": 2, "report_fidelity": False}
     with pytest.raises(ValueError, match=r"no (column )?'teacher_input_ids'"):
         trainer_of(teacher, data, byte_tokens, tmp_path, changes={"train_dataset": lacking}, **args).train()
     assert torch.is_grad_enabled()

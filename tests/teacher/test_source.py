@@ -6,9 +6,9 @@ import pytest
 import tiny_models
 import torch
 
-from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.loading import freeze
-from hf_tinybert.teacher.source import LiveTeacher
+from hf_tinybert.teacher.source import OnlineTeacher
 
 
 def test_a_live_teacher_answers_as_the_model_does_in_eval_mode(teacher):
@@ -17,7 +17,7 @@ def test_a_live_teacher_answers_as_the_model_does_in_eval_mode(teacher):
     with torch.no_grad():
         expected = teacher(**inputs, output_hidden_states=True)
     teacher.train()
-    signal = LiveTeacher(teacher, [0, 2, 4], [4])
+    signal = OnlineTeacher(teacher, [0, 2, 4], [4])
     features = signal.features(batch | {"example_id": torch.arange(16)}, intermediate=True, prediction=True)
     assert torch.equal(features.logits, expected.logits)
     assert set(features.hidden) == {0, 2, 4}
@@ -32,7 +32,7 @@ def test_a_live_teacher_answers_as_the_model_does_in_eval_mode(teacher):
 def test_only_what_is_wanted_is_computed(intermediate, prediction):
     model, heads = tiny_models.model(), []
     model.classifier.register_forward_hook(lambda *_: heads.append(1))
-    features = LiveTeacher(model, [0, 1], [1]).features(tiny_models.batch(), intermediate, prediction)
+    features = OnlineTeacher(model, [0, 1], [1]).features(tiny_models.batch(), intermediate, prediction)
     assert bool(heads) == (features.logits is not None) == prediction
     assert bool(features.hidden) == bool(features.queries) == intermediate
 
@@ -41,14 +41,14 @@ def test_only_what_is_wanted_is_computed(intermediate, prediction):
 def test_inputs_that_a_family_does_not_know_are_left_out(family):
     batch = tiny_models.batch()
     batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
-    features = LiveTeacher(tiny_models.model(family), [3], []).features(batch, True, True)
+    features = OnlineTeacher(tiny_models.model(family), [3], []).features(batch, True, True)
     assert features.hidden[3].shape == (3, 7, 24)
 
 
 def test_closing_leaves_no_hooks_and_the_teacher_frozen():
     model = tiny_models.model().train()
     before = tiny_models.hooks(model)
-    signal = LiveTeacher(model, [0, 3], [3])
+    signal = OnlineTeacher(model, [0, 3], [3])
     assert tiny_models.hooks(model) > before
     signal.close()
     assert tiny_models.hooks(model) == before
@@ -61,13 +61,13 @@ def test_closing_leaves_no_hooks_and_the_teacher_frozen():
 @pytest.mark.parametrize(("hidden", "attention"), [([0], []), ([0, 1], [2]), ([1], [1]), ([2], [1])])
 def test_the_teacher_stops_at_the_last_layer_that_is_wanted(family, hidden, attention):
     model, ran = tiny_models.model(family), []
-    for number, layer in enumerate(locate(model).layers, start=1):
+    for number, layer in enumerate(Encoder.from_model(model).layers, start=1):
         layer.register_forward_pre_hook(lambda *_, number=number: ran.append(number))
     batch = tiny_models.batch()
-    whole = LiveTeacher(model, hidden, attention).features(batch, intermediate=True, prediction=True)
+    whole = OnlineTeacher(model, hidden, attention).features(batch, intermediate=True, prediction=True)
     assert ran == [1, 2, 3]
     ran.clear()
-    features = LiveTeacher(model, hidden, attention).features(batch, intermediate=True, prediction=False)
+    features = OnlineTeacher(model, hidden, attention).features(batch, intermediate=True, prediction=False)
     assert ran == list(range(1, max([1, *hidden, *attention]) + 1))
     for kind in ("hidden", "queries", "keys"):
         assert getattr(features, kind).keys() == getattr(whole, kind).keys()
@@ -78,7 +78,7 @@ def test_the_teacher_stops_at_the_last_layer_that_is_wanted(family, hidden, atte
 def test_the_prediction_phase_has_no_hooks():
     model = tiny_models.model()
     before = tiny_models.hooks(model)
-    signal = LiveTeacher(model, [0, 3], [3])
+    signal = OnlineTeacher(model, [0, 3], [3])
     signal.begin(intermediate=True)
     assert tiny_models.hooks(model) > before
     signal.begin(intermediate=False)
@@ -91,7 +91,7 @@ def test_the_prediction_phase_has_no_hooks():
 def test_mixed_precision_covers_the_teacher():
     model = tiny_models.model()
     autocast = lambda: torch.autocast("cpu", torch.bfloat16)  # noqa: E731
-    features = LiveTeacher(model, [1], [1], autocast).features(tiny_models.batch(), True, True)
+    features = OnlineTeacher(model, [1], [1], autocast).features(tiny_models.batch(), True, True)
     assert features.queries[1].dtype == features.logits.dtype == torch.bfloat16
 
 
@@ -99,7 +99,7 @@ def test_cast_weights_are_made_once_and_change_nothing():
     model, batch = tiny_models.model(), tiny_models.batch()
     before = {name: (value.data_ptr(), value.clone()) for name, value in model.state_dict().items()}
     autocast = lambda: torch.autocast("cpu", torch.bfloat16)  # noqa: E731
-    signal = LiveTeacher(model, [0, 1, 3], [1, 3], autocast)
+    signal = OnlineTeacher(model, [0, 1, 3], [1, 3], autocast)
     with torch.no_grad(), autocast():
         expected = model(**batch)
         layers = model.base_model(**batch, output_hidden_states=True).hidden_states
@@ -122,7 +122,7 @@ def test_mixed_precision_covers_a_teacher_with_an_adapter():
     adapter = peft.LoraConfig(target_modules=["query", "value"], task_type="SEQ_CLS", init_lora_weights=False)
     model, batch = peft.get_peft_model(tiny_models.model(), adapter).eval(), tiny_models.batch()
     autocast = lambda: torch.autocast("cpu", torch.bfloat16)  # noqa: E731
-    signal = LiveTeacher(model, [0, 3], [3], autocast)
+    signal = OnlineTeacher(model, [0, 3], [3], autocast)
     with torch.no_grad(), autocast():
         expected = model(**batch, output_hidden_states=True)
     for prediction in (False, True):
@@ -133,8 +133,8 @@ def test_mixed_precision_covers_a_teacher_with_an_adapter():
 
 def test_a_compiled_teacher_gives_the_same():
     model, batch = tiny_models.model(), tiny_models.batch()
-    live = LiveTeacher(model, [0, 3], [3]).features(batch, intermediate=True, prediction=True)
-    compiled = LiveTeacher(model, [0, 3], [3], compile_kwargs={"backend": "eager"})
+    live = OnlineTeacher(model, [0, 3], [3]).features(batch, intermediate=True, prediction=True)
+    compiled = OnlineTeacher(model, [0, 3], [3], compile_kwargs={"backend": "eager"})
     try:
         features = compiled.features(batch, intermediate=True, prediction=True)
         assert torch.equal(features.logits, live.logits)

@@ -7,7 +7,7 @@ from datasets import Dataset, Features, List, Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hf_tinybert.utils.resumable_map import Pieces
+from hf_tinybert.utils.resumable_map import ResumableMap
 
 FEATURES = Features({"made": List(Value("int32"))})
 
@@ -22,16 +22,16 @@ def repeated(batch):
 def test_pieces_follow_each_other(tmp_path_factory, numbers, rows_at_once):
     data = Dataset.from_dict({"number": numbers, "other": ["x"] * len(numbers)})
     folder = tmp_path_factory.mktemp("pieces")
-    made = Pieces(data, ["number"], "key", rows_at_once, folder).ensure(repeated, "Making", FEATURES)
+    made = ResumableMap(data, ["number"], "key", rows_at_once, folder).ensure(repeated, "Making", FEATURES)
     assert made["made"][:] == repeated({"number": numbers})["made"]
     assert made.features == FEATURES
 
 
 def test_what_is_there_is_not_made_again(tmp_path):
     data = Dataset.from_dict({"number": [1, 2, 3]})
-    first = Pieces(data, ["number"], "key", 2, tmp_path)
+    first = ResumableMap(data, ["number"], "key", 2, tmp_path)
     first.ensure(repeated, "Making", FEATURES)
-    again = Pieces(data, ["number"], "key", 2, tmp_path)
+    again = ResumableMap(data, ["number"], "key", 2, tmp_path)
     assert again.folder == first.folder
 
     def never(batch):
@@ -47,12 +47,12 @@ def test_what_is_there_is_not_made_again(tmp_path):
 def test_other_rows_keys_and_sizes_have_other_folders(tmp_path):
     data = Dataset.from_dict({"number": [1, 2, 3], "text": ["a", "b", "\U0001f60d"]})
     folders = {
-        Pieces(data, ["number"], "key", 2, tmp_path).folder,
-        Pieces(data, ["number"], "other", 2, tmp_path).folder,
-        Pieces(data, ["number"], "key", 3, tmp_path).folder,
-        Pieces(data, ["text"], "key", 2, tmp_path).folder,
-        Pieces(data.select([0, 2, 1]), ["number"], "key", 2, tmp_path).folder,
-        Pieces(data.select([0, 1]), ["number"], "key", 2, tmp_path).folder,
+        ResumableMap(data, ["number"], "key", 2, tmp_path).folder,
+        ResumableMap(data, ["number"], "other", 2, tmp_path).folder,
+        ResumableMap(data, ["number"], "key", 3, tmp_path).folder,
+        ResumableMap(data, ["text"], "key", 2, tmp_path).folder,
+        ResumableMap(data.select([0, 2, 1]), ["number"], "key", 2, tmp_path).folder,
+        ResumableMap(data.select([0, 1]), ["number"], "key", 2, tmp_path).folder,
     }
     assert len(folders) == 6
     assert not list(tmp_path.iterdir())

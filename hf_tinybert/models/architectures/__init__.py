@@ -1,7 +1,7 @@
-"""Where the encoder families of transformers keep their layers, queries, keys and values."""
+"""Where the encoders of transformers keep their layers, queries, keys and values."""
 
 from hf_tinybert.models.architectures.encoder import Attention, Encoder
-from hf_tinybert.models.architectures.registry import locate, register_family
-from hf_tinybert.models.architectures.specs import Family
+from hf_tinybert.models.architectures.registry import register_architecture
+from hf_tinybert.models.architectures.specs import ArchitectureSpec
 
-__all__ = ["Attention", "Encoder", "Family", "locate", "register_family"]
+__all__ = ["ArchitectureSpec", "Attention", "Encoder", "register_architecture"]

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
-#: From what the projections of an attention module gave, by name, and what its forward pass was called with, to
-#: `queries`, `keys`, `values` and, where the scores have a term of their own, `bias` (see `Attention`).
-Read = Callable[[nn.Module, Mapping[str, Any], Mapping[str, Tensor]], dict[str, Tensor]]
+from hf_tinybert.models.architectures.registry import CONVENTIONAL, find_spec
+from hf_tinybert.models.architectures.specs import ArchitectureSpec, Read
+from hf_tinybert.models.peft import unwrapped
+
+logger = logging.get_logger(__name__)
+
+#: What the attention module of a model with plain scores consists of.
+_PLAIN_PARTS = {"query", "key", "value", "q_lin", "k_lin", "v_lin", "out_lin", "dense", "dropout", "LayerNorm"} | {
+    "attention_dropout",
+    "output_dropout",
+}
 
 
 @dataclass(frozen=True)
@@ -69,3 +77,106 @@ class Encoder:
     def biased(self) -> bool:
         """Whether the scores have a term beside Q K^T."""
         return any(attention.biased for attention in self.attention)
+
+    @classmethod
+    def from_model(cls, model: PreTrainedModel) -> Encoder:
+        """Find the parts of an encoder.
+
+        A type that is not registered is tried with the module names of BERT and DistilBERT.
+
+        Raises:
+            ValueError: the model lacks a part that its specification names, or, without one, has none of the
+                conventional names; the message says what is missing and how to register an architecture.
+        """
+        model = unwrapped(model)
+        base = getattr(model, model.base_model_prefix, model) if model.base_model_prefix else model
+        model_type = model.config.model_type
+        registered = find_spec(model_type)
+        missing = []
+        for spec in CONVENTIONAL if registered is None else (registered,):
+            lacking = _lacking(base, model.config, spec)
+            if lacking is None:
+                if registered is None:
+                    logger.warning_once(
+                        f"model_type {model_type!r} is not registered; its layers were found under BERT's or "
+                        "DistilBERT's names. If its attention scores are more than Q K^T / sqrt(head_size), register "
+                        "it (hf_tinybert.models.architectures.register_architecture) or set attention_weight=0."
+                    )
+                return _encoder(base, model.config, spec)
+            missing.append(lacking)
+        raise ValueError(
+            f"{type(model).__name__} (model_type {model_type!r}) is not an encoder whose layers can be matched: it "
+            f"lacks {' and '.join(missing)}. Say where it keeps its layers, queries, keys and values with "
+            f"hf_tinybert.models.architectures.register_architecture({model_type!r}, ArchitectureSpec(layers=..., "
+            "attention=..., query=..., key=..., value=...))."
+        )
+
+
+def _lacking(base: nn.Module, config: PretrainedConfig, spec: ArchitectureSpec) -> str | None:
+    """The path of the first part that is not there, or None."""
+    listed = _submodule(base, spec.layers)
+    if not isinstance(listed, nn.ModuleList) or not len(listed):
+        return spec.layers
+    for number, layer in enumerate(spec.called(listed, config)):
+        for part in (spec.query, spec.key, spec.value):
+            if _submodule(layer, f"{spec.attention}.{part}") is None:
+                return f"{spec.layers}.{number}.{spec.attention}.{part}"
+    return None
+
+
+def _encoder(base: nn.Module, config: PretrainedConfig, spec: ArchitectureSpec) -> Encoder:
+    listed = base.get_submodule(spec.layers)
+    assert isinstance(listed, nn.ModuleList)
+    layers = list(spec.called(listed, config))
+    outputs = list(layers)
+    if (after := _submodule(base, spec.after_first)) is not None:
+        outputs[0] = after
+    if (after := _submodule(base, spec.after_last)) is not None:
+        outputs[-1] = after
+    attention = [_attention(layer.get_submodule(spec.attention), spec) for layer in layers]
+    module = attention[0].module
+    plain = getattr(config, "position_embedding_type", None) in (None, "absolute")
+    plain = plain and {name for name, _ in module.named_children()} <= _PLAIN_PARTS
+    return Encoder(
+        layers=tuple(layers),
+        outputs=tuple(outputs),
+        attention=tuple(attention),
+        num_heads=_num_heads(module, config),
+        hidden_size=config.hidden_size,
+        max_length=_max_length(base),
+        known_scores=plain or spec.read is not None,
+    )
+
+
+def _attention(module: nn.Module, spec: ArchitectureSpec) -> Attention:
+    return Attention(
+        module=module,
+        queries=module.get_submodule(spec.query),
+        keys=module.get_submodule(spec.key),
+        values=module.get_submodule(spec.value),
+        read=spec.read,
+        biased=spec.biased,
+        window=spec.window(module),
+    )
+
+
+def _submodule(module: nn.Module, path: str) -> nn.Module | None:
+    if not path:
+        return None
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _max_length(base: nn.Module) -> int | None:
+    """Rows of the position table that inputs can use; RoBERTa's kin count from after the padding id."""
+    table = _submodule(base, "embeddings.position_embeddings")
+    if not isinstance(table, nn.Embedding):
+        return None
+    return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+
+
+def _num_heads(attention: nn.Module, config: PretrainedConfig) -> int:
+    """The heads of the attention module itself, where it says; ConvBERT has fewer than its configuration."""
+    return int(getattr(attention, "num_attention_heads", config.num_attention_heads))

@@ -1,4 +1,4 @@
-"""The adapters: one for each way in which a family names its parts or computes its scores."""
+"""The architectures: one specification for each way to name the parts of an encoder or to compute its scores."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hf_tinybert.models.architectures.encoder import Read
+#: From what the projections of an attention module gave, by name, and what its forward pass was called with, to
+#: `queries`, `keys`, `values` and, where the scores have a term of their own, `bias` (see `Attention`).
+Read = Callable[[nn.Module, Mapping[str, Any], Mapping[str, Tensor]], dict[str, Tensor]]
 
 
 def _as_listed(layers: nn.ModuleList, config: Any) -> Sequence[nn.Module]:
@@ -22,8 +24,8 @@ def _without_window(attention: nn.Module) -> int | None:
 
 
 @dataclass(frozen=True)
-class Family:
-    """How a family of encoders names its parts.
+class ArchitectureSpec:
+    """How an architecture names its parts.
 
     Attributes:
         layers: path of the list of layers, below the base model.
@@ -117,11 +119,11 @@ def _modernbert_window(attention: Any) -> int | None:
     return None if attention.sliding_window is None else attention.sliding_window - 1
 
 
-BERT = Family("encoder.layer", "attention.self", "query", "key", "value")
-DISTILBERT = Family("transformer.layer", "attention", "q_lin", "k_lin", "v_lin")
-ALBERT = Family("encoder.albert_layer_groups", "attention", "query", "key", "value", called=_albert_layers)
-MPNET = Family("encoder.layer", "attention.attn", "q", "k", "v", read=_mpnet, biased=True)
-DEBERTA_V2 = Family(
+BERT = ArchitectureSpec("encoder.layer", "attention.self", "query", "key", "value")
+DISTILBERT = ArchitectureSpec("transformer.layer", "attention", "q_lin", "k_lin", "v_lin")
+ALBERT = ArchitectureSpec("encoder.albert_layer_groups", "attention", "query", "key", "value", called=_albert_layers)
+MPNET = ArchitectureSpec("encoder.layer", "attention.attn", "q", "k", "v", read=_mpnet, biased=True)
+DEBERTA_V2 = ArchitectureSpec(
     "encoder.layer",
     "attention.self",
     "query_proj",
@@ -131,7 +133,7 @@ DEBERTA_V2 = Family(
     read=_deberta,
     biased=True,
 )
-MODERNBERT = Family(
+MODERNBERT = ArchitectureSpec(
     "layers",
     "attn",
     *("Wqkv",) * 3,
@@ -139,15 +141,3 @@ MODERNBERT = Family(
     read=_modernbert,
     window=_modernbert_window,
 )
-
-#: model_type -> adapter.
-FAMILIES: dict[str, Family] = {
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), BERT),
-    "distilbert": DISTILBERT,
-    "albert": ALBERT,
-    "mpnet": MPNET,
-    "deberta-v2": DEBERTA_V2,
-    "modernbert": MODERNBERT,
-}
-#: Tried, in this order, on a model of an unknown type.
-CONVENTIONAL = (BERT, DISTILBERT)

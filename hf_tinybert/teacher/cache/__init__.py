@@ -1,8 +1,8 @@
 """What the teacher said, kept on disk: logits by row, or everything the losses look at.
 
-`opening.open_signal` decides and makes the signal; nothing here knows the trainer or the student.
+`opening.open_source` decides and makes the signal; nothing here knows the trainer or the student.
 """
 
-from hf_tinybert.teacher.cache.policy import open_signal
+from hf_tinybert.teacher.cache.policy import open_source
 
-__all__ = ["open_signal"]
+__all__ = ["open_source"]

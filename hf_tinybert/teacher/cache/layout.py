@@ -31,7 +31,7 @@ class Layout:
     per_token: bool = False
 
     @classmethod
-    def of_features(cls, features: Features, dtype: str) -> Layout:
+    def from_features(cls, features: Features, dtype: str) -> Layout:
         """The layout of what a signal gave for some batch."""
         columns = tuple(
             (kind, layer, tensor.shape[-1])

@@ -23,7 +23,7 @@ from hf_tinybert.teacher.cache.layout import Layout
 from hf_tinybert.teacher.cache.logits import LogitsTable
 from hf_tinybert.teacher.cache.signals import CachedFeatures, CachedLogits
 from hf_tinybert.teacher.cache.store import FeatureStore, free_bytes, readable
-from hf_tinybert.teacher.source import LiveTeacher, TeacherSignal
+from hf_tinybert.teacher.source import OnlineTeacher, TeacherSource
 from hf_tinybert.utils.files import file_beside
 
 logger = logging.get_logger(__name__)
@@ -77,7 +77,7 @@ class Request:
     agree: Callable[[Any], Any] = lambda value: value
 
 
-def open_signal(live: LiveTeacher, request: Request) -> TeacherSignal:
+def open_source(live: OnlineTeacher, request: Request) -> TeacherSource:
     """The signal that a run trains with; builds a feature cache if that is what it takes.
 
     Raises:
@@ -104,14 +104,14 @@ def open_signal(live: LiveTeacher, request: Request) -> TeacherSignal:
 class _Opening:
     """The steps of opening a cache, which share the probe batch and the lengths."""
 
-    def __init__(self, live: LiveTeacher, request: Request) -> None:
+    def __init__(self, live: OnlineTeacher, request: Request) -> None:
         self.live = live
         self.request = request
         self.lengths = rows.real_lengths(request.dataset)
         size = min(request.batch_size, len(self.lengths))
         self.probe = np.linspace(0, len(self.lengths) - 1, size).astype(int).tolist()
         features, _ = self._ask(self.probe)
-        self.layout = Layout.of_features(features, request.dtype)
+        self.layout = Layout.from_features(features, request.dtype)
         self.biased = bool(features.bias)
         self._contents: dict[Layout, dict[str, Any]] = {}
 
@@ -130,7 +130,7 @@ class _Opening:
                 )
         return None
 
-    def signal(self) -> TeacherSignal:
+    def signal(self) -> TeacherSource:
         request = self.request
         choice = request.choice
         if choice == "auto":
@@ -154,7 +154,7 @@ class _Opening:
             return self._logits()
         return self.live
 
-    def _features(self) -> TeacherSignal:
+    def _features(self) -> TeacherSource:
         store = self._store()
         missing = store.missing_bytes
         if missing:
@@ -169,7 +169,7 @@ class _Opening:
         store.ensure(self._compute, self.request.batch_size)
         return CachedFeatures(self.live, store)
 
-    def _logits(self) -> TeacherSignal:
+    def _logits(self) -> TeacherSource:
         kept = Layout((), "float32", self.layout.classes, self.layout.per_token)
         folder, key = self._place(kept)
         sizes = self.lengths if kept.per_token else np.ones_like(self.lengths)

@@ -12,7 +12,7 @@ from hf_tinybert.models.features import Features
 from hf_tinybert.teacher.cache import layout, rows
 from hf_tinybert.teacher.cache.logits import LogitsTable
 from hf_tinybert.teacher.cache.store import FeatureStore
-from hf_tinybert.teacher.source import LiveTeacher
+from hf_tinybert.teacher.source import OnlineTeacher
 
 
 class CachedLogits:
@@ -24,7 +24,7 @@ class CachedLogits:
         per_token: logits are of tokens.
     """
 
-    def __init__(self, live: LiveTeacher, table: LogitsTable, per_token: bool) -> None:
+    def __init__(self, live: OnlineTeacher, table: LogitsTable, per_token: bool) -> None:
         """Keep them."""
         self.live = live
         self.table = table
@@ -78,7 +78,7 @@ class CachedFeatures:
         store: complete and checked.
     """
 
-    def __init__(self, live: LiveTeacher, store: FeatureStore) -> None:
+    def __init__(self, live: OnlineTeacher, store: FeatureStore) -> None:
         """Keep them."""
         self.live = live
         self.store = store

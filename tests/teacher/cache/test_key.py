@@ -11,7 +11,7 @@ import pytest
 import tiny_models
 import torch
 
-from hf_tinybert.models.architectures import locate
+from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.teacher.cache import key as keys
 from hf_tinybert.teacher.cache.layout import Layout
 
@@ -32,7 +32,7 @@ def usual():
 
 def one_weight():
     model = tiny_models.model()
-    weight = locate(model).layers[1].output.dense.bias
+    weight = Encoder.from_model(model).layers[1].output.dense.bias
     weight.data[3] = torch.nextafter(weight.data[3], torch.tensor(1.0))
     return {"teacher": model}
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hf_tinybert.models.features import Features
 from hf_tinybert.teacher.cache import layout
 from hf_tinybert.teacher.cache.layout import Layout
-from hf_tinybert.teacher.source import LiveTeacher
+from hf_tinybert.teacher.source import OnlineTeacher
 
 quick = settings(max_examples=40, deadline=None)
 lengths = st.lists(st.integers(1, 6), min_size=1, max_size=5)
@@ -56,7 +56,7 @@ def test_features_come_back_as_they_were(lengths, side, extra, dtype):
     mask = mask_of(lengths, side, extra)
     shape = tuple(mask.shape)
     features = some_features(shape)
-    kept = Layout.of_features(features, dtype)
+    kept = Layout.from_features(features, dtype)
     tokens = kept.pack(features, mask)
     assert tokens.shape == (sum(lengths), kept.width)
     assert tokens.dtype == layout.DTYPES[dtype]
@@ -72,24 +72,24 @@ def test_features_come_back_as_they_were(lengths, side, extra, dtype):
 
 @pytest.mark.parametrize(("dtype", "size"), [("float16", 2), ("bfloat16", 2), ("float32", 4)])
 def test_sizes(dtype, size):
-    of_rows = Layout.of_features(some_features((2, 3)), dtype)
+    of_rows = Layout.from_features(some_features((2, 3)), dtype)
     assert of_rows.columns == (("hidden", 0, 5), ("hidden", 4, 6), ("queries", 2, 4), ("keys", 2, 4))
     assert (of_rows.width, of_rows.token_bytes, of_rows.row_bytes) == (19, 19 * size, 12)
     features = some_features((2, 3))
     features.logits = torch.zeros(2, 3, 7)
-    of_tokens = Layout.of_features(features, dtype)
+    of_tokens = Layout.from_features(features, dtype)
     assert (of_tokens.classes, of_tokens.per_token) == (7, True)
     assert (of_tokens.token_bytes, of_tokens.row_bytes) == (19 * size + 28, 0)
     features.logits = None
-    without = Layout.of_features(features, dtype)
+    without = Layout.from_features(features, dtype)
     assert (without.classes, without.token_bytes, without.row_bytes) == (0, 19 * size, 0)
 
 
 @pytest.mark.parametrize("family", tiny_models.CONFIGS)
 def test_what_a_teacher_says_survives(family):
     batch = tiny_models.batch()
-    features = LiveTeacher(tiny_models.model(family), [0, 3], [2, 3]).features(batch, True, True)
-    kept, mask = Layout.of_features(features, "float32"), batch["attention_mask"]
+    features = OnlineTeacher(tiny_models.model(family), [0, 3], [2, 3]).features(batch, True, True)
+    kept, mask = Layout.from_features(features, "float32"), batch["attention_mask"]
     back = kept.unpack(kept.pack(features, mask), layout.real_positions(mask), tuple(mask.shape))
     for kind in ("hidden", "queries", "keys"):
         for layer, tensor in getattr(features, kind).items():

@@ -11,22 +11,22 @@ import pytest
 import tiny_models
 
 from hf_tinybert.teacher.cache import key, policy, store
-from hf_tinybert.teacher.cache.policy import open_signal
+from hf_tinybert.teacher.cache.policy import open_source
 from hf_tinybert.teacher.cache.signals import CachedFeatures, CachedLogits
-from hf_tinybert.teacher.source import LiveTeacher
+from hf_tinybert.teacher.source import OnlineTeacher
 
 
 def opened(folder, *args, **changes):
-    return open_signal(cache_worker.live(), cache_worker.request(folder, *args, **changes))
+    return open_source(cache_worker.live(), cache_worker.request(folder, *args, **changes))
 
 
 @pytest.mark.parametrize(
     ("choice", "passes", "signal"),
     [
-        ("none", (3, 1), LiveTeacher),
+        ("none", (3, 1), OnlineTeacher),
         ("logits", (3, 1), CachedLogits),
         ("logits", (0, 2), CachedLogits),
-        ("logits", (3, 0), LiveTeacher),
+        ("logits", (3, 0), OnlineTeacher),
         ("features", (3, 1), CachedFeatures),
         ("features", (3, 0), CachedFeatures),
         ("features", (0, 3), CachedLogits),
@@ -35,7 +35,7 @@ def opened(folder, *args, **changes):
 def test_what_a_choice_means(choice, passes, signal, tmp_path):
     found = opened(tmp_path, choice, intermediate_passes=passes[0], prediction_passes=passes[1])
     assert type(found) is signal
-    assert any(tmp_path.iterdir()) == (signal is not LiveTeacher)
+    assert any(tmp_path.iterdir()) == (signal is not OnlineTeacher)
     if signal is CachedFeatures:
         assert bool(found.store.layout.classes) == (passes[1] > 0)
     found.close()
@@ -121,7 +121,7 @@ def test_auto_takes_what_is_faster(seconds, passes, signal, tmp_path, caplog):
     """A teacher that takes its time is worth a cache; one that is asked for little more than once is not."""
     model = tiny_models.model()
     cache_worker.Passes(model, seconds)
-    found = open_signal(cache_worker.live(model), cache_worker.request(tmp_path, "auto", intermediate_passes=passes))
+    found = open_source(cache_worker.live(model), cache_worker.request(tmp_path, "auto", intermediate_passes=passes))
     assert type(found) is signal
     assert f"over {passes} passes for layers" in caplog.text
     assert not list(tmp_path.rglob("*.partial*"))
@@ -135,7 +135,7 @@ def test_all_processes_take_what_the_first_one_takes(tmp_path):
         agreed.append(value)
         return "none", "rank 0 says so"
 
-    assert type(opened(tmp_path, "auto", agree=agree, rank=1, processes=2)) is LiveTeacher
+    assert type(opened(tmp_path, "auto", agree=agree, rank=1, processes=2)) is OnlineTeacher
     assert len(agreed) == 1
 
 
@@ -145,6 +145,6 @@ def test_a_build_that_fails_leaves_the_folder_usable(tmp_path):
     model.classifier.register_forward_hook(lambda *_: shutil.rmtree(tmp_path / "cache", ignore_errors=True))
     request = cache_worker.request(tmp_path / "cache")
     with pytest.raises(OSError, match=r"cannot be written to .*cache.*name another folder with teacher_cache_dir"):
-        open_signal(live, request)
+        open_source(live, request)
     found = opened(tmp_path / "cache", "features")
     assert len(found.store.tokens(range(40))) == found.store._offsets[-1]

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForTokenClassification
 
 from hf_tinybert.teacher.cache import rows
-from hf_tinybert.teacher.cache.policy import open_signal
+from hf_tinybert.teacher.cache.policy import open_source
 from hf_tinybert.teacher.cache.signals import CachedFeatures, CachedLogits
 
 BATCHES = [[0, 5, 3], [7, 1], [39, 2, 20, 11]]
@@ -20,7 +20,7 @@ def opened(folder, choice, per_token=False, **changes):
     model = tiny_models.model(auto=AutoModelForTokenClassification) if per_token else tiny_models.model()
     live = cache_worker.live(model)
     request = cache_worker.request(folder, choice, cache_worker.data(per_token=per_token), **changes)
-    signal = open_signal(live, request)
+    signal = open_source(live, request)
     dataset, collator = signal.data(request.dataset, request.collator)
     return signal, lambda numbers: collator([dataset[number] for number in numbers]), cache_worker.Passes(model)
 
@@ -121,7 +121,7 @@ def test_flushing_writes_waits_and_takes_in(tmp_path):
 @pytest.mark.parametrize("choice", ["logits", "features"])
 def test_closing_takes_the_hooks_off(choice, tmp_path):
     model = tiny_models.model()
-    signal = open_signal(cache_worker.live(model), cache_worker.request(tmp_path, choice))
+    signal = open_source(cache_worker.live(model), cache_worker.request(tmp_path, choice))
     signal.close()
     assert tiny_models.hooks(model) == 0
 
