@@ -38,8 +38,8 @@ class DistillationTrainingArguments(TrainingArguments):
     phases: str = field(
         default="joint",
         metadata={
-            "help": "'joint': all levels in every step. 'two_phase': intermediate layers, then prediction (the paper's "
-            "task distillation). 'intermediate' or 'prediction': one of them alone.",
+            "help": "'joint': all levels in every step. 'two_phase': intermediate layers, then prediction (the "
+            "paper's task distillation). 'intermediate' or 'prediction': one of them alone.",
             "choices": list(PHASES),
         },
     )

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import datasets
-import workbench
+import factories
 from datasets import Dataset
 from transformers import AutoModel
 
@@ -24,12 +24,12 @@ ROWS = 100
 
 def data(count=ROWS) -> Dataset:
     """The household requests with their labels."""
-    columns = {"text": workbench.requests(count), "label": workbench.household()["train"]["labels"][:count]}
+    columns = {"text": factories.requests(count), "label": factories.household()["train"]["labels"][:count]}
     return Dataset.from_dict(columns | {"id": [f"row {n}" for n in range(count)]})
 
 
 def vectors() -> WordVectors:
-    return WordVectors.from_embeddings(AutoModel.from_pretrained(workbench.encoder()), workbench.tokenizer())
+    return WordVectors.from_embeddings(AutoModel.from_pretrained(factories.encoder()), factories.tokenizer())
 
 
 def main(folder: Path, kill_after: int | None) -> None:

@@ -1,7 +1,7 @@
 """Teacher caches for the tests: small data and models, and jobs for processes that may be killed.
 
 `python cache_worker.py TEACHER FOLDER 'JSON of arguments'` distils once with each cache in FOLDER/cache, and writes
-what `worker` writes to FOLDER/features.safetensors and FOLDER/logits.safetensors.
+what `ddp_worker` writes to FOLDER/features.safetensors and FOLDER/logits.safetensors.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import time
 from functools import partial
 from pathlib import Path
 
+import ddp_worker
+import factories
 import tiny_models
 import torch
-import workbench
-import worker
 from datasets import Dataset
 from safetensors.torch import save
 
@@ -34,7 +34,7 @@ BATCH = 64
 
 def data(rows=40, per_token=False, padded=None, **changes) -> Dataset:
     """The household requests in the tiny models' vocabulary; `padded` to one length on the left or right."""
-    real = workbench.household()["train"]
+    real = factories.household()["train"]
     real = real.select(range(0, rows * 7, 7))
     ids = [[token % 80 + 5 for token in row] for row in real["input_ids"]]
     columns = {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]}
@@ -142,7 +142,7 @@ def die_in_rename(number) -> None:
 def distil(teacher_folder, folder, options, rows=48, dropout=0.0, kill_after=None, resume=None):
     """A real distillation of a few epochs; returns gradients, final weights and the trainer."""
     torch.set_num_threads(1)
-    teacher = workbench.load(teacher_folder)
+    teacher = factories.load(teacher_folder)
     settings = {
         "max_steps": 18,
         "intermediate_share": 0.5,
@@ -150,14 +150,14 @@ def distil(teacher_folder, folder, options, rows=48, dropout=0.0, kill_after=Non
         "teacher_cache_dir": str(Path(folder) / "cache"),
         "teacher_cache_dtype": "float32",
     }
-    args = workbench.arguments(Path(folder) / "out", **(settings | options))
-    gradients = worker.Gradients(steps=(0, round(args.max_steps * args.intermediate_share)))
-    callbacks = [gradients] + ([worker.Die(kill_after)] if kill_after is not None else [])
-    dataset = workbench.household()["train"].select(range(rows))
-    student = workbench.small_student(teacher, dropout=dropout)
-    trained = workbench.trainer(student, teacher, args, train_dataset=dataset, callbacks=callbacks)
+    args = factories.arguments(Path(folder) / "out", **(settings | options))
+    gradients = ddp_worker.Gradients(steps=(0, round(args.max_steps * args.intermediate_share)))
+    callbacks = [gradients] + ([ddp_worker.Die(kill_after)] if kill_after is not None else [])
+    dataset = factories.household()["train"].select(range(rows))
+    student = factories.small_student(teacher, dropout=dropout)
+    trained = factories.trainer(student, teacher, args, train_dataset=dataset, callbacks=callbacks)
     trained.train(resume_from_checkpoint=resume)
-    return gradients.kept | workbench.weights(trained), trained
+    return gradients.kept | factories.weights(trained), trained
 
 
 def distil_to_file(result, *args, **kwargs) -> None:

@@ -19,9 +19,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 
+import factories
 import hub_server
 import small_teacher
-import workbench
 from asking import asked
 from processes import PATHS, Processes
 
@@ -110,35 +110,35 @@ def minilm() -> str:
 @pytest.fixture(scope="session")
 def encoder() -> str:
     """Folder of a real pretrained `BertModel` of 4 layers, 96 wide, 4 heads."""
-    return workbench.encoder()
+    return factories.encoder()
 
 
 @pytest.fixture(scope="session")
 def student_shape() -> str:
     """For `--student`: 2 layers, 48 wide (presets are wider than the small teacher)."""
-    return workbench.student_shape()
+    return factories.student_shape()
 
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    return workbench.tokenizer()
+    return factories.tokenizer()
 
 
 @pytest.fixture(scope="session")
 def household():
     """The demo's requests, tokenised: train, eval and test."""
-    return workbench.household()
+    return factories.household()
 
 
 @pytest.fixture(scope="session")
 def teacher_folder() -> str:
     """The encoder fine-tuned on the household requests: a real teacher."""
-    return workbench.teacher_folder()
+    return factories.teacher_folder()
 
 
 @pytest.fixture(scope="session")
 def loaded_teacher(teacher_folder):
-    return workbench.load(teacher_folder)
+    return factories.load(teacher_folder)
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import factories
 import small_teacher
 import torch
-import workbench
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
@@ -31,7 +31,7 @@ def cut(auto, source: str, folder: Path) -> Path:
     """The model of a folder with fewer layers and tokens, and the small teacher's tokenizer."""
     model = auto.from_pretrained(source)
     known = AutoTokenizer.from_pretrained(source).get_vocab()
-    tokens = workbench.tokenizer().convert_ids_to_tokens(range(len(workbench.tokenizer())))
+    tokens = factories.tokenizer().convert_ids_to_tokens(range(len(factories.tokenizer())))
     rows = [known[token] for token in tokens]
     config = copy.deepcopy(model.config)
     before, config.vocab_size = config.vocab_size, len(rows)
@@ -57,17 +57,17 @@ def language_model(folder: Path) -> Path:
 
 def classifier(source: Path, folder: Path) -> Path:
     """The cut encoder with a head for household requests: a teacher."""
-    names = dict(enumerate(workbench.intents()))
+    names = dict(enumerate(factories.intents()))
     labels = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
     model = BertForSequenceClassification(BertConfig.from_pretrained(source, **labels)).eval()
     model.bert.load_state_dict(AutoModel.from_pretrained(source).state_dict())
-    rows = list(workbench.household()["train"].select(range(400)))
+    rows = list(factories.household()["train"].select(range(400)))
     return saved(with_head(model, rows), folder)
 
 
 def with_head(model: BertForSequenceClassification, rows: list[dict]) -> BertForSequenceClassification:
     """The classifier whose head is that of least squares on these rows."""
-    batch = DataCollatorWithPadding(workbench.tokenizer())(rows)
+    batch = DataCollatorWithPadding(factories.tokenizer())(rows)
     wanted = 8.0 * torch.nn.functional.one_hot(batch.pop("labels"), model.config.num_labels)
     with torch.no_grad():
         pooled = model.eval().bert(**batch).pooler_output
@@ -81,7 +81,7 @@ def with_head(model: BertForSequenceClassification, rows: list[dict]) -> BertFor
 
 def taught(model: BertForSequenceClassification, rows: list[dict], steps: int = 30) -> BertForSequenceClassification:
     """Fine-tuned on a few rows until it is sure of them."""
-    batch = DataCollatorWithPadding(workbench.tokenizer())(rows)
+    batch = DataCollatorWithPadding(factories.tokenizer())(rows)
     optimizer = torch.optim.AdamW(with_head(model, rows).parameters(), lr=3e-4)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -92,5 +92,5 @@ def taught(model: BertForSequenceClassification, rows: list[dict], steps: int = 
 
 def saved(model, folder: Path) -> Path:
     model.save_pretrained(folder)
-    workbench.tokenizer().save_pretrained(folder)
+    factories.tokenizer().save_pretrained(folder)
     return folder

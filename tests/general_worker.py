@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 import datasets
+import ddp_worker
 import torch
-import worker
 
 from hf_tinybert import DistillationTrainer
 from hf_tinybert.cli import main, stage
@@ -51,7 +51,7 @@ def run(options: dict, flags: list[str]) -> int:
     train = stage.train
 
     def trained(trainer):
-        trainer.add_callback(worker.Die(options.get("kill_after_step")))
+        trainer.add_callback(ddp_worker.Die(options.get("kill_after_step")))
         train(trainer)
 
     stage.train = trained

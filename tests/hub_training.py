@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import workbench
+import factories
 from peft import LoraConfig
 
 #: What they send is sent while training runs.
@@ -13,8 +13,8 @@ ONLY_TRAINED = ("every_save", "checkpoint", "all_checkpoints")
 
 def train(teacher_folder, folder, strategy, token="hf_writer"):
     """Four steps, two checkpoints and, mostly, a last push with its card; returns what was measured."""
-    teacher = workbench.load(teacher_folder)
-    args = workbench.arguments(
+    teacher = factories.load(teacher_folder)
+    args = factories.arguments(
         Path(folder) / strategy,
         max_steps=4,
         save_strategy="steps",
@@ -26,8 +26,8 @@ def train(teacher_folder, folder, strategy, token="hf_writer"):
         hub_token=token,
         hub_always_push=True,
     )
-    trainer = workbench.trainer(
-        workbench.small_student(teacher, init="teacher"),
+    trainer = factories.trainer(
+        factories.small_student(teacher, init="teacher"),
         teacher,
         args,
         peft_config=LoraConfig(task_type="SEQ_CLS", init_lora_weights=False) if strategy == "adapter" else None,

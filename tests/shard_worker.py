@@ -10,10 +10,10 @@ import json
 import sys
 from pathlib import Path
 
+import factories
 import tiny_models
 import torch
 import torch.distributed as dist
-import workbench
 from torch.distributed.fsdp import fully_shard
 
 from hf_tinybert.distillation.batch_counts import BatchCounts
@@ -39,9 +39,9 @@ def main(teacher_folder: str, result: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     rank, processes = dist.get_rank(), dist.get_world_size()
-    model = workbench.load(teacher_folder)
-    student = tiny_models.undropped(workbench.small_student(model))
-    settings = build_objective_config(workbench.arguments("unused", phases="joint"), student, model)
+    model = factories.load(teacher_folder)
+    student = tiny_models.undropped(factories.small_student(model))
+    settings = build_objective_config(factories.arguments("unused", phases="joint"), student, model)
     projections = Projections(
         student.config.hidden_size, model.config.hidden_size, settings.hidden_layers, shared=False
     )

@@ -10,9 +10,9 @@ import subprocess
 import threading
 from pathlib import Path
 
+import factories
 import pytest
 import torch
-import workbench
 
 from hf_tinybert.export import export_onnx
 from hf_tinybert.export.session import OnnxModel
@@ -43,14 +43,14 @@ def site(teacher_folder, tmp_path_factory):
     if CHROMIUM is None or shutil.which("node") is None or not (PAGE / "node_modules" / ".ready").is_file():
         pytest.skip("needs Chromium, node and `make browser`")
     folder = tmp_path_factory.mktemp("browser")
-    teacher = workbench.load(teacher_folder)
+    teacher = factories.load(teacher_folder)
     width = {"hidden_size": 96, "intermediate_size": 192}
-    student = workbench.small_student(teacher, init="teacher", **width)
-    trainer = workbench.trainer(
+    student = factories.small_student(teacher, init="teacher", **width)
+    trainer = factories.trainer(
         student,
         teacher,
-        workbench.arguments(folder / "student", max_steps=120, learning_rate=1e-3),
-        processing_class=workbench.tokenizer(),
+        factories.arguments(folder / "student", max_steps=120, learning_rate=1e-3),
+        processing_class=factories.tokenizer(),
     )
     trainer.train()
     trainer.save_model()
@@ -87,9 +87,9 @@ def test_typing_a_sentence_shows_label_and_milliseconds(site, address, tmp_path)
     done = opened(address, tmp_path / "page.png", *EXPECTED)
     assert done.returncode == 0, done.stderr
     *answers, besides = map(json.loads, done.stdout.splitlines())
-    model = OnnxModel(site / "model" / "onnx" / "model_quantized.onnx", workbench.load(site.parent / "student").config)
+    model = OnnxModel(site / "model" / "onnx" / "model_quantized.onnx", factories.load(site.parent / "student").config)
     for answer in answers:
-        inputs = workbench.tokenizer()(answer["sentence"], return_tensors="pt")
+        inputs = factories.tokenizer()(answer["sentence"], return_tensors="pt")
         shares = model(**inputs)["logits"][0].softmax(-1)
         scores, ids = torch.topk(shares, 3)
         assert [found["label"] for found in answer["answers"]] == [model.config.id2label[int(i)] for i in ids]

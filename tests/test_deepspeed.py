@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
+import factories
 import pytest
 import torch
-import workbench
 from test_trainer_exactness import finish, run
 from transformers import AutoModelForSequenceClassification
 
@@ -69,10 +69,10 @@ def test_two_processes_with_accumulation_equal_one(stage, processes, teacher_fol
 def test_the_student_is_saved_and_evaluated_after_training(processes, teacher_folder, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import json, sys, torch, workbench\n"
-        "args = workbench.arguments(sys.argv[2], max_steps=4, deepspeed=json.loads(sys.argv[3]))\n"
-        "teacher = workbench.load(sys.argv[1])\n"
-        "trainer = workbench.trainer(workbench.small_student(teacher), teacher, args)\n"
+        "import json, sys, torch, factories\n"
+        "args = factories.arguments(sys.argv[2], max_steps=4, deepspeed=json.loads(sys.argv[3]))\n"
+        "teacher = factories.load(sys.argv[1])\n"
+        "trainer = factories.trainer(factories.small_student(teacher), teacher, args)\n"
         "trainer.train()\n"
         "trainer.save_model()\n"
         "measured = trainer.evaluate()\n"
@@ -86,7 +86,7 @@ def test_the_student_is_saved_and_evaluated_after_training(processes, teacher_fo
     output = finish(processes.run_ranks(2, script, teacher_folder, tmp_path / "out", config))
     measured = next(line for line in output.splitlines() if line.startswith("MEASURED")).split()
     student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
-    own = workbench.trainer(student, workbench.load(teacher_folder), workbench.arguments(tmp_path / "own"))
+    own = factories.trainer(student, factories.load(teacher_folder), factories.arguments(tmp_path / "own"))
     assert float(measured[1]) == pytest.approx(own.evaluate()["eval_agreement"], abs=1e-6)
     assert float(measured[2]) == pytest.approx(own.evaluate_teacher()["teacher_loss"], abs=1e-4)
 
@@ -96,13 +96,13 @@ REFUSAL = r"ZeRO stage 3 is not supported.*use stage 1 or 2"
 
 def test_stage_3_is_refused(tmp_path):
     with pytest.raises(ValueError, match=REFUSAL):
-        workbench.arguments(tmp_path, deepspeed=ZERO | {"zero_optimization": {"stage": 3}})
+        factories.arguments(tmp_path, deepspeed=ZERO | {"zero_optimization": {"stage": 3}})
 
 
 def test_stage_3_of_accelerates_own_configuration_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
     with pytest.raises(ValueError, match=REFUSAL):
-        workbench.arguments(tmp_path)
+        factories.arguments(tmp_path)
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
-    assert workbench.arguments(tmp_path).deepspeed_plugin.zero_stage == 2
+    assert factories.arguments(tmp_path).deepspeed_plugin.zero_stage == 2

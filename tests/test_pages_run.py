@@ -22,8 +22,8 @@ from importlib import resources
 from pathlib import Path
 
 import cut_minilm
+import factories
 import pytest
-import workbench
 from test_docs import PATHS, ROOT
 from transformers import AutoModel, BertConfig, BertTokenizerFast
 
@@ -125,7 +125,7 @@ def files(models, tmp_path_factory):
         made = [f"{word} {len(word)} {word.count('e')} {index % 7}" for index, word in enumerate(words)]
         (folder / "glove.6B.300d.txt").write_text("\n".join(made) + "\n", encoding="utf-8")
     shutil.copytree(models["teacher"], folder / "teacher")
-    tokenizer, teacher = workbench.tokenizer(), workbench.load(models["teacher"])
+    tokenizer, teacher = factories.tokenizer(), factories.load(models["teacher"])
     known = [row for split in ("train", "eval") for row in rows(split, 24)]
     texts = tokenizer([row["text"] for row in known])["input_ids"]
     known = [

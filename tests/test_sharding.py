@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import factories
 import pytest
 import shard_worker
 import torch
-import workbench
 from accelerate.commands.config.config_args import load_config_from_file
 
 
@@ -27,10 +27,10 @@ def test_a_sharded_step_equals_the_whole_batch_in_one_process(processes, teacher
 def test_fsdp_that_would_not_be_is_refused(teacher, tmp_path, monkeypatch):
     if torch.cuda.is_available():
         pytest.skip("there is an accelerator")
-    args = workbench.arguments(tmp_path, max_steps=2)
+    args = factories.arguments(tmp_path, max_steps=2)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ValueError, match="FSDP was asked for and is not on"):
-        workbench.trainer(workbench.small_student(teacher), teacher, args)
+        factories.trainer(factories.small_student(teacher), teacher, args)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("ddp", "MULTI_GPU"), ("fsdp", "FSDP"), ("deepspeed", "DEEPSPEED")])
@@ -44,7 +44,7 @@ def test_the_launchers_files_are_read_by_accelerate(name, kind):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the Trainer's FSDP exists on accelerators only")
 def test_the_trainers_fsdp_is_on_and_never_falls_back(teacher, tmp_path, monkeypatch):
     monkeypatch.setenv("FSDP_VERSION", "2")
-    args = workbench.arguments(tmp_path, use_cpu=False, max_steps=2, fsdp="full_shard")
-    trainer = workbench.trainer(workbench.small_student(teacher), teacher, args)
+    args = factories.arguments(tmp_path, use_cpu=False, max_steps=2, fsdp="full_shard")
+    trainer = factories.trainer(factories.small_student(teacher), teacher, args)
     assert trainer.is_fsdp_enabled
     trainer.train()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 import venv
 
+import factories
 import pytest
 import torch
 import transformers
-import workbench
 from clean_python import without_the_package
 
 pytest_plugins = ["clean_python"]
@@ -21,13 +21,13 @@ TEXT = "the dishwasher blinks red"
 def student(teacher_folder, tmp_path_factory):
     """Folder of a student that was trained a little, and what it says of the text."""
     folder = tmp_path_factory.mktemp("student")
-    teacher = workbench.load(teacher_folder)
-    args = workbench.arguments(folder, max_steps=4)
-    trainer = workbench.trainer(workbench.small_student(teacher), teacher, args)
+    teacher = factories.load(teacher_folder)
+    args = factories.arguments(folder, max_steps=4)
+    trainer = factories.trainer(factories.small_student(teacher), teacher, args)
     trainer.train()
     trainer.save_model()
     with torch.no_grad():
-        logits = trainer.model.eval()(**workbench.tokenizer()(TEXT, return_tensors="pt")).logits[0]
+        logits = trainer.model.eval()(**factories.tokenizer()(TEXT, return_tensors="pt")).logits[0]
     return folder, logits
 
 
@@ -38,7 +38,7 @@ def says_the_same(ask, student):
     found = answer["result"]
     assert found["class"] == "BertForSequenceClassification"
     torch.testing.assert_close(torch.tensor(found["logits"]), logits, rtol=0, atol=1e-5)
-    assert found["label"] == workbench.intents()[int(logits.argmax())]
+    assert found["label"] == factories.intents()[int(logits.argmax())]
     assert found["score"] == pytest.approx(float(logits.softmax(-1).max()), abs=1e-5)
     assert ask("loaded")["result"] == []
 

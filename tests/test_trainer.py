@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 
+import factories
 import numpy as np
 import pytest
 import tiny_models
 import torch
 import torch.nn.functional as F
-import workbench
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForSequenceClassification,
@@ -36,9 +36,9 @@ INTERMEDIATE = {"loss_embedding"} | {f"loss_{kind}_{m}" for kind in ("hidden", "
 
 
 def distilled(teacher, folder, student=None, callbacks=None, **changes):
-    student = student if student is not None else workbench.small_student(teacher)
-    trainer = workbench.trainer(
-        student, teacher, workbench.arguments(folder, **(SHORT | changes)), callbacks=callbacks
+    student = student if student is not None else factories.small_student(teacher)
+    trainer = factories.trainer(
+        student, teacher, factories.arguments(folder, **(SHORT | changes)), callbacks=callbacks
     )
     trainer.train()
     return trainer
@@ -65,7 +65,7 @@ class Watch(TrainerCallback):
 
 
 def test_student_and_teacher_are_themselves_after_training(teacher, tmp_path):
-    student = workbench.small_student(teacher)
+    student = factories.small_student(teacher)
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     seen = []
     trainer = distilled(teacher, tmp_path, student, [Watch(lambda state, kwargs: seen.append(type(kwargs["model"])))])
@@ -81,7 +81,7 @@ def test_a_run_that_fails_leaves_no_hooks(teacher, tmp_path):
     def fail(state, kwargs):
         raise KeyboardInterrupt
 
-    student = workbench.small_student(teacher)
+    student = factories.small_student(teacher)
     with pytest.raises(KeyboardInterrupt):
         distilled(teacher, tmp_path, student, [Watch(fail)])
     assert tiny_models.hooks(student) == tiny_models.hooks(teacher) == 0
@@ -144,8 +144,8 @@ def test_either_phase_alone_and_all_levels_jointly(phases, expected, teacher, tm
 
 def test_distillation_teaches(teacher, household, tmp_path):
     """Forty steps from the teacher's layers, reduced: every series falls, and the student comes to agree."""
-    student = workbench.small_student(teacher, init="teacher")
-    args = workbench.arguments(
+    student = factories.small_student(teacher, init="teacher")
+    args = factories.arguments(
         tmp_path,
         max_steps=40,
         intermediate_share=0.5,
@@ -153,7 +153,7 @@ def test_distillation_teaches(teacher, household, tmp_path):
         learning_rate=3e-3,
         logging_steps=5,
     )
-    trainer = workbench.trainer(student, teacher, args, eval_dataset=household["eval"].select(range(96)))
+    trainer = factories.trainer(student, teacher, args, eval_dataset=household["eval"].select(range(96)))
     before = trainer.evaluate()
     trainer.train()
     after = trainer.evaluate()
@@ -200,8 +200,8 @@ def test_a_state_dict_given_after_training_is_saved_as_it_is(teacher, tmp_path):
 
 def test_resuming_with_more_epochs_does_not_move_the_boundary(teacher, tmp_path):
     distilled(teacher, tmp_path, save_strategy="steps", save_steps=2, intermediate_share=0.5)
-    longer = workbench.trainer(
-        workbench.small_student(teacher), teacher, workbench.arguments(tmp_path, **(SHORT | {"max_steps": 10}))
+    longer = factories.trainer(
+        factories.small_student(teacher), teacher, factories.arguments(tmp_path, **(SHORT | {"max_steps": 10}))
     )
     longer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     by_step = {entry["step"]: entry for entry in longer.state.log_history if "loss" in entry}
@@ -212,8 +212,8 @@ def test_resuming_with_more_epochs_does_not_move_the_boundary(teacher, tmp_path)
 
 def test_what_cannot_be_resumed_is_refused(teacher, tmp_path):
     distilled(teacher, tmp_path, save_strategy="steps", save_steps=3)
-    other = workbench.trainer(
-        workbench.small_student(teacher), teacher, workbench.arguments(tmp_path, layer_mapping="last", **SHORT)
+    other = factories.trainer(
+        factories.small_student(teacher), teacher, factories.arguments(tmp_path, layer_mapping="last", **SHORT)
     )
     with pytest.raises(ValueError, match=r"made with layer_mapping '0:0,1:2,2:4'"):
         other.train(resume_from_checkpoint=True)
@@ -222,7 +222,7 @@ def test_what_cannot_be_resumed_is_refused(teacher, tmp_path):
     assert checkpoints.newest_complete(tmp_path).endswith("checkpoint-3")
     with pytest.raises(ValueError, match=r"cannot be resumed: it lacks trainer_state\.json"):
         other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
-    empty = workbench.trainer(workbench.small_student(teacher), teacher, workbench.arguments(tmp_path / "empty"))
+    empty = factories.trainer(factories.small_student(teacher), teacher, factories.arguments(tmp_path / "empty"))
     with pytest.raises(ValueError, match=r"no complete checkpoint in .*empty to resume from"):
         empty.train(resume_from_checkpoint=True)
 
@@ -238,17 +238,17 @@ def test_a_rewritten_checkpoint_is_incomplete_until_the_end(teacher, tmp_path):
 
 
 def test_evaluation_is_the_trainers_own(teacher, household, tmp_path):
-    student = workbench.small_student(teacher)
+    student = factories.small_student(teacher)
 
     def accuracy(prediction):
         return {"accuracy": float(np.mean(prediction.predictions.argmax(-1) == prediction.label_ids))}
 
-    ours = workbench.trainer(student, teacher, workbench.arguments(tmp_path), compute_metrics=accuracy)
+    ours = factories.trainer(student, teacher, factories.arguments(tmp_path), compute_metrics=accuracy)
     plain = Trainer(
         model=student,
         args=TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True),
         eval_dataset=household["eval"].select(range(48)),
-        data_collator=DataCollatorWithPadding(workbench.tokenizer()),
+        data_collator=DataCollatorWithPadding(factories.tokenizer()),
         compute_metrics=accuracy,
     )
     measured, expected = ours.evaluate(), plain.evaluate()
@@ -268,8 +268,8 @@ def test_evaluation_is_the_trainers_own(teacher, household, tmp_path):
 
 
 def test_agreement_can_be_left_out(teacher, tmp_path):
-    trainer = workbench.trainer(
-        workbench.small_student(teacher), teacher, workbench.arguments(tmp_path, report_fidelity=False)
+    trainer = factories.trainer(
+        factories.small_student(teacher), teacher, factories.arguments(tmp_path, report_fidelity=False)
     )
     assert "eval_agreement" not in trainer.evaluate()
 
@@ -280,7 +280,7 @@ def test_metrics_of_the_intermediate_phase_neither_win_nor_stop(teacher, tmp_pat
     def falling(prediction):
         return {"score": next(scores)}
 
-    args = workbench.arguments(
+    args = factories.arguments(
         tmp_path,
         **SHORT,
         eval_strategy="steps",
@@ -290,12 +290,12 @@ def test_metrics_of_the_intermediate_phase_neither_win_nor_stop(teacher, tmp_pat
         load_best_model_at_end=True,
         metric_for_best_model="score",
     )
-    trainer = workbench.trainer(
-        workbench.small_student(teacher),
+    trainer = factories.trainer(
+        factories.small_student(teacher),
         teacher,
         args,
         compute_metrics=falling,
-        eval_dataset=workbench.household()["eval"].select(range(8)),
+        eval_dataset=factories.household()["eval"].select(range(8)),
         callbacks=[EarlyStoppingCallback(early_stopping_patience=1)],
     )
     trainer.train()
@@ -329,11 +329,11 @@ def stock_and_ours(teacher, tmp_path, ours_kwargs=None, stock_kwargs=None, **cha
             )
 
     changes |= compat.random_order_argument()
-    args = workbench.arguments(
+    args = factories.arguments(
         tmp_path, max_steps=1, phases="prediction", prediction_weight=0.0, hard_label_weight=1.0, **changes
     )
-    workbench.trainer(
-        workbench.small_student(teacher), teacher, args, callbacks=[Keep("ours")], **(ours_kwargs or {})
+    factories.trainer(
+        factories.small_student(teacher), teacher, args, callbacks=[Keep("ours")], **(ours_kwargs or {})
     ).train()
     plain = TrainingArguments(
         output_dir=str(tmp_path),
@@ -346,10 +346,10 @@ def stock_and_ours(teacher, tmp_path, ours_kwargs=None, stock_kwargs=None, **cha
         **changes,
     )
     Trainer(
-        model=workbench.small_student(teacher),
+        model=factories.small_student(teacher),
         args=plain,
-        train_dataset=workbench.household()["train"],
-        data_collator=DataCollatorWithPadding(workbench.tokenizer()),
+        train_dataset=factories.household()["train"],
+        data_collator=DataCollatorWithPadding(factories.tokenizer()),
         callbacks=[Keep("stock")],
         **(stock_kwargs or {}),
     ).train()
@@ -377,9 +377,9 @@ def test_the_hard_label_loss_is_the_stock_trainers(kind, teacher, tmp_path):
 
 
 def test_a_users_optimiser_trains_the_projections_too(teacher, tmp_path):
-    student = workbench.small_student(teacher)
+    student = factories.small_student(teacher)
     optimiser = torch.optim.SGD(student.parameters(), lr=0.1)
-    trainer = workbench.trainer(student, teacher, workbench.arguments(tmp_path, **SHORT), optimizers=(optimiser, None))
+    trainer = factories.trainer(student, teacher, factories.arguments(tmp_path, **SHORT), optimizers=(optimiser, None))
     before = None
 
     class First(TrainerCallback):
@@ -398,17 +398,17 @@ def test_a_users_optimiser_trains_the_projections_too(teacher, tmp_path):
 def test_an_optimiser_of_the_teachers_parameters_is_refused(teacher, tmp_path):
     """That of a script whose two lines were changed: training would end without an error, and teach nothing."""
     optimiser = torch.optim.SGD(teacher.parameters(), lr=0.1)
-    args = workbench.arguments(tmp_path, **SHORT)
+    args = factories.arguments(tmp_path, **SHORT)
     with pytest.raises(
         ValueError, match=r"holds none of the student's trainable parameters, so nothing would be learnt"
     ):
-        workbench.trainer(workbench.student_config(teacher), teacher, args, optimizers=(optimiser, None))
+        factories.trainer(factories.student_config(teacher), teacher, args, optimizers=(optimiser, None))
 
 
 def test_what_is_gathered_from_shards_is_what_is_saved(teacher, tmp_path):
     """FSDP hands the whole weights to the saving: of student and projections, which themselves are shards then."""
-    trainer = workbench.trainer(
-        workbench.small_student(teacher), teacher, workbench.arguments(tmp_path / "out", **SHORT | {"max_steps": 1})
+    trainer = factories.trainer(
+        factories.small_student(teacher), teacher, factories.arguments(tmp_path / "out", **SHORT | {"max_steps": 1})
     )
     gathered = {}
 
@@ -427,8 +427,8 @@ def test_what_is_gathered_from_shards_is_what_is_saved(teacher, tmp_path):
 
 
 def test_the_teacher_is_measured_on_data(teacher, tmp_path):
-    trainer = workbench.trainer(
-        workbench.small_student(teacher), teacher, workbench.arguments(tmp_path), eval_dataset=None
+    trainer = factories.trainer(
+        factories.small_student(teacher), teacher, factories.arguments(tmp_path), eval_dataset=None
     )
     with pytest.raises(ValueError, match="needs data: give eval_dataset"):
         trainer.evaluate_teacher()
@@ -436,9 +436,9 @@ def test_the_teacher_is_measured_on_data(teacher, tmp_path):
 
 def test_training_twice_goes_on(teacher, tmp_path):
     trainer = distilled(teacher, tmp_path)
-    first = workbench.weights(trainer)
+    first = factories.weights(trainer)
     trainer.train()
-    second = workbench.weights(trainer)
+    second = factories.weights(trainer)
     assert first.keys() == second.keys()
     for name in ("projections.linear.1.weight", "student.bert.encoder.layer.0.output.dense.weight"):
         assert not torch.equal(first[name], second[name]), name
@@ -448,14 +448,14 @@ def test_training_twice_goes_on(teacher, tmp_path):
 def test_hyperparameter_search(teacher, tmp_path):
     """Every trial has the student, the projections and the mapping of its own parameters."""
     optuna = pytest.importorskip("optuna")
-    args = workbench.arguments(tmp_path, **SHORT | {"max_steps": 2}, eval_strategy="steps", eval_steps=2)
-    trainer = workbench.trainer(
+    args = factories.arguments(tmp_path, **SHORT | {"max_steps": 2}, eval_strategy="steps", eval_steps=2)
+    trainer = factories.trainer(
         None,
         teacher,
         args,
-        model_init=lambda trial: workbench.small_student(teacher),
+        model_init=lambda trial: factories.small_student(teacher),
         optimizers=(None, None),
-        eval_dataset=workbench.household()["eval"].select(range(8)),
+        eval_dataset=factories.household()["eval"].select(range(8)),
     )
     trials = {}
 
@@ -491,18 +491,18 @@ def test_a_batch_that_does_not_fit_is_made_smaller(cache, teacher, tmp_path):
         sizes.append(len(rows))
         if len(rows) > 5:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 TB")
-        return DataCollatorWithPadding(workbench.tokenizer())(rows)
+        return DataCollatorWithPadding(factories.tokenizer())(rows)
 
-    student = workbench.small_student(teacher)
-    args = workbench.arguments(
+    student = factories.small_student(teacher)
+    args = factories.arguments(
         tmp_path,
         **(SHORT | {"per_device_train_batch_size": 6, "per_device_eval_batch_size": 4}),
         auto_find_batch_size=True,
         teacher_cache=cache,
         teacher_cache_dir=str(tmp_path / "cache"),
     )
-    rows = workbench.household()["train"].select(range(40))
-    trainer = workbench.trainer(student, teacher, args, data_collator=collate, train_dataset=rows)
+    rows = factories.household()["train"].select(range(40))
+    trainer = factories.trainer(student, teacher, args, data_collator=collate, train_dataset=rows)
     trainer.train()
     assert trainer.state.global_step == 6
     assert 5 >= trainer.state.train_batch_size == sizes[-1] > 1
@@ -514,12 +514,12 @@ def test_a_batch_that_does_not_fit_is_made_smaller(cache, teacher, tmp_path):
 def test_gradient_checkpointing_changes_nothing(teacher, tmp_path):
     calls, trained = [], []
     for checkpointing in (False, True):
-        student = workbench.small_student(teacher)
+        student = factories.small_student(teacher)
         passes = []
         student.bert.encoder.layer[0].intermediate.register_forward_hook(lambda *_, passes=passes: passes.append(1))
         trainer = distilled(teacher, tmp_path, student, max_steps=4, gradient_checkpointing=checkpointing)
         calls.append(len(passes))
-        trained.append(workbench.weights(trainer))
+        trained.append(factories.weights(trainer))
     assert calls == [4, 8]
     for name, value in trained[0].items():
         torch.testing.assert_close(trained[1][name], value, rtol=0, atol=1e-5, msg=name)
@@ -543,7 +543,7 @@ def test_bfloat16_autocast(teacher, tmp_path):
 )
 def test_the_teacher_may_have_a_precision_of_its_own(teacher, arguments, of_teacher, of_student, tmp_path):
     seen = {"teacher": set(), "student": set()}
-    student = workbench.small_student(teacher)
+    student = factories.small_student(teacher)
     handles = [
         Encoder.from_model(model)
         .attention[0]
@@ -551,7 +551,7 @@ def test_the_teacher_may_have_a_precision_of_its_own(teacher, arguments, of_teac
         for role, model in (("teacher", teacher), ("student", student))
     ]
     changes = SHORT | {"max_steps": 2} | arguments
-    trainer = workbench.trainer(student, teacher, workbench.arguments(tmp_path, **changes))
+    trainer = factories.trainer(student, teacher, factories.arguments(tmp_path, **changes))
     trainer.train()
     for handle in handles:
         handle.remove()
@@ -563,7 +563,7 @@ def test_the_teacher_may_have_a_precision_of_its_own(teacher, arguments, of_teac
 def test_paper_reduction_trains(teacher, tmp_path):
     trainer = distilled(teacher, tmp_path, loss_reduction="paper", projection="shared")
     assert_finite_losses(trainer, 6)
-    assert {n for n in workbench.weights(trainer) if n.startswith("projections.")} == {
+    assert {n for n in factories.weights(trainer) if n.startswith("projections.")} == {
         "projections.linear.shared.weight",
         "projections.linear.shared.bias",
     }
@@ -573,9 +573,9 @@ def test_regression(encoder, household, tmp_path):
     teacher = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=1, problem_type="regression")
     rows = household["train"].select(range(64))
     data = rows.remove_columns("labels").add_column("labels", [len(row) / 10 for row in rows["input_ids"]])
-    student = workbench.small_student(teacher)
-    trainer = workbench.trainer(
-        student, teacher, workbench.arguments(tmp_path, **SHORT), train_dataset=data, eval_dataset=data
+    student = factories.small_student(teacher)
+    trainer = factories.trainer(
+        student, teacher, factories.arguments(tmp_path, **SHORT), train_dataset=data, eval_dataset=data
     )
     trainer.train()
     assert len(series(trainer, "loss_prediction")) == 3
@@ -587,10 +587,10 @@ def test_regression(encoder, household, tmp_path):
 
 
 def test_a_teacher_given_by_folder(teacher_folder, teacher, tmp_path):
-    trainer = workbench.trainer(
-        workbench.small_student(teacher),
+    trainer = factories.trainer(
+        factories.small_student(teacher),
         teacher_folder,
-        workbench.arguments(tmp_path, **SHORT),
+        factories.arguments(tmp_path, **SHORT),
         teacher_init_kwargs={"dtype": torch.bfloat16},
     )
     assert trainer.teacher.dtype == torch.bfloat16
@@ -616,37 +616,37 @@ def test_a_teacher_given_by_folder(teacher_folder, teacher, tmp_path):
     ],
 )
 def test_refusals(arguments, changes, message, teacher, tmp_path):
-    args = workbench.arguments(tmp_path, **arguments)
-    settings = {"model": workbench.small_student(teacher), "teacher": teacher, "args": args} | changes
+    args = factories.arguments(tmp_path, **arguments)
+    settings = {"model": factories.small_student(teacher), "teacher": teacher, "args": args} | changes
     with pytest.raises(ValueError, match=message):
-        DistillationTrainer(train_dataset=workbench.household()["train"], **settings)
+        DistillationTrainer(train_dataset=factories.household()["train"], **settings)
 
 
 def test_plain_arguments_are_refused_by_name(teacher, tmp_path):
     args = TrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True)
     with pytest.raises(ValueError, match="needs DistillationTrainingArguments, got TrainingArguments"):
-        DistillationTrainer(model=workbench.small_student(teacher), teacher=teacher, args=args)
+        DistillationTrainer(model=factories.small_student(teacher), teacher=teacher, args=args)
 
 
 def test_data_parallel_is_refused_with_the_launcher_to_use(teacher, tmp_path):
-    args = workbench.arguments(tmp_path)
+    args = factories.arguments(tmp_path)
     args._n_gpu = 2
     with pytest.raises(ValueError, match=r"2 GPUs are visible to one process.*`torchrun --nproc-per-node N`"):
-        workbench.trainer(workbench.small_student(teacher), teacher, args)
+        factories.trainer(factories.small_student(teacher), teacher, args)
 
 
 def test_heads_labels_vocabularies_and_lengths_must_fit(teacher, household, tmp_path):
     def refused(message, student=None, **changes):
-        args = changes.pop("args", workbench.arguments(tmp_path))
+        args = changes.pop("args", factories.arguments(tmp_path))
         with pytest.raises(ValueError, match=message):
-            workbench.trainer(student or workbench.small_student(teacher), teacher, args, **changes)
+            factories.trainer(student or factories.small_student(teacher), teacher, args, **changes)
 
-    three = workbench.small_student(teacher, num_attention_heads=3)
-    refused("teacher has 4 heads and the student 3", three, args=workbench.arguments(tmp_path, head_matching="heads"))
-    other = workbench.small_student(teacher)
+    three = factories.small_student(teacher, num_attention_heads=3)
+    refused("teacher has 4 heads and the student 3", three, args=factories.arguments(tmp_path, head_matching="heads"))
+    other = factories.small_student(teacher)
     other.config.id2label = {**other.config.id2label, 0: "poetry"}
     refused("different labels[^$]*teacher: [^$]*student: [^$]*poetry", other)
-    other = workbench.small_student(teacher)
+    other = factories.small_student(teacher)
     other.config.vocab_size = 100
     refused("vocabulary of 1500 tokens and the student of 100", other)
     long = household["train"].select(range(2)).remove_columns(["input_ids", "attention_mask", "token_type_ids"])
@@ -660,7 +660,7 @@ def test_another_order_of_labels_is_matched_by_name(teacher, household, tmp_path
     backwards = list(reversed(range(12)))
     logs, measured = [], []
     for order in (list(range(12)), backwards):
-        student = workbench.small_student(teacher)
+        student = factories.small_student(teacher)
         names = {index: teacher.config.id2label[place] for index, place in enumerate(order)}
         student.config.id2label, student.config.label2id = names, {name: index for index, name in names.items()}
         with torch.no_grad():
@@ -673,8 +673,8 @@ def test_another_order_of_labels_is_matched_by_name(teacher, household, tmp_path
                 ("eval", household["eval"].select(range(48))),
             )
         }
-        args = workbench.arguments(tmp_path, **SHORT | {"hard_label_weight": 0.5, "phases": "joint"})
-        trainer = workbench.trainer(
+        args = factories.arguments(tmp_path, **SHORT | {"hard_label_weight": 0.5, "phases": "joint"})
+        trainer = factories.trainer(
             student,
             teacher,
             args,
@@ -710,10 +710,10 @@ def second_teacher(teacher):
 def test_several_teachers_are_averaged_in_the_order_of_the_first(teacher, household, tmp_path):
     other, batch = second_teacher(teacher), tiny_models.sentences(8, labels=True)
     inputs = {name: value for name, value in batch.items() if name != "labels"}
-    trainer = workbench.trainer(
-        workbench.small_student(teacher),
+    trainer = factories.trainer(
+        factories.small_student(teacher),
         [teacher, other],
-        workbench.arguments(tmp_path, **SHORT),
+        factories.arguments(tmp_path, **SHORT),
         teacher_weights=[3, 1],
         compute_metrics=metrics.accuracy,
     )
@@ -727,7 +727,7 @@ def test_several_teachers_are_averaged_in_the_order_of_the_first(teacher, househ
     assert len(trainer.student.config.tinybert["teacher"]) == 2
     rows = household["eval"].select(range(48))
     with torch.no_grad():
-        every = dict(DataCollatorWithPadding(workbench.tokenizer())(list(rows)))
+        every = dict(DataCollatorWithPadding(factories.tokenizer())(list(rows)))
         gold = every.pop("labels")
         logits = 0.75 * teacher(**every).logits + 0.25 * other(**every).logits.flip(-1)
     measured = trainer.evaluate_teacher(rows)
@@ -741,12 +741,12 @@ def test_logits_of_several_teachers_are_cached_for_these_and_no_others(teacher, 
         torch.manual_seed(0)
         options = {"teacher_cache": cache, "teacher_cache_dir": str(tmp_path / "cache"), "phases": "prediction"}
         options["max_steps"] = 3
-        trainer = workbench.trainer(
-            workbench.small_student(teacher),
+        trainer = factories.trainer(
+            factories.small_student(teacher),
             [teacher, second_teacher(teacher)],
-            workbench.arguments(tmp_path / "out", **SHORT | options),
+            factories.arguments(tmp_path / "out", **SHORT | options),
             teacher_weights=weights,
-            train_dataset=workbench.household()["train"].select(range(40)),
+            train_dataset=factories.household()["train"].select(range(40)),
         )
         trainer.train()
         logs.append(series(trainer, "loss_prediction"))
@@ -758,9 +758,9 @@ def test_logits_of_several_teachers_are_cached_for_these_and_no_others(teacher, 
 
 def test_teachers_that_cannot_be_averaged(teacher, tmp_path):
     def refused(message, teachers, weights=None, **changes):
-        args = workbench.arguments(tmp_path, **changes)
+        args = factories.arguments(tmp_path, **changes)
         with pytest.raises(ValueError, match=message):
-            workbench.trainer(workbench.small_student(teacher), teachers, args, teacher_weights=weights)
+            factories.trainer(factories.small_student(teacher), teachers, args, teacher_weights=weights)
 
     refused("needs a teacher: a model, a folder or a Hub id", [])
     refused("at least 0 for each of 2 teachers", [teacher, teacher], [1.0])
@@ -778,7 +778,7 @@ def test_teachers_that_cannot_be_averaged(teacher, tmp_path):
 
 
 def test_no_attention_loss_no_need_for_equal_heads(teacher, tmp_path):
-    student = workbench.small_student(teacher, num_attention_heads=3)
+    student = factories.small_student(teacher, num_attention_heads=3)
     trainer = distilled(teacher, tmp_path, student, attention_weight=0.0, head_matching="heads", max_steps=2)
     assert series(trainer, "loss_attention_1") == []
     assert len(series(trainer, "loss_hidden_1")) == 1
@@ -792,8 +792,8 @@ def test_an_input_that_is_too_long_is_refused_in_the_step_too(teacher, household
         def __getitem__(self, index):
             return {"input_ids": [101] * 600, "attention_mask": [1] * 600, "labels": 0}
 
-    trainer = workbench.trainer(
-        workbench.small_student(teacher), teacher, workbench.arguments(tmp_path, **SHORT), train_dataset=Rows()
+    trainer = factories.trainer(
+        factories.small_student(teacher), teacher, factories.arguments(tmp_path, **SHORT), train_dataset=Rows()
     )
     with pytest.raises(ValueError, match="600 tokens is longer than the 512 positions"):
         trainer.train()
@@ -811,31 +811,31 @@ def test_a_nan_loss_is_seen_in_a_run_that_logs_nothing(teacher, tmp_path):
 
 
 def test_nothing_is_written_where_nothing_was_trained(teacher, tmp_path):
-    args = workbench.arguments(tmp_path / "out", layer_mapping="0:0,9:9")
+    args = factories.arguments(tmp_path / "out", layer_mapping="0:0,9:9")
     with pytest.raises(ValueError, match="9:9 is out of range"):
-        workbench.trainer(workbench.small_student(teacher), teacher, args)
+        factories.trainer(factories.small_student(teacher), teacher, args)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_predictions_come_back_in_the_order_of_the_data(teacher, tmp_path):
     """Grouping by length, on by default, is for training: the stock Trainer permutes predictions with it."""
-    trained = workbench.trainer(workbench.small_student(teacher), teacher, workbench.arguments(tmp_path))
-    data = workbench.household()["eval"]
+    trained = factories.trainer(factories.small_student(teacher), teacher, factories.arguments(tmp_path))
+    data = factories.household()["eval"]
     assert compat.groups_by_length(trained.args)
     predicted = trained.predict(data)
     assert predicted.label_ids.tolist() == data["labels"]
 
 
 def test_training_batches_hold_similar_lengths_padded_to_a_multiple_of_8(teacher, tmp_path):
-    args = workbench.arguments(tmp_path, per_device_train_batch_size=16)
-    kwargs = {"train_dataset": workbench.household()["train"], "processing_class": workbench.tokenizer()}
-    trained = DistillationTrainer(workbench.small_student(teacher), args, teacher=teacher, **kwargs)
+    args = factories.arguments(tmp_path, per_device_train_batch_size=16)
+    kwargs = {"train_dataset": factories.household()["train"], "processing_class": factories.tokenizer()}
+    trained = DistillationTrainer(factories.small_student(teacher), args, teacher=teacher, **kwargs)
     masks = [batch["attention_mask"] for batch in trained.get_train_dataloader()]
     assert all(mask.shape[1] % 8 == 0 for mask in masks)
     waste = 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
     by_chance = DistillationTrainer(
-        workbench.small_student(teacher),
-        workbench.arguments(tmp_path, per_device_train_batch_size=16, **compat.random_order_argument()),
+        factories.small_student(teacher),
+        factories.arguments(tmp_path, per_device_train_batch_size=16, **compat.random_order_argument()),
         teacher=teacher,
         **kwargs,
     )
@@ -844,18 +844,18 @@ def test_training_batches_hold_similar_lengths_padded_to_a_multiple_of_8(teacher
 
 
 def test_a_collator_of_the_user_is_left_alone(teacher, tmp_path):
-    collator = DataCollatorWithPadding(workbench.tokenizer())
+    collator = DataCollatorWithPadding(factories.tokenizer())
     for given in ({"data_collator": collator}, {}):
         positional = () if given else (collator,)
-        args = workbench.arguments(tmp_path)
-        kwargs = {"teacher": teacher, "processing_class": workbench.tokenizer(), **given}
-        DistillationTrainer(workbench.small_student(teacher), args, *positional, **kwargs)
+        args = factories.arguments(tmp_path)
+        kwargs = {"teacher": teacher, "processing_class": factories.tokenizer(), **given}
+        DistillationTrainer(factories.small_student(teacher), args, *positional, **kwargs)
         assert collator.pad_to_multiple_of is None
 
 
 class Stream(torch.utils.data.IterableDataset):
     def __iter__(self):
-        return iter(workbench.household()["train"].select_columns(["input_ids", "attention_mask", "labels"]))
+        return iter(factories.household()["train"].select_columns(["input_ids", "attention_mask", "labels"]))
 
 
 class Rows(torch.utils.data.Dataset):
@@ -863,14 +863,14 @@ class Rows(torch.utils.data.Dataset):
         return 40
 
     def __getitem__(self, index):
-        row = workbench.household()["train"][index]
+        row = factories.household()["train"][index]
         return {name: row[name] for name in ("input_ids", "attention_mask", "labels")}
 
 
 @pytest.mark.parametrize("data", [Stream(), Rows()], ids=["stream", "map-style"])
 def test_data_of_unknown_lengths_are_taken_as_they_come(data, teacher, tmp_path):
-    args = workbench.arguments(tmp_path, max_steps=2)
-    trained = workbench.trainer(workbench.small_student(teacher), teacher, args, train_dataset=data)
+    args = factories.arguments(tmp_path, max_steps=2)
+    trained = factories.trainer(factories.small_student(teacher), teacher, args, train_dataset=data)
     trained.train()
     assert trained.state.global_step == 2
     assert compat.groups_by_length(args)
@@ -882,10 +882,10 @@ def test_the_teacher_is_evaluated_as_the_student_is(teacher, household, tmp_path
     def metrics(prediction):
         return {"rows": len(prediction.label_ids), "by_class": {"a": 1.0}}
 
-    args = workbench.arguments(tmp_path, max_steps=2)
+    args = factories.arguments(tmp_path, max_steps=2)
     both = {"first": household["eval"].select(range(8)), "second": household["eval"].select(range(12))}
-    student = workbench.small_student(teacher)
-    trainer = workbench.trainer(student, teacher, args, eval_dataset=both, compute_metrics=metrics)
+    student = factories.small_student(teacher)
+    trainer = factories.trainer(student, teacher, args, eval_dataset=both, compute_metrics=metrics)
     measured = trainer.evaluate() | trainer.evaluate_teacher()
     assert [measured[f"{who}_{name}_rows"] for who in ("eval", "teacher") for name in both] == [8, 12, 8, 12]
     assert trainer.evaluate_teacher("second")["teacher_rows"] == 12

@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 
 import cache_worker
+import factories
 import pytest
 import tiny_models
 import torch
-import workbench
+from ddp_worker import Gradients
 from safetensors.torch import load_file
 from torch.utils.data import Dataset as TorchDataset
 from transformers import (
@@ -23,7 +24,6 @@ from transformers import (
     TrainerCallback,
 )
 from transformers.utils import logging
-from worker import Gradients
 
 from hf_tinybert import DistillationTrainer, create_student
 from hf_tinybert.teacher.cache.signals import CachedFeatures, CachedLogits
@@ -63,7 +63,7 @@ class Run:
         trainer.train(**kwargs)
         passes.remove()
         self.opening, self.passes, self.signal = self.watch.opening, self.watch.steps, type(self.watch.signal)
-        self.weights = workbench.weights(trainer)
+        self.weights = factories.weights(trainer)
         history = [entry for entry in trainer.state.log_history if "loss" in entry]
         self.losses = [{n: v for n, v in entry.items() if n.startswith("loss_")} for entry in history]
         assert self.losses
@@ -96,11 +96,11 @@ def real(teacher_folder, folder, choice, cache=None, teacher=None, dropout=0.0, 
         "teacher_cache_dtype": "float32",
         "per_device_eval_batch_size": 20,
     }
-    args = workbench.arguments(folder / "out", **(settings | changes))
-    teacher = teacher or workbench.load(teacher_folder)
-    student = workbench.small_student(teacher, dropout=dropout)
-    data = workbench.household()["train"].select(range(48))
-    return Run(workbench.trainer(student, teacher, args, train_dataset=data), teacher)
+    args = factories.arguments(folder / "out", **(settings | changes))
+    teacher = teacher or factories.load(teacher_folder)
+    student = factories.small_student(teacher, dropout=dropout)
+    data = factories.household()["train"].select(range(48))
+    return Run(factories.trainer(student, teacher, args, train_dataset=data), teacher)
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,7 @@ def tiny(folder, choice, teacher=None, dataset=None, collator=cache_worker.colla
         "teacher_cache_dir": str(folder / "cache"),
         "teacher_cache_dtype": "float32",
     }
-    args = workbench.arguments(folder / "out", **(settings | changes))
+    args = factories.arguments(folder / "out", **(settings | changes))
     dataset = cache_worker.data() if dataset is None else dataset
     trainer = DistillationTrainer(student, args, collator, dataset, teacher=teacher)
     return Run(trainer, teacher)
@@ -305,7 +305,7 @@ def test_compiled(choice, tmp_path):
     for each, compiled in (("none", False), (choice, True)):
         teacher = tiny_models.model()
         student = create_student(teacher, tiny_models.small_config(teacher), init="random")
-        args = workbench.arguments(
+        args = factories.arguments(
             tmp_path / "out",
             max_steps=10,
             logging_steps=1,
@@ -329,7 +329,7 @@ def test_evaluation_while_training_asks_the_teacher(tmp_path):
     teacher = tiny_models.model()
     student = create_student(teacher, tiny_models.small_config(teacher), init="random")
     for choice in ("none", "features"):
-        args = workbench.arguments(
+        args = factories.arguments(
             tmp_path / "out",
             max_steps=4,
             teacher_cache=choice,
@@ -353,7 +353,7 @@ def test_a_run_that_fails_keeps_what_was_learnt_and_leaves_no_hooks(tmp_path):
 
     teacher = tiny_models.model()
     student = create_student(teacher, tiny_models.small_config(teacher), init="random")
-    args = workbench.arguments(
+    args = factories.arguments(
         tmp_path / "out", phases="prediction", teacher_cache="logits", teacher_cache_dir=str(tmp_path / "cache")
     )
     trainer = DistillationTrainer(
@@ -380,7 +380,7 @@ class Rows(TorchDataset):
 def masking(examples):
     """As masked language modelling does."""
     batch = cache_worker.collate(examples)
-    collator = DataCollatorForLanguageModeling(workbench.tokenizer(), mlm_probability=0.5)
+    collator = DataCollatorForLanguageModeling(factories.tokenizer(), mlm_probability=0.5)
     return batch | {"input_ids": collator.torch_mask_tokens(batch["input_ids"])[0] % tiny_models.VOCABULARY}
 
 

@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 
 import cache_worker
+import factories
 import pytest
 import tiny_models
 import torch
-import workbench
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_models import hooks
@@ -157,7 +157,7 @@ def steps(folder, choice, teacher=None, dataset=None, out=None, **changes):
     student = create_student(teacher, tiny_models.small_config(teacher), init="random")
     settings = {"max_steps": 10, "teacher_cache": choice, "teacher_cache_dir": str(folder), "logging_steps": 1}
     out = out or Path(folder).parent / "out"
-    args = workbench.arguments(out, teacher_cache_dtype="float32", **settings)
+    args = factories.arguments(out, teacher_cache_dtype="float32", **settings)
     for name, value in changes.items():
         setattr(args, name, value)
     trainer = DistillationTrainer(
@@ -172,7 +172,7 @@ def steps(folder, choice, teacher=None, dataset=None, out=None, **changes):
     passes.remove()
     logged = [{n: v for n, v in entry.items() if n.startswith("loss_")} for entry in trainer.state.log_history[:-1]]
     assert len(logged) == 10
-    return logged, workbench.weights(trainer), passes.count
+    return logged, factories.weights(trainer), passes.count
 
 
 def assert_same_steps(one, other, exactly=False):

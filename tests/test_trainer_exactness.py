@@ -6,9 +6,9 @@ import json
 import random
 import signal
 
+import ddp_worker
 import pytest
 import torch
-import worker
 from safetensors.torch import load_file
 
 from hf_tinybert.hub import checkpoints
@@ -22,7 +22,7 @@ STEPS, SAVED = 12, 4
 
 def command(teacher_folder, result, options):
     options = {"max_steps": STEPS} | compat.group_by_length_argument() | options
-    return worker.__file__, teacher_folder, result, json.dumps(options)
+    return ddp_worker.__file__, teacher_folder, result, json.dumps(options)
 
 
 def finish(children):

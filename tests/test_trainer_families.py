@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import factories
 import pytest
 import tiny_models
 import torch
-import workbench
 from transformers import AutoModelForSequenceClassification, set_seed
 
 from hf_tinybert import create_student
@@ -17,12 +17,12 @@ STEPS = {"max_steps": 24, "logging_steps": 4, "learning_rate": 1e-2, "seed": 1}
 
 
 def labels():
-    names = dict(enumerate(workbench.intents()))
+    names = dict(enumerate(factories.intents()))
     return {"id2label": names, "label2id": {name: index for index, name in names.items()}, "num_labels": len(names)}
 
 
 def teacher_of(family):
-    return tiny_models.model(family, vocab_size=len(workbench.tokenizer()), pad_token_id=0, **labels())
+    return tiny_models.model(family, vocab_size=len(factories.tokenizer()), pad_token_id=0, **labels())
 
 
 def student_of(teacher, family):
@@ -42,9 +42,9 @@ def student_of(teacher, family):
 
 def run(teacher, student, folder, **changes):
     """Some of the requests, over and over: how far a loss falls is then no matter of the last batches."""
-    args = workbench.arguments(folder, **(STEPS | changes))
-    rows = workbench.household()["train"].select(range(32))
-    trainer = workbench.trainer(student, teacher, args, train_dataset=rows)
+    args = factories.arguments(folder, **(STEPS | changes))
+    rows = factories.household()["train"].select(range(32))
+    trainer = factories.trainer(student, teacher, args, train_dataset=rows)
     trainer.train()
     return trainer, {
         name: [entry[name] for entry in trainer.state.log_history if name in entry]
@@ -121,7 +121,7 @@ def test_compiled_training_is_the_same(family, tmp_path):
 @pytest.mark.parametrize("kind", ["mean", "mixing", "relations"])
 def test_sixteen_heads_teach_twelve(kind, tmp_path):
     teacher = tiny_models.model(
-        vocab_size=len(workbench.tokenizer()), pad_token_id=0, hidden_size=32, num_attention_heads=16, **labels()
+        vocab_size=len(factories.tokenizer()), pad_token_id=0, hidden_size=32, num_attention_heads=16, **labels()
     )
     config = tiny_models.small_config(teacher, hidden_size=24, num_attention_heads=12)
     student = create_student(teacher, config, init="random")
@@ -143,9 +143,9 @@ def test_a_mixture_of_heads_comes_back_from_a_checkpoint(tmp_path):
         set_seed(0)
         config = tiny_models.small_config(teacher, hidden_size=15, num_attention_heads=3, hidden_dropout_prob=0.0)
         student = create_student(teacher, config, init="random")
-        trainer = workbench.trainer(student, teacher, workbench.arguments(tmp_path, **(STEPS | options)))
+        trainer = factories.trainer(student, teacher, factories.arguments(tmp_path, **(STEPS | options)))
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4") if resume else None)
-        trained.append(workbench.weights(trainer))
+        trained.append(factories.weights(trainer))
     assert {name for name in trained[0] if "mixing" in name} == {"projections.mixing.1", "projections.mixing.2"}
     assert trained[1].keys() == trained[0].keys()
     for name, value in trained[0].items():

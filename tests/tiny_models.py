@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import factories
 import torch
-import workbench
 from transformers import (
     AlbertConfig,
     AutoModelForSequenceClassification,
@@ -139,9 +139,9 @@ def batch(lengths=(7, 3, 5), seed=0, width=None):
 
 def sentences(rows=16, split="test", labels=False):
     """Every so-many-th real request of a split, padded together."""
-    data = workbench.household()[split]
+    data = factories.household()[split]
     chosen = data.select(range(0, len(data), len(data) // rows)).select(range(rows))
-    collated = dict(DataCollatorWithPadding(workbench.tokenizer())(list(chosen)))
+    collated = dict(DataCollatorWithPadding(factories.tokenizer())(list(chosen)))
     if not labels:
         del collated["labels"]
     return collated

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import augment_worker
+import factories
 import pytest
 import torch
-import workbench
 from datasets import Dataset
 from transformers import AutoTokenizer
 
@@ -21,7 +21,7 @@ def augmented(tmp_path_factory):
 @pytest.fixture(scope="module")
 def said(augmented, teacher_folder):
     """The number of the label that the teacher gives each row, asked one by one."""
-    model, tokenizer = workbench.load(teacher_folder).eval(), AutoTokenizer.from_pretrained(teacher_folder)
+    model, tokenizer = factories.load(teacher_folder).eval(), AutoTokenizer.from_pretrained(teacher_folder)
     with torch.no_grad():
         return [int(model(**tokenizer(text, return_tensors="pt")).logits.argmax()) for text in augmented["text"]]
 
@@ -30,7 +30,7 @@ def said(augmented, teacher_folder):
 @pytest.mark.parametrize("batch_size", [3, 64])
 def test_what_the_teacher_reads_otherwise_is_dropped(batch_size, augmented, said, teacher_folder):
     tokenizer = AutoTokenizer.from_pretrained(teacher_folder)
-    kept = keep_labels(augmented, workbench.load(teacher_folder), tokenizer, batch_size=batch_size)
+    kept = keep_labels(augmented, factories.load(teacher_folder), tokenizer, batch_size=batch_size)
     expected = [
         row for row, number in zip(augmented, said, strict=True) if not row["augmented"] or number == row["label"]
     ]
@@ -40,7 +40,7 @@ def test_what_the_teacher_reads_otherwise_is_dropped(batch_size, augmented, said
 
 
 def test_names_of_labels_and_streams(augmented, teacher_folder):
-    tokenizer, teacher = AutoTokenizer.from_pretrained(teacher_folder), workbench.load(teacher_folder)
+    tokenizer, teacher = AutoTokenizer.from_pretrained(teacher_folder), factories.load(teacher_folder)
     usual = list(keep_labels(augmented, teacher, tokenizer))
     names = [teacher.config.id2label[number] for number in augmented["label"]]
     named = augmented.remove_columns("label").add_column("intent", names)
@@ -51,7 +51,7 @@ def test_names_of_labels_and_streams(augmented, teacher_folder):
 
 
 def test_what_cannot_be_filtered_is_refused(augmented, teacher_folder):
-    tokenizer, teacher = AutoTokenizer.from_pretrained(teacher_folder), workbench.load(teacher_folder)
+    tokenizer, teacher = AutoTokenizer.from_pretrained(teacher_folder), factories.load(teacher_folder)
     with pytest.raises(ValueError, match="no column 'augmented': augment it first"):
         keep_labels(augment_worker.data(3), teacher, tokenizer)
     with pytest.raises(ValueError, match="Name the column with the labels: there are text, id"):

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import json
 
+import factories
 import pytest
 import torch
-import workbench
 
 from hf_tinybert.benchmark.comparison import Benchmark, Comparison, ModelFacts, compare
 from hf_tinybert.benchmark.costs import ModelCost, Plan, Timing
@@ -154,7 +154,7 @@ def test_a_benchmark_saves_as_json_whole_or_not_at_all(tmp_path):
 
 
 def test_of_real_models(teacher, teacher_folder, tmp_path):
-    student = workbench.small_student(teacher)
+    student = factories.small_student(teacher)
     student.save_pretrained(tmp_path)
     models = {"teacher": teacher, "student": student}
     folders = {"teacher": teacher_folder, "student": str(tmp_path)}

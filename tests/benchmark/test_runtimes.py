@@ -6,9 +6,9 @@ import importlib.util
 import json
 import sys
 
+import factories
 import pytest
 import torch
-import workbench
 from traced_once import traced_once
 
 from hf_tinybert.benchmark.runtimes import RUNTIMES, find_runtimes, prepare
@@ -50,7 +50,7 @@ def test_without_onnxruntime_it_says_how_to_get_it(monkeypatch):
 @pytest.fixture(scope="module")
 def traced(teacher_folder, tmp_path_factory):
     """A student that PyTorch's exporter has traced once."""
-    model = workbench.small_student(workbench.load(teacher_folder), init="teacher").eval()
+    model = factories.small_student(factories.load(teacher_folder), init="teacher").eval()
     with traced_once():
         exporters.write(model, tmp_path_factory.mktemp("traced") / "model.onnx")
     return model

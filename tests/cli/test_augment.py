@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import factories
 import pytest
-import workbench
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification
 
@@ -22,7 +22,7 @@ sys.exit(cli.main(sys.argv[2:]))
 def glove(tmp_path_factory) -> str:
     """A real model's embeddings of frequent words, written as GloVe writes its own."""
     vectors = WordVectors.from_embeddings(
-        AutoModelForSequenceClassification.from_pretrained(workbench.encoder()).bert, workbench.tokenizer()
+        AutoModelForSequenceClassification.from_pretrained(factories.encoder()).bert, factories.tokenizer()
     )
     path = tmp_path_factory.mktemp("vectors") / "vectors.txt"
     lines = [

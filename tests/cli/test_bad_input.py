@@ -7,8 +7,8 @@ import re
 import shutil
 from pathlib import Path
 
+import factories
 import pytest
-import workbench
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -20,8 +20,8 @@ from transformers import (
 from hf_tinybert.configuration import PRESETS
 
 QUICK = ["--use-cpu", "--disable-tqdm", "True", "--max-steps", "2", "--per-device-train-batch-size", "4"]
-LABELS = workbench.intents()
-VOCABULARY = len(workbench.tokenizer())
+LABELS = factories.intents()
+VOCABULARY = len(factories.tokenizer())
 TOKENIZER_FILES = ("tokenizer__json", "tokenizer_config__json", "vocab__txt", "special_tokens_map__json")
 
 

@@ -4,9 +4,9 @@ import csv
 import json
 import shutil
 
+import factories
 import pytest
 import torch
-import workbench
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel, pipeline
 
 from hf_tinybert import create_student
@@ -33,10 +33,10 @@ def test_the_student_is_of_the_size_asked_for_and_speaks_of_the_teachers_labels(
     assert not info["unexpected_keys"]
     config = model.config
     assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (2, 48, 4)
-    assert config.id2label == dict(enumerate(workbench.intents()))
+    assert config.id2label == dict(enumerate(factories.intents()))
     assert AutoTokenizer.from_pretrained(folder).get_vocab() == tokenizer.get_vocab()
     answer = pipeline("text-classification", model=str(folder))("will it rain tomorrow")[0]
-    assert answer["label"] in workbench.intents()
+    assert answer["label"] in factories.intents()
 
 
 def test_the_student_is_written_alone(distilled):
@@ -82,7 +82,7 @@ def test_the_scores_are_those_of_the_saved_models(distilled, teacher_path, files
     inputs = tokenizer(
         [row["text"] for row in rows], padding=True, truncation=True, max_length=48, return_tensors="pt"
     )
-    gold = torch.tensor([workbench.intents().index(row["intent"]) for row in rows])
+    gold = torch.tensor([factories.intents().index(row["intent"]) for row in rows])
     for path, facts in ((teacher_path, summary["models"][0]), (folder, summary["models"][1])):
         with torch.no_grad():
             chosen = AutoModelForSequenceClassification.from_pretrained(path)(**inputs).logits.argmax(-1)
@@ -189,7 +189,7 @@ def test_evaluation_while_training_keeps_the_best(command, distill_flags, tmp_pa
 def checkpoint(teacher_path, student_shape, tmp_path_factory):
     """A small student's folder, without a tokenizer."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    teacher = workbench.load(str(teacher_path))
+    teacher = factories.load(str(teacher_path))
     create_student(teacher, student_shape, init="random").save_pretrained(folder)
     return folder
 
@@ -222,4 +222,4 @@ def test_a_pretrained_checkpoint_without_a_head_as_student(command, distill_flag
     )
     assert result.code == 0, result
     model = AutoModelForSequenceClassification.from_pretrained(out)
-    assert model.config.id2label == dict(enumerate(workbench.intents()))
+    assert model.config.id2label == dict(enumerate(factories.intents()))

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import csv
 
+import factories
 import torch
-import workbench
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 
@@ -36,7 +36,7 @@ def test_every_named_split_is_measured(command, teacher_path, files, tmp_path, m
         assert cells(result.out, f"{split} accuracy") == [
             f"{accuracy(teacher_path, read(files / f'{split}.csv')):.4f}"
         ]
-    model = workbench.load(str(teacher_path))
+    model = factories.load(str(teacher_path))
     assert cells(result.out, "parameters") == [f"{model.num_parameters() / 1e6:.1f}M"] * 2
     assert not list(tmp_path.iterdir())
 

@@ -6,8 +6,8 @@ import json
 from importlib import resources
 from pathlib import Path
 
+import factories
 import pytest
-import workbench
 
 from hf_tinybert import tasks
 from hf_tinybert.cli import export
@@ -40,7 +40,7 @@ def test_what_has_lost_too_much_is_said(teacher_folder, teacher):
     task = tasks.start("text-classification", teacher.config, DataArguments(eval_file=DATA[1], label_column="intent"))
     task.read(training=False)
     check = export._Check(export.ExportArguments(model=teacher_folder, max_drop=0.05), task)
-    weak = workbench.small_student(teacher)
+    weak = factories.small_student(teacher)
     weak.path = Path("model_quantized.onnx")
     message = r"model_quantized\.onnx has lost 0\.\d{4} of accuracy, more than --max-drop allows \(0\.05\): nothing"
     with pytest.raises(ValueError, match=message):

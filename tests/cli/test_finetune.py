@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import json
 
+import factories
 import pytest
 import torch
-import workbench
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -16,8 +16,8 @@ def test_the_folder_is_a_model_of_the_task(finetuned, tokenizer):
     folder, _ = finetuned
     model, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"]
-    assert model.config.id2label == dict(enumerate(workbench.intents()))
-    assert model.config.label2id == {name: index for index, name in enumerate(workbench.intents())}
+    assert model.config.id2label == dict(enumerate(factories.intents()))
+    assert model.config.label2id == {name: index for index, name in enumerate(factories.intents())}
     assert model.config.problem_type == "single_label_classification"
     assert AutoTokenizer.from_pretrained(folder).get_vocab() == tokenizer.get_vocab()
     state = json.loads((folder / "trainer_state.json").read_text())

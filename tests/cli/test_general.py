@@ -6,8 +6,8 @@ import functools
 import json
 import re
 
+import factories
 import pytest
-import workbench
 from transformers import AutoModel, AutoTokenizer
 
 
@@ -19,7 +19,7 @@ def own_home(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "corpus.txt"
-    path.write_text("\n".join(workbench.requests(300)), encoding="utf-8")
+    path.write_text("\n".join(factories.requests(300)), encoding="utf-8")
     return path
 
 

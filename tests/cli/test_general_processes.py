@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import signal
 
+import factories
 import general_worker
 import pytest
 import torch
-import workbench
 from safetensors.torch import load_file
 from transformers import AutoModel
 
@@ -21,7 +21,7 @@ STEPS, SAVED = 8, 3
 def text(tmp_path_factory):
     """A hundred requests, a document each: four pieces of text."""
     path = tmp_path_factory.mktemp("text") / "corpus.txt"
-    path.write_text("\n\n".join(workbench.requests(100)), encoding="utf-8")
+    path.write_text("\n\n".join(factories.requests(100)), encoding="utf-8")
     return path
 
 
@@ -29,11 +29,11 @@ def text(tmp_path_factory):
 def start(tmp_path_factory, encoder):
     """A small random student without dropout, so that processes may differ in their random numbers."""
     teacher = AutoModel.from_pretrained(encoder)
-    config = workbench.student_config(teacher, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    config = factories.student_config(teacher, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("start")
     create_student(teacher, config, init="random").save_pretrained(folder)
-    workbench.tokenizer().save_pretrained(folder)
+    factories.tokenizer().save_pretrained(folder)
     return folder
 
 

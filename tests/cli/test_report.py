@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 
+import factories
 import pytest
 import tiny_models
-import workbench
 
 pytest.importorskip("matplotlib")
 
@@ -70,8 +70,8 @@ def test_wrong_calls(command, distilled, tmp_path, monkeypatch, flags, message):
 
 def test_of_another_teacher(command, distilled, tmp_path):
     """Which has fewer layers than the student learnt from."""
-    tiny_models.model(num_hidden_layers=2, vocab_size=len(workbench.tokenizer())).save_pretrained(tmp_path / "small")
-    workbench.tokenizer().save_pretrained(tmp_path / "small")
+    tiny_models.model(num_hidden_layers=2, vocab_size=len(factories.tokenizer())).save_pretrained(tmp_path / "small")
+    factories.tokenizer().save_pretrained(tmp_path / "small")
     done = command("report", distilled[0], "--teacher", tmp_path / "small", "--output", tmp_path / "report.md")
     assert done.code == 2
     assert "learnt from a teacher with at least 4 layers; the one that --teacher names has 2" in done.err

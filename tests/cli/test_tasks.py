@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import random
 
+import factories
 import pytest
-import workbench
 from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 from transformers import (
@@ -24,9 +24,9 @@ from hf_tinybert.tasks import TASKS, of_model
 
 def rows_of(split):
     """Household requests with the names of their intents."""
-    data = workbench.household()[split].select(range(96 if split == "train" else 24))
-    texts = [workbench.tokenizer().decode(ids, skip_special_tokens=True) for ids in data["input_ids"]]
-    return list(zip(texts, (workbench.intents()[label] for label in data["labels"]), strict=True))
+    data = factories.household()[split].select(range(96 if split == "train" else 24))
+    texts = [factories.tokenizer().decode(ids, skip_special_tokens=True) for ids in data["input_ids"]]
+    return list(zip(texts, (factories.intents()[label] for label in data["labels"]), strict=True))
 
 
 def several(split):
@@ -93,7 +93,7 @@ def test_several_labels(command, models, tmp_path):
     student, scores = distilled_by_command(command, models, tmp_path, write(tmp_path, several), "text-classification")
     assert scores["metric"] == "f1"
     answer = pipeline("text-classification", model=str(student), top_k=None)("turn on the lights")
-    assert {item["label"] for item in answer[0]} == set(workbench.intents())
+    assert {item["label"] for item in answer[0]} == set(factories.intents())
     assert AutoConfig.from_pretrained(student).problem_type == "multi_label_classification"
 
 
@@ -206,7 +206,7 @@ def test_a_student_with_a_tokenizer_of_its_own(command, models, tmp_path):
     teacher, student = (model["score"] for model in scores["models"])
     assert f"eval accuracy {teacher:.4f}" in " ".join(again.out.split())
     answer = pipeline("text-classification", model=str(tmp_path / "student"))("turn on the lights")
-    assert answer[0]["label"] in workbench.intents()
+    assert answer[0]["label"] in factories.intents()
     assert student == measured["eval_accuracy"]
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import factories
 import pytest
-import workbench
 from datasets import Dataset, IterableDataset
 
 from hf_tinybert.data import corpus, loading
@@ -18,7 +18,7 @@ def own_home(tmp_path, monkeypatch):
 @pytest.fixture
 def text(tmp_path):
     """The demo's requests, one a line, an empty line after every tenth."""
-    lines = workbench.requests(100)
+    lines = factories.requests(100)
     (tmp_path / "corpus" / "deep").mkdir(parents=True)
     paths = [tmp_path / "corpus" / "a.txt", tmp_path / "corpus" / "deep" / "b.txt"]
     for number, path in enumerate(paths):
@@ -29,7 +29,7 @@ def text(tmp_path):
 
 def load(train=None, corpus_arguments=None, seed=0, **arguments):
     args = loading.DataArguments(train_file=train and str(train), max_length=16, **arguments)
-    return corpus.load(args, corpus_arguments or CorpusArguments(), workbench.tokenizer(), seed)
+    return corpus.load(args, corpus_arguments or CorpusArguments(), factories.tokenizer(), seed)
 
 
 def sequences(dataset):
@@ -45,7 +45,7 @@ def test_a_folder_becomes_sequences_and_some_are_held_out(text):
     assert none is None
     packed = sequences(every)
     lines = [line for path in sorted(text.rglob("*.txt")) for line in path.read_text().splitlines() if line]
-    assert real(packed) == workbench.tokenizer()(" ".join(lines), add_special_tokens=False)["input_ids"]
+    assert real(packed) == factories.tokenizer()(" ".join(lines), add_special_tokens=False)["input_ids"]
     assert all(len(sequence) <= 16 for sequence in packed)
     assert sum(len(sequence) < 16 for sequence in packed) <= 10  # one for each document
     train, held_out = load(text, CorpusArguments(held_out=20))

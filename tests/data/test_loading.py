@@ -6,8 +6,8 @@ from importlib import resources
 from pathlib import Path
 
 import datasets
+import factories
 import pytest
-import workbench
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from transformers import BertConfig
 
@@ -66,7 +66,7 @@ def prepared(args: DataArguments, tokenizer, labels: Labels | None = None) -> tu
 def test_the_demo_as_files(tokenizer):
     args = DataArguments(*(str(DEMO / f"{split}.csv") for split in ("train", "eval", "test")))
     encoded, labels = prepared(args, tokenizer)
-    assert list(labels.names) == workbench.intents()
+    assert list(labels.names) == factories.intents()
     assert {split: len(rows) for split, rows in encoded.items()} == {"train": 780, "eval": 180, "test": 300}
     for split, rows in encoded.items():
         expected = demo_rows(split)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import factories
 import pytest
-import workbench
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,17 +14,17 @@ lines = st.lists(st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join), ma
 
 
 def tokens(text):
-    return workbench.tokenizer()(text, add_special_tokens=False)["input_ids"]
+    return factories.tokenizer()(text, add_special_tokens=False)["input_ids"]
 
 
 def framed(ids):
-    return [workbench.tokenizer().cls_token_id, *ids, workbench.tokenizer().sep_token_id]
+    return [factories.tokenizer().cls_token_id, *ids, factories.tokenizer().sep_token_id]
 
 
 @settings(deadline=None, max_examples=60)
 @given(lines, st.integers(3, 20), st.sampled_from(["row", "blank"]))
 def test_documents_are_cut_into_full_sequences(texts, max_length, documents):
-    packed = Packer(workbench.tokenizer(), max_length, documents=documents)({"text": texts})["input_ids"]
+    packed = Packer(factories.tokenizer(), max_length, documents=documents)({"text": texts})["input_ids"]
     if documents == "row":
         whole = [tokens(text) for text in texts]
     else:
@@ -40,17 +40,17 @@ def test_documents_are_cut_into_full_sequences(texts, max_length, documents):
 
 
 def test_missing_texts_are_empty():
-    assert Packer(workbench.tokenizer(), 8)({"text": [None, "", "film"]})["input_ids"] == [framed(tokens("film"))]
-    assert Packer(workbench.tokenizer(), 8)({"text": []})["input_ids"] == []
+    assert Packer(factories.tokenizer(), 8)({"text": [None, "", "film"]})["input_ids"] == [framed(tokens("film"))]
+    assert Packer(factories.tokenizer(), 8)({"text": []})["input_ids"] == []
 
 
 def test_no_room_is_refused():
     with pytest.raises(ValueError, match="more than a sequence's 2 special tokens, got 2"):
-        Packer(workbench.tokenizer(), 2)
+        Packer(factories.tokenizer(), 2)
 
 
 def test_the_key_knows_what_matters():
-    tokenizer = workbench.tokenizer()
+    tokenizer = factories.tokenizer()
     keys = {
         Packer(tokenizer, 8).key(),
         Packer(tokenizer, 9).key(),

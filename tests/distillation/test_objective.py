@@ -1,12 +1,12 @@
 from __future__ import annotations
 
+import factories
 import numpy as np
 import pytest
 import references as ref
 import tiny_models
 import torch
 import torch.nn.functional as F
-import workbench
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModel, AutoModelForTokenClassification
@@ -93,7 +93,7 @@ def expected_parts(student, teacher, projections, mapping, batch):
 
 
 def test_on_real_models_and_sentences_loss_and_parts_equal_the_references(teacher):
-    student, batch = workbench.small_student(teacher).train(), tiny_models.sentences(12, labels=True)
+    student, batch = factories.small_student(teacher).train(), tiny_models.sentences(12, labels=True)
     levels = {"embedding": 0.5, "hidden": 2.0, "attention": 0.25, "prediction": 3.0, "hard_label": 0.125}
     pair = Pair(student, teacher, levels, layers={1: 4.0, 2: 0.5})
     loss, parts = pair(batch)
@@ -112,7 +112,7 @@ def test_on_real_models_and_sentences_loss_and_parts_equal_the_references(teache
 
 @pytest.mark.parametrize("training", [True, False])
 def test_without_a_step_it_is_the_student_and_nothing_else(training, teacher):
-    student = workbench.small_student(teacher).train(training)
+    student = factories.small_student(teacher).train(training)
     batch = tiny_models.sentences(4, labels=True)
     alone = student(**batch)
     objective = Pair(student, teacher).objective.train(training)

@@ -3,9 +3,9 @@ from __future__ import annotations
 import io
 from dataclasses import FrozenInstanceError
 
+import factories
 import pytest
 import torch
-import workbench
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import get_scheduler
@@ -71,7 +71,7 @@ def test_levels_of_the_phases():
     ],
 )
 def test_the_arguments_draw_the_boundary(changes, boundary, tmp_path):
-    args = workbench.arguments(tmp_path, **changes)
+    args = factories.arguments(tmp_path, **changes)
     plan = PhasePlan.from_arguments(args, 20)
     assert plan == PhasePlan(20, boundary, joint=args.phases == "joint")
     if not plan.joint:
@@ -81,13 +81,13 @@ def test_the_arguments_draw_the_boundary(changes, boundary, tmp_path):
 
 @pytest.mark.parametrize(("share", "total", "boundary"), [(0.5, 1, 1), (0.5, 2, 1), (0.01, 2, 1), (0.99, 3, 2)])
 def test_each_phase_has_a_step_where_there_are_two(share, total, boundary, tmp_path):
-    args = workbench.arguments(tmp_path, intermediate_share=share)
+    args = factories.arguments(tmp_path, intermediate_share=share)
     assert PhasePlan.from_arguments(args, total) == PhasePlan(total, boundary)
 
 
 def test_a_resumed_boundary_stays_except_where_a_run_has_none(tmp_path):
     for phases, expected in (("two_phase", 7), ("prediction", 7), ("intermediate", 20), ("joint", 0)):
-        args = workbench.arguments(tmp_path, phases=phases)
+        args = factories.arguments(tmp_path, phases=phases)
         assert PhasePlan.from_arguments(args, 20, resumed=7).intermediate_steps == expected
 
 
@@ -110,11 +110,11 @@ def test_a_resumed_boundary_stays_except_where_a_run_has_none(tmp_path):
     ],
 )
 def test_how_often_a_run_sees_its_data(changes, rows, passes, tmp_path):
-    assert PhasePlan.passes(workbench.arguments(tmp_path, **changes), rows) == pytest.approx(passes)
+    assert PhasePlan.passes(factories.arguments(tmp_path, **changes), rows) == pytest.approx(passes)
 
 
 def factors(plan, tmp_path, **changes):
-    function = learning_rate_function(workbench.arguments(tmp_path, **changes), plan)
+    function = learning_rate_function(factories.arguments(tmp_path, **changes), plan)
     return [function(step) for step in range(plan.total_steps + 1)]
 
 
@@ -168,7 +168,7 @@ def rates(optimizer, scheduler, steps):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_one_phase_alone_has_transformers_own_learning_rates(name, tmp_path):
-    args = workbench.arguments(
+    args = factories.arguments(
         tmp_path,
         learning_rate=5e-5,
         lr_scheduler_type=name,
@@ -191,7 +191,7 @@ def test_schedules_driven_by_metrics_are_refused():
 
 
 def test_the_joined_schedule_is_saved_without_code(tmp_path):
-    factor = learning_rate_function(workbench.arguments(tmp_path), PhasePlan(6, 3))
+    factor = learning_rate_function(factories.arguments(tmp_path), PhasePlan(6, 3))
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     for _ in range(4):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import factories
 import numpy as np
 import pytest
 import torch
-import workbench
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -65,7 +65,7 @@ def test_padding_is_left_out_and_batches_do_not_matter(teacher, tokenizer):
 
 
 def test_a_model_is_like_itself_and_a_student_like_its_teacher(teacher, tokenizer):
-    texts = [dict(tokenizer(text)) for text in workbench.requests(12)]
+    texts = [dict(tokenizer(text)) for text in factories.requests(12)]
     teacher.eval()
     mapping = LayerMapping({0: 0, **{m: m for m in range(1, 5)}})
     same = layer_similarity.measure(teacher, teacher, tokenizer, texts, mapping, "turn on the lights")
@@ -73,9 +73,9 @@ def test_a_model_is_like_itself_and_a_student_like_its_teacher(teacher, tokenize
     assert same.attention == pytest.approx(dict.fromkeys(range(1, 5), 1.0), abs=1e-5)
     assert same.tokens == ["[CLS]", "turn", "on", "the", "lights", "[SEP]"]
     assert set(same.maps) == {(m, m) for m in range(1, 5)}
-    student = workbench.small_student(teacher, init="teacher").eval()
+    student = factories.small_student(teacher, init="teacher").eval()
     found = layer_similarity.measure(student, teacher, tokenizer, texts, LayerMapping({0: 0, 1: 2, 2: 4}), "stop")
-    random = layer_similarity.measure(workbench.small_student(teacher).eval(), teacher, tokenizer, texts, None, "stop")
+    random = layer_similarity.measure(factories.small_student(teacher).eval(), teacher, tokenizer, texts, None, "stop")
     assert found.hidden.shape == random.hidden.shape == (3, 5)
     assert found.hidden[0, 0] > random.hidden[0, 0]
     assert found.hidden[2, 4] > random.hidden[2, 4]

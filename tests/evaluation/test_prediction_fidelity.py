@@ -1,10 +1,10 @@
 from __future__ import annotations
 
+import factories
 import numpy as np
 import pytest
 import tiny_models
 import torch
-import workbench
 from accelerate import Accelerator
 from datasets import Dataset
 from hypothesis import given, settings
@@ -113,7 +113,7 @@ def test_a_real_teacher_agrees_with_itself_and_less_with_an_untrained_student(te
     batch = tiny_models.sentences(32)
     with torch.no_grad():
         theirs = teacher(**batch).logits
-        ours = workbench.small_student(teacher)(**batch).logits
+        ours = factories.small_student(teacher)(**batch).logits
     with_itself, with_student = PredictionFidelity(SINGLE_LABEL), PredictionFidelity(SINGLE_LABEL)
     with_itself.update(theirs, theirs, {})
     with_student.update(ours, theirs, {})
@@ -130,12 +130,12 @@ def test_smoothed_labels_are_left_for_it_to_look_at(tmp_path):
     found = []
     for smoothing in (0.0, 0.1):
         student = tiny_models.model(auto=AutoModelForTokenClassification, num_labels=3, seed=1)
-        args = workbench.arguments(
+        args = factories.arguments(
             tmp_path, phases="joint", label_smoothing_factor=smoothing, hard_label_weight=1.0, max_steps=1
         )
-        collator = DataCollatorForTokenClassification(workbench.tokenizer())
+        collator = DataCollatorForTokenClassification(factories.tokenizer())
         data = Dataset.from_list(rows)
-        trainer = workbench.trainer(
+        trainer = factories.trainer(
             student, teacher, args, train_dataset=data, eval_dataset=data, data_collator=collator
         )
         found.append(trainer.evaluate())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import factories
 import pytest
-import workbench
 from traced_once import traced_once
 
 
@@ -17,6 +17,6 @@ def once():
 def classifier_folder(teacher_folder, tmp_path_factory):
     """A student of the small teacher, with its tokenizer; for reading."""
     folder = tmp_path_factory.mktemp("classifier")
-    workbench.small_student(workbench.load(teacher_folder), init="teacher").save_pretrained(folder)
-    workbench.tokenizer().save_pretrained(folder)
+    factories.small_student(factories.load(teacher_folder), init="teacher").save_pretrained(folder)
+    factories.tokenizer().save_pretrained(folder)
     return folder

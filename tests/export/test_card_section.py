@@ -6,9 +6,9 @@ import json
 import shutil
 from pathlib import Path
 
+import factories
 import hub_server
 import pytest
-import workbench
 from huggingface_hub import ModelCard
 
 from hf_tinybert.export import Export, ExportedFile, export_onnx, exporters
@@ -117,5 +117,5 @@ def test_the_example_runs(processes, classifier_folder, tmp_path):
     ran = processes.run("-c", code, cwd=tmp_path)
     assert ran.returncode == 0, ran.output
     (answer,) = json.loads(ran.stdout.split("ANSWER")[1])
-    assert answer["label"] in workbench.intents()
+    assert answer["label"] in factories.intents()
     assert 1 / 12 < answer["score"] <= 1

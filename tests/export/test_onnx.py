@@ -6,11 +6,11 @@ import math
 import shutil
 from pathlib import Path
 
+import factories
 import pytest
 import tiny_models
 import torch
 import transformers
-import workbench
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -75,8 +75,8 @@ def exported(request, encoder, classifier_folder, tmp_path_factory):
         shutil.copytree(classifier_folder, folder, dirs_exist_ok=True)
     else:
         auto, kwargs, _ = HEADS[task]
-        workbench.small_student(auto.from_pretrained(encoder, **kwargs), init="teacher").save_pretrained(folder)
-        workbench.tokenizer().save_pretrained(folder)
+        factories.small_student(auto.from_pretrained(encoder, **kwargs), init="teacher").save_pretrained(folder)
+        factories.tokenizer().save_pretrained(folder)
     (folder / "README.md").write_text("stays", encoding="utf-8")
     done = export_onnx(folder, folder / "exported", quantize="int8", optimize=OPTIMISED.get(task))
     return task, folder, done
@@ -278,7 +278,7 @@ def test_auto_leaves_out_8_bits_that_are_slower_or_lose_too_much(classifier, tmp
 
 
 def test_static_by_the_training_data(classifier, tmp_path):
-    rows = workbench.household()["train"].select(range(48))
+    rows = factories.household()["train"].select(range(48))
     done = export_onnx(classifier, tmp_path / "out", quantize="int8-static", optimize=None, calibration=rows)
     assert (done.files["int8"].optimize, done.files["int8"].quantize) == (None, "static")
     assert done.files["int8"].size < 0.6 * done.files["fp32"].size

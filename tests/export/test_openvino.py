@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import importlib.util
 
+import factories
 import pytest
 import torch
-import workbench
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
@@ -36,7 +36,7 @@ HEADS = {
 
 def student(encoder, folder, task="text-classification"):
     auto, kwargs = HEADS[task]
-    workbench.small_student(auto.from_pretrained(encoder, **kwargs), init="teacher").save_pretrained(folder)
+    factories.small_student(auto.from_pretrained(encoder, **kwargs), init="teacher").save_pretrained(folder)
     AutoTokenizer.from_pretrained(encoder).save_pretrained(folder)
     return auto
 

@@ -7,9 +7,9 @@ import pickle
 from importlib import resources
 from pathlib import Path
 
+import factories
 import pytest
 import torch
-import workbench
 from transformers import AutoTokenizer, BertConfig, BertForPreTraining
 
 from hf_tinybert import create_student
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.also_transformers("4.57")
 def published(teacher_folder, tmp_path_factory):
     """A general student in the authors' form: old names, `fit_dense`, a pickle, a configuration that names no type."""
     folder = tmp_path_factory.mktemp("published")
-    teacher = workbench.load(teacher_folder)
-    start = create_student(teacher, workbench.student_config(teacher), init="teacher")
+    teacher = factories.load(teacher_folder)
+    start = create_student(teacher, factories.student_config(teacher), init="teacher")
     sizes = BertConfig.from_dict({k: v for k, v in start.config.to_dict().items() if k != "architectures"})
     model = BertForPreTraining(sizes)
     model.bert.load_state_dict(start.bert.state_dict())
@@ -70,7 +70,7 @@ def test_weights_and_projection_are_the_published_ones(client, uploaded, publish
     weights = str(published / "pytorch_model.bin")
     answer = client("pull", teacher_folder=teacher_folder, weights=weights, repo_id=uploaded)["result"]
     assert answer.pop("tensors") == 5 + 2 * 16
-    assert answer.pop("labels") == workbench.intents()
+    assert answer.pop("labels") == factories.intents()
     assert answer == {"different": [], "type": "bert", "projection": True, "bias": True}
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import factories
 import pytest
 import torch
-import workbench
 from hub_training import ONLY_TRAINED
 from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification
@@ -108,7 +108,7 @@ def test_a_process_without_this_package_answers_as_the_student_here(trained, cle
         assert found["class"] == "BertForSequenceClassification"
         torch.testing.assert_close(torch.tensor(found["logits"]), logits, rtol=0, atol=1e-5)
         assert found["label"] == own.config.id2label[int(logits.argmax())]
-        assert found["label"] in workbench.intents()
+        assert found["label"] in factories.intents()
     assert clean_python("loaded")["result"] == []
 
 

@@ -8,9 +8,9 @@ import os
 import shutil
 from pathlib import Path
 
+import factories
 import hub_server
 import pytest
-import workbench
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.also_transformers("4.57")
 def student_folder(teacher_folder, tmp_path_factory):
     """A student, and beside it what must stay at home."""
     folder = tmp_path_factory.mktemp("student")
-    workbench.small_student(workbench.load(teacher_folder)).save_pretrained(folder)
+    factories.small_student(factories.load(teacher_folder)).save_pretrained(folder)
     AutoTokenizer.from_pretrained(teacher_folder).save_pretrained(folder)
     (folder / "README.md").write_text("---\nlibrary_name: transformers\n---\n\n# A student\n", encoding="utf-8")
     (folder / "pictures").mkdir()

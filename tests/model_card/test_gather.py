@@ -6,8 +6,8 @@ import json
 import shutil
 from dataclasses import dataclass
 
+import factories
 import pytest
-import workbench
 from datasets import Dataset
 from huggingface_hub import ModelCard
 from PIL import Image
@@ -28,9 +28,9 @@ from hf_tinybert.models.loading import pipeline_tag
 @pytest.fixture
 def trainer(teacher_folder, tmp_path):
     shutil.copytree(teacher_folder, tmp_path / "teacher")
-    teacher = workbench.load(str(tmp_path / "teacher"))
-    args = workbench.arguments(tmp_path / "out", teacher_cache_dir=str(tmp_path / "cache"), temperature=2.0)
-    return workbench.trainer(workbench.small_student(teacher), teacher, args)
+    teacher = factories.load(str(tmp_path / "teacher"))
+    args = factories.arguments(tmp_path / "out", teacher_cache_dir=str(tmp_path / "cache"), temperature=2.0)
+    return factories.trainer(factories.small_student(teacher), teacher, args)
 
 
 def facts(trainer, **given):
@@ -79,7 +79,7 @@ def test_arguments_that_a_users_own_class_adds_are_not_shown(tmp_path):
 
 def test_of_several_teachers_a_licence_is_inherited_where_all_have_it(trainer, teacher_folder, tmp_path):
     shutil.copytree(teacher_folder, tmp_path / "second")
-    trainer.teachers.append(workbench.load(str(tmp_path / "second")))
+    trainer.teachers.append(factories.load(str(tmp_path / "second")))
     (tmp_path / "teacher" / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
     assert facts(trainer).license is None
     (tmp_path / "second" / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
@@ -95,7 +95,7 @@ def test_of_several_teachers_a_licence_is_inherited_where_all_have_it(trainer, t
     ],
 )
 def test_the_levels_are_those_that_are_matched(tmp_path, settings, expected):
-    assert gather.matched_levels(workbench.arguments(tmp_path, **settings)) == expected
+    assert gather.matched_levels(factories.arguments(tmp_path, **settings)) == expected
 
 
 def test_data_of_the_hub_is_named(trainer):
@@ -118,8 +118,8 @@ def test_every_head_has_its_task(encoder):
 
 
 def test_layers_that_were_not_matched_are_not_claimed(teacher, tmp_path):
-    args = workbench.arguments(tmp_path, max_steps=2, phases="prediction")
-    trainer = workbench.trainer(workbench.small_student(teacher), teacher, args)
+    args = factories.arguments(tmp_path, max_steps=2, phases="prediction")
+    trainer = factories.trainer(factories.small_student(teacher), teacher, args)
     trainer.train()
     trainer.save_model()
     trainer.create_model_card()
@@ -135,7 +135,7 @@ def test_a_student_of_another_family_reads_what_its_tokenizer_gives(teacher, tmp
     config.vocab_size = teacher.config.vocab_size
     config.id2label, config.label2id = teacher.config.id2label, teacher.config.label2id
     student = AutoModelForSequenceClassification.from_config(config)
-    trainer = workbench.trainer(student, teacher, workbench.arguments(tmp_path, max_steps=2))
+    trainer = factories.trainer(student, teacher, factories.arguments(tmp_path, max_steps=2))
     trainer.train()
     trainer.save_model()
     trainer.create_model_card()

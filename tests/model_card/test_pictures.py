@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import factories
 import pytest
 import torch
-import workbench
 from PIL import Image
 
 from hf_tinybert.evaluation import attention_maps
@@ -16,8 +16,8 @@ MAPPING = LayerMapping({0: 0, 1: 2, 2: 4})
 
 @pytest.fixture(scope="module")
 def pair(teacher_folder):
-    teacher = workbench.load(teacher_folder)
-    return workbench.small_student(teacher, init="teacher"), teacher
+    teacher = factories.load(teacher_folder)
+    return factories.small_student(teacher, init="teacher"), teacher
 
 
 def test_the_maps_are_the_models_own(pair, tokenizer):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import factories
 import pytest
 import torch
-import workbench
 from transformers import AutoModelForSequenceClassification, BertModel
 
 from hf_tinybert import create_student
@@ -45,7 +45,7 @@ def test_a_student_of_a_headless_checkpoint_starts_at_its_teachers(loaded, encod
     with torch.no_grad():
         teacher.classifier.bias.copy_(torch.tensor([-2.0, -3.0, 1.0]))
     headless = BertModel.from_pretrained(encoder)
-    create_student(headless, workbench.student_config(headless)).save_pretrained(tmp_path)
+    create_student(headless, factories.student_config(headless)).save_pretrained(tmp_path)
     student = create_student(teacher, str(tmp_path))
     assert torch.equal(student.classifier.bias, teacher.classifier.bias)
     teacher.config.problem_type = "single_label_classification"

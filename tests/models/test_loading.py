@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import shutil
 
+import factories
 import pytest
 import tiny_models
 import torch
 import transformers
-import workbench
 from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, GPT2Config, GPT2LMHeadModel
 
 from hf_tinybert.models.loading import auto_class, check_vocabularies, describe, fingerprint, load_model
@@ -53,7 +53,7 @@ def test_a_folder_without_a_model_or_that_is_not_there(tmp_path):
 def test_a_local_teacher_is_described_by_its_weights_alone(teacher, teacher_folder, tmp_path):
     shutil.copytree(teacher_folder, tmp_path / "elsewhere")
     name = describe(teacher)
-    assert name == f"sha256:{fingerprint(teacher)}" == describe(workbench.load(tmp_path / "elsewhere"))
+    assert name == f"sha256:{fingerprint(teacher)}" == describe(factories.load(tmp_path / "elsewhere"))
     assert len(fingerprint(teacher)) == 16
     with torch.no_grad():
         teacher.bert.encoder.layer[3].attention.self.key.bias[3] += 1e-3

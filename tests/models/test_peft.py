@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 
+import factories
 import pytest
 import tiny_models
 import torch
-import workbench
 from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification, pipeline
 
 from hf_tinybert import DistillationTrainer, merge_adapter
@@ -48,7 +48,7 @@ def test_a_merged_copy_says_the_same_and_the_adapter_is_left_untouched(teacher):
     assert type(merged) is type(teacher)
     assert weights_digest(adapted) == digest
     torch.testing.assert_close(logits(merged), before, atol=1e-5, rtol=1e-5)
-    plain = workbench.load(teacher.config._name_or_path)
+    plain = factories.load(teacher.config._name_or_path)
     assert not torch.allclose(before, logits(plain), atol=1e-2), "the adapter does nothing"
     assert merge_adapter(plain) is plain
 
@@ -65,16 +65,16 @@ def test_a_teacher_with_an_adapter(form, teacher, teacher_folder, tmp_path):
     given = adapted
     if form == "folder":
         adapted.save_pretrained(tmp_path / "adapter")
-        workbench.tokenizer().save_pretrained(tmp_path / "adapter")
+        factories.tokenizer().save_pretrained(tmp_path / "adapter")
         given = tmp_path / "adapter"
-    student = workbench.small_student(teacher if form == "model" else workbench.load(teacher_folder))
-    args = workbench.arguments(tmp_path / "out", max_steps=4, logging_steps=2)
-    trainer = workbench.trainer(student, given, args)
+    student = factories.small_student(teacher if form == "model" else factories.load(teacher_folder))
+    args = factories.arguments(tmp_path / "out", max_steps=4, logging_steps=2)
+    trainer = factories.trainer(student, given, args)
     torch.testing.assert_close(logits(trainer.teacher), expected, atol=1e-5, rtol=1e-5)
     trainer.train()
     assert trainer.student.config.tinybert["teacher"].startswith("sha256:")
     assert weights_digest(adapted) == digest
-    assert trainer.teacher.config.id2label == workbench.load(teacher_folder).config.id2label
+    assert trainer.teacher.config.id2label == factories.load(teacher_folder).config.id2label
 
 
 def test_an_adapter_knows_the_number_of_its_labels(encoder, tmp_path):
@@ -89,8 +89,8 @@ def test_an_adapter_knows_the_number_of_its_labels(encoder, tmp_path):
 
 def test_an_adapter_without_a_tokenizer_has_its_base_models(teacher, teacher_folder, tmp_path):
     with_adapter(teacher).save_pretrained(tmp_path)
-    assert load_tokenizer(tmp_path, "teacher").get_vocab() == workbench.tokenizer().get_vocab()
-    assert load_config(tmp_path).id2label == workbench.load(teacher_folder).config.id2label
+    assert load_tokenizer(tmp_path, "teacher").get_vocab() == factories.tokenizer().get_vocab()
+    assert load_config(tmp_path).id2label == factories.load(teacher_folder).config.id2label
 
 
 def test_an_adapter_without_a_task_head_is_refused(encoder, tmp_path):
@@ -103,7 +103,7 @@ def test_an_adapter_without_a_task_head_is_refused(encoder, tmp_path):
 @pytest.fixture(scope="module")
 def trained(teacher_folder, tmp_path_factory):
     """A run with a checkpoint in the middle."""
-    folder, teacher = tmp_path_factory.mktemp("lora"), workbench.load(teacher_folder)
+    folder, teacher = tmp_path_factory.mktemp("lora"), factories.load(teacher_folder)
     trainer = run(folder, teacher, save_strategy="steps", save_steps=6)
     trainer.train()
     trainer.save_model(str(folder / "student"))
@@ -111,16 +111,16 @@ def trained(teacher_folder, tmp_path_factory):
 
 
 def run(folder, teacher, **changes) -> DistillationTrainer:
-    args = workbench.arguments(folder, max_steps=12, learning_rate=3e-3, **changes)
+    args = factories.arguments(folder, max_steps=12, learning_rate=3e-3, **changes)
     torch.manual_seed(0)
-    student = workbench.small_student(teacher)
+    student = factories.small_student(teacher)
     torch.manual_seed(0)
-    return workbench.trainer(student, teacher, args, peft_config=lora(target_modules=["query", "key", "dense"]))
+    return factories.trainer(student, teacher, args, peft_config=lora(target_modules=["query", "key", "dense"]))
 
 
 def test_only_adapter_head_and_projections_are_trained(trained):
     _, teacher, trainer, _ = trained
-    start = workbench.small_student(teacher)
+    start = factories.small_student(teacher)
     after = dict(adapters.unwrapped(trainer.student).named_parameters())
     for name, value in start.named_parameters():
         inside = name.replace(".weight", ".base_layer.weight").replace(".bias", ".base_layer.bias")
@@ -139,11 +139,11 @@ def test_the_saved_adapter_loads_with_pipeline(trained):
     folder, teacher, trainer, _ = trained
     assert not (folder / "student" / "model.safetensors").exists()
     answer = pipeline("text-classification", model=str(folder / "student"), top_k=None)
-    text = workbench.requests(1)[0]
+    text = factories.requests(1)[0]
     said = answer(text)
     found = {item["label"]: item["score"] for item in (said[0] if isinstance(said[0], list) else said)}
     assert set(found) == set(teacher.config.id2label.values())
-    batch = workbench.tokenizer()(text, return_tensors="pt")
+    batch = factories.tokenizer()(text, return_tensors="pt")
     with torch.no_grad():
         expected = trainer.student.eval()(**batch).logits.softmax(-1)[0]
     for index, name in teacher.config.id2label.items():
@@ -153,12 +153,12 @@ def test_the_saved_adapter_loads_with_pipeline(trained):
 def test_the_merged_student_is_a_plain_bert_with_the_same_outputs(trained, tmp_path):
     trainer = trained[2]
     merge_adapter(trainer.student).save_pretrained(tmp_path)
-    workbench.tokenizer().save_pretrained(tmp_path)
+    factories.tokenizer().save_pretrained(tmp_path)
     loaded, info = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     torch.testing.assert_close(logits(loaded), logits(trainer.student), atol=1e-5, rtol=1e-5)
-    assert pipeline("text-classification", model=str(tmp_path))("hello")[0]["label"] in workbench.intents()
+    assert pipeline("text-classification", model=str(tmp_path))("hello")[0]["label"] in factories.intents()
 
 
 def test_resuming_ends_in_the_same_adapter(trained, tmp_path):
@@ -175,15 +175,15 @@ def test_evaluation_knows_the_student_under_its_adapter(trained):
 
 
 def test_a_second_adapter_is_refused(teacher, tmp_path):
-    student = peft.get_peft_model(workbench.small_student(teacher), lora())
+    student = peft.get_peft_model(factories.small_student(teacher), lora())
     with pytest.raises(ValueError, match="already has one"):
-        workbench.trainer(student, teacher, workbench.arguments(tmp_path), peft_config=lora())
+        factories.trainer(student, teacher, factories.arguments(tmp_path), peft_config=lora())
 
 
 def test_a_student_may_come_with_its_adapter(teacher, tmp_path):
-    student = peft.get_peft_model(workbench.small_student(teacher), lora())
+    student = peft.get_peft_model(factories.small_student(teacher), lora())
     before = copy.deepcopy(adapters.unwrapped(student).state_dict())
-    trainer = workbench.trainer(student, teacher, workbench.arguments(tmp_path, max_steps=4))
+    trainer = factories.trainer(student, teacher, factories.arguments(tmp_path, max_steps=4))
     trainer.train()
     after = adapters.unwrapped(trainer.student).state_dict()
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
@@ -209,9 +209,9 @@ def test_the_last_model_of_a_folder_is_what_is_loaded(order, teacher, tmp_path):
     for number, kind in enumerate(order.split(", ")):
         torch.manual_seed(0)
         settings = {} if kind == "plain" else {"peft_config": lora(target_modules=["query"])}
-        student = workbench.small_student(teacher, init=("random", "teacher")[number])
-        args = workbench.arguments(tmp_path, max_steps=2, learning_rate=1e-3)
-        trainer = workbench.trainer(student, teacher, args, **settings)
+        student = factories.small_student(teacher, init=("random", "teacher")[number])
+        args = factories.arguments(tmp_path, max_steps=2, learning_rate=1e-3)
+        trainer = factories.trainer(student, teacher, args, **settings)
         trainer.train()
         trainer.save_model()
     loaded = load_model(tmp_path, AutoModelForSequenceClassification)
@@ -223,4 +223,4 @@ def test_the_last_model_of_a_folder_is_what_is_loaded(order, teacher, tmp_path):
 
 def logits_of_text(trainer, text):
     with torch.no_grad():
-        return trainer.student.eval()(**workbench.tokenizer()(text, return_tensors="pt")).logits
+        return trainer.student.eval()(**factories.tokenizer()(text, return_tensors="pt")).logits

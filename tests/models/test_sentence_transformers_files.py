@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
+import factories
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import workbench
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from transformers import AutoConfig, AutoModel, DataCollatorWithPadding, set_seed
@@ -29,15 +29,15 @@ def teacher(encoder):
 
 
 def unlabelled(split, count=None):
-    rows = workbench.household()[split].remove_columns(["labels"])
+    rows = factories.household()[split].remove_columns(["labels"])
     return rows if count is None else rows.select(range(count))
 
 
 def student_of(teacher, **sizes):
     """Half as wide as its teacher, or of other sizes."""
     set_seed(0)
-    config = workbench.student_config(teacher, hidden_dropout_prob=0.0, **sizes)
-    calibration = DataCollatorWithPadding(workbench.tokenizer())(list(unlabelled("train", 64)))
+    config = factories.student_config(teacher, hidden_dropout_prob=0.0, **sizes)
+    calibration = DataCollatorWithPadding(factories.tokenizer())(list(unlabelled("train", 64)))
     return create_student(teacher, config, calibration=calibration)
 
 
@@ -45,10 +45,10 @@ def trainer_of(teacher, student, folder, changes=None, **arguments):
     settings = {
         "model": student,
         "teacher": teacher,
-        "args": workbench.arguments(folder, **arguments),
+        "args": factories.arguments(folder, **arguments),
         "train_dataset": unlabelled("train"),
         "eval_dataset": unlabelled("eval", 48),
-        "processing_class": workbench.tokenizer(),
+        "processing_class": factories.tokenizer(),
     }
     return DistillationTrainer(**(settings | (changes or {})))
 
@@ -58,7 +58,7 @@ def vectors_of(model, texts, pooling="mean"):
     found = []
     for text in texts:
         with torch.no_grad():
-            hidden = model(**workbench.tokenizer()(text, return_tensors="pt")).last_hidden_state[0].double()
+            hidden = model(**factories.tokenizer()(text, return_tensors="pt")).last_hidden_state[0].double()
         found.append(hidden.mean(0) if pooling == "mean" else hidden[0])
     return torch.stack(found)
 
@@ -98,7 +98,7 @@ def test_metrics_see_the_vectors_of_both(teacher, tmp_path):
         seen.append((prediction.predictions, prediction.label_ids))
         return {"rows": float(len(prediction.predictions))}
 
-    data = Dataset.from_dict(dict(workbench.tokenizer()(TEXTS)))
+    data = Dataset.from_dict(dict(factories.tokenizer()(TEXTS)))
     trainer = trainer_of(
         teacher, student_of(teacher), tmp_path, {"compute_metrics": keep, "eval_dataset": data}, phases="prediction"
     )
@@ -129,10 +129,10 @@ def test_logits_cache_and_checkpoints_hold_vectors(teacher, tmp_path):
             **arguments,
         )
         trainer.train()
-        runs[name] = workbench.weights(trainer)
+        runs[name] = factories.weights(trainer)
     resumed = trainer_of(teacher, student_of(teacher), tmp_path / "plain", max_steps=6)
     resumed.train(resume_from_checkpoint=str(tmp_path / "plain" / "checkpoint-4"))
-    runs["resumed"] = workbench.weights(resumed)
+    runs["resumed"] = factories.weights(resumed)
     assert "projections.linear.vectors.weight" in runs["plain"]
     for name in ("cached", "resumed"):
         for key, value in runs["plain"].items():
@@ -156,7 +156,7 @@ def test_the_pooling_is_the_teachers(teacher, minilm, tmp_path):
     sentence_transformers_files.write(tmp_path / "cls", 96, "cls", 512)
     teacher = AutoModel.from_pretrained(tmp_path / "cls")
     assert sentence_transformers_files.pooling_of(teacher) == "cls"
-    data = Dataset.from_dict(dict(workbench.tokenizer()(TEXTS)))
+    data = Dataset.from_dict(dict(factories.tokenizer()(TEXTS)))
     for asked, pooling in ((None, "cls"), ("mean", "mean")):
         seen = []
         changes = {"eval_dataset": data, "compute_metrics": lambda p, seen=seen: seen.append(p.label_ids) or {}}
@@ -172,7 +172,7 @@ def test_what_a_headless_student_cannot_do(teacher, tmp_path):
     with pytest.raises(ValueError, match="a model without a head has no labels"):
         trainer_of(teacher, student_of(teacher), tmp_path, hard_label_weight=0.5)
     with pytest.raises(ValueError, match="pooling must be one of mean, cls, got 'max'"):
-        workbench.arguments(tmp_path, pooling="max")
+        factories.arguments(tmp_path, pooling="max")
     with pytest.raises(ValueError, match="vectors of several sentence encoders lie in spaces of their own"):
         trainer_of([teacher, teacher], student_of(teacher), tmp_path)
     layers = trainer_of(teacher, student_of(teacher), tmp_path, phases="intermediate")

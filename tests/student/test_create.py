@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import json
 
+import factories
 import pytest
 import tiny_models
 import torch
 import transformers
-import workbench
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForPreTraining, set_seed
@@ -22,7 +22,7 @@ from hf_tinybert.utils import compat
 
 @pytest.mark.parametrize("init", ["teacher", "random"])
 def test_is_a_plain_bert_ready_for_use_and_says_where_it_came_from(init, teacher, teacher_folder, tmp_path):
-    student = create_student(teacher, workbench.student_config(teacher), init=init)
+    student = create_student(teacher, factories.student_config(teacher), init=init)
     assert type(student) is type(teacher)
     assert type(student.config) is BertConfig
     assert not student.training
@@ -64,7 +64,7 @@ def test_a_configuration_that_was_passed_in_is_left_alone():
 
 @pytest.mark.parametrize("init", ["teacher", "random"])
 def test_offers_are_never_saved(init, teacher, tmp_path):
-    student = create_student(teacher, workbench.student_config(teacher), init=init)
+    student = create_student(teacher, factories.student_config(teacher), init=init)
     assert bool(offered(student)) == (init == "teacher")
     student.save_pretrained(tmp_path)
     assert set(load_file(tmp_path / "model.safetensors")) == set(student.state_dict())
@@ -75,7 +75,7 @@ def test_offers_are_never_saved(init, teacher, tmp_path):
 
 
 def test_starts_from_a_checkpoint_folder(teacher, teacher_folder, tmp_path):
-    first = create_student(teacher, workbench.student_config(teacher))
+    first = create_student(teacher, factories.student_config(teacher))
     first.save_pretrained(tmp_path)
     student = create_student(teacher, tmp_path, init="random")
     before, now = first.state_dict(), student.state_dict()
@@ -225,7 +225,7 @@ def test_a_folder_with_a_configuration_alone_is_a_shape(teacher, tmp_path):
 
 
 def test_a_folder_that_has_lost_its_weights_is_no_shape(teacher, tmp_path):
-    create_student(teacher, workbench.student_config(teacher)).save_pretrained(tmp_path)
+    create_student(teacher, factories.student_config(teacher)).save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(OSError, match=r"safetensors"):
         create_student(teacher, tmp_path)
@@ -233,9 +233,9 @@ def test_a_folder_that_has_lost_its_weights_is_no_shape(teacher, tmp_path):
 
 def wide_teacher():
     """As wide as the preset of 192, and reads the requests."""
-    labels = {name: index for index, name in enumerate(workbench.intents())}
+    labels = {name: index for index, name in enumerate(factories.intents())}
     return tiny_models.model(
-        vocab_size=len(workbench.tokenizer()),
+        vocab_size=len(factories.tokenizer()),
         pad_token_id=0,
         hidden_size=192,
         num_attention_heads=12,
@@ -249,17 +249,17 @@ def wide_teacher():
 
 def test_a_trainer_makes_the_student_of_a_name(tmp_path):
     teacher = wide_teacher()
-    student = workbench.trainer("tinybert-3l-192d", teacher, workbench.arguments(tmp_path)).student
+    student = factories.trainer("tinybert-3l-192d", teacher, factories.arguments(tmp_path)).student
     expected = create_student(teacher, "tinybert-3l-192d").state_dict()
     assert student.state_dict().keys() == expected.keys()
     assert [name for name, value in student.state_dict().items() if not torch.equal(value, expected[name])] == []
 
 
 def test_a_trainer_makes_the_student_of_a_shape_from_its_own_texts(teacher, tmp_path):
-    args = workbench.arguments(tmp_path, phases="joint", max_steps=2, layer_mapping="last", seed=3)
-    rows, pad = workbench.household()["train"], workbench.tokenizer()
-    shape = workbench.student_config(teacher)
-    trainer = workbench.trainer(shape, teacher, args)
+    args = factories.arguments(tmp_path, phases="joint", max_steps=2, layer_mapping="last", seed=3)
+    rows, pad = factories.household()["train"], factories.tokenizer()
+    shape = factories.student_config(teacher)
+    trainer = factories.trainer(shape, teacher, args)
     set_seed(3)
     batch = sample_calibration_batch(rows, pad)
     expected = create_student(teacher, shape, layer_mapping="last", calibration=batch)
@@ -274,18 +274,18 @@ def test_a_trainer_makes_the_student_of_a_shape_from_its_own_texts(teacher, tmp_
 
 
 def test_a_trainer_that_has_no_texts_says_so(teacher, tmp_path, caplog):
-    args = workbench.arguments(tmp_path)
-    workbench.trainer(workbench.student_config(teacher), teacher, args, train_dataset=None)
+    args = factories.arguments(tmp_path)
+    factories.trainer(factories.student_config(teacher), teacher, args, train_dataset=None)
     assert "The student starts without having seen any text, and is worse for it" in caplog.text
 
 
 def test_the_collators_tokenizer_serves_too(teacher, tmp_path, caplog):
-    args = workbench.arguments(tmp_path)
-    shape = workbench.student_config(teacher)
-    workbench.trainer(shape, teacher, args, processing_class=None)
+    args = factories.arguments(tmp_path)
+    shape = factories.student_config(teacher)
+    factories.trainer(shape, teacher, args, processing_class=None)
     if not compat.HAS_SAMPLING_STRATEGY:  # transformers 4.57 still takes the old name
-        rows = workbench.household()["train"]
-        DistillationTrainer(shape, args, train_dataset=rows, tokenizer=workbench.tokenizer(), teacher=teacher)
+        rows = factories.household()["train"]
+        DistillationTrainer(shape, args, train_dataset=rows, tokenizer=factories.tokenizer(), teacher=teacher)
     assert "without having seen any text" not in caplog.text
 
 
@@ -298,10 +298,10 @@ def test_a_trainer_makes_the_student_of_a_teacher_that_is_named(form, teacher, t
         )
         adapted.save_pretrained(tmp_path / "adapter")
         teacher_folder, teacher = tmp_path / "adapter", adapted.merge_and_unload()
-    args, shape = workbench.arguments(tmp_path), workbench.student_config(teacher)
-    data = {"train_dataset": workbench.household()["train"].select(range(64))}
-    named = workbench.trainer(shape, teacher_folder, args, teacher_init_kwargs={"dtype": torch.float32}, **data)
-    given = workbench.trainer(shape, teacher, args, **data)
+    args, shape = factories.arguments(tmp_path), factories.student_config(teacher)
+    data = {"train_dataset": factories.household()["train"].select(range(64))}
+    named = factories.trainer(shape, teacher_folder, args, teacher_init_kwargs={"dtype": torch.float32}, **data)
+    given = factories.trainer(shape, teacher, args, **data)
     assert type(named.teacher) is type(teacher)
     assert named.student.config.id2label == teacher.config.id2label
     for (name, one), (_, other) in zip(
@@ -311,7 +311,7 @@ def test_a_trainer_makes_the_student_of_a_teacher_that_is_named(form, teacher, t
 
 
 def test_a_named_teacher_says_what_it_is(encoder, teacher, tmp_path):
-    shape = workbench.student_config(teacher)
+    shape = factories.student_config(teacher)
     assert saved_class(encoder).__name__ == "AutoModel"
     teacher.save_pretrained(tmp_path)
     assert saved_class(tmp_path).__name__ == "AutoModelForSequenceClassification"
@@ -319,25 +319,25 @@ def test_a_named_teacher_says_what_it_is(encoder, teacher, tmp_path):
     for said in (["BertForPreTraining"], None):
         (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": said}), encoding="utf-8")
         with pytest.raises(ValueError, match=r"does not say which task .*(BertForPreTraining|nothing is said)"):
-            workbench.trainer(shape, tmp_path, workbench.arguments(tmp_path))
+            factories.trainer(shape, tmp_path, factories.arguments(tmp_path))
     teacher.save_pretrained(tmp_path / "best")
-    trainer = workbench.trainer(
-        shape, tmp_path, workbench.arguments(tmp_path), teacher_init_kwargs={"subfolder": "best"}
+    trainer = factories.trainer(
+        shape, tmp_path, factories.arguments(tmp_path), teacher_init_kwargs={"subfolder": "best"}
     )
     assert trainer.teacher.config.id2label == teacher.config.id2label
     with pytest.raises(ValueError, match="teacher_init_kwargs goes with a teacher given by name"):
-        workbench.trainer(shape, teacher, workbench.arguments(tmp_path), teacher_init_kwargs={"revision": "main"})
+        factories.trainer(shape, teacher, factories.arguments(tmp_path), teacher_init_kwargs={"revision": "main"})
 
 
 def test_an_example_that_is_too_long_is_said_and_not_met(teacher, tmp_path):
-    long = workbench.household()["train"].select(range(4)).to_list()
+    long = factories.household()["train"].select(range(4)).to_list()
     long.append({name: values * 200 for name, values in long[0].items() if name != "labels"} | {"labels": 0})
     longest = len(long[-1]["input_ids"])
     with pytest.raises(ValueError, match=f"{longest} tokens is longer than the 512 positions"):
-        workbench.trainer(
-            workbench.student_config(teacher),
+        factories.trainer(
+            factories.student_config(teacher),
             teacher,
-            workbench.arguments(tmp_path),
+            factories.arguments(tmp_path),
             train_dataset=Dataset.from_list(long),
         )
 
@@ -359,4 +359,4 @@ def test_several_labels_stay_several(tmp_path):
     assert create_student(teacher, shape).config.problem_type == "multi_label_classification"
     student = AutoModelForSequenceClassification.from_config(shape.to_bert_config())
     with pytest.raises(ValueError, match="problem_type is 'multi_label_classification', and the"):
-        workbench.trainer(student, teacher, workbench.arguments(tmp_path))
+        factories.trainer(student, teacher, factories.arguments(tmp_path))

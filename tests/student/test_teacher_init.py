@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import copy
 
+import factories
 import numpy as np
 import pytest
 import tiny_models
 import torch
 import transformers
-import workbench
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModel, AutoTokenizer, BertModel
@@ -42,7 +42,7 @@ def test_a_copy_of_another_familys_layers_sees_what_the_teacher_sees(family):
 
 def test_at_the_teachers_width_the_mapped_layers_are_copied(teacher):
     sizes = {"num_hidden_layers": 3, "hidden_size": 96, "intermediate_size": 192}
-    student = create_student(teacher, workbench.student_config(teacher, **sizes), layer_mapping="0:0,1:1,2:2,3:4")
+    student = create_student(teacher, factories.student_config(teacher, **sizes), layer_mapping="0:0,1:1,2:2,3:4")
     ours, theirs = student.state_dict(), teacher.state_dict()
     for name, value in ours.items():
         pieces = name.split(".")
@@ -118,14 +118,14 @@ def assert_starts_close(teacher, shape, train, test):
 
 def test_a_narrower_student_starts_close_to_the_teacher(teacher):
     train, test = tiny_models.sentences(128, "train"), tiny_models.sentences(64)
-    assert_starts_close(teacher, workbench.student_config(teacher), train, test)
+    assert_starts_close(teacher, factories.student_config(teacher), train, test)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["tinybert-4l-312d", "tinybert-3l-192d"])
 def test_a_preset_of_a_large_teacher_starts_close_to_it(preset, minilm):
     teacher, tokenizer = AutoModel.from_pretrained(minilm).eval(), AutoTokenizer.from_pretrained(minilm)
-    texts = workbench.requests(384)
+    texts = factories.requests(384)
     assert_starts_close(teacher, preset, padded(tokenizer, texts[:256]), padded(tokenizer, texts[256:]))
 
 
@@ -133,7 +133,7 @@ def test_starting_from_the_teacher_leaves_the_teacher_alone(teacher):
     before, hooks = fingerprint(teacher), tiny_models.hooks(teacher)
     config = copy.deepcopy(teacher.config.to_dict())
     teacher.train()
-    create_student(teacher, workbench.student_config(teacher), calibration=tiny_models.sentences(4))
+    create_student(teacher, factories.student_config(teacher), calibration=tiny_models.sentences(4))
     assert teacher.training
     assert all(p.requires_grad for p in teacher.parameters())
     assert (fingerprint(teacher), tiny_models.hooks(teacher)) == (before, hooks)
@@ -296,7 +296,7 @@ def test_the_same_teacher_makes_the_same_student_whatever_the_random_state():
 def test_a_narrower_masked_language_model_starts_with_a_head_that_answers(masked_lm_folder):
     teacher = transformers.AutoModelForMaskedLM.from_pretrained(masked_lm_folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(masked_lm_folder)
-    texts = workbench.requests(64)
+    texts = factories.requests(64)
     seen, unseen = padded(tokenizer, texts[:48]), padded(tokenizer, texts[48:])
     student = create_student(teacher, "tinybert-4l-312d", calibration=seen)
     with torch.no_grad():

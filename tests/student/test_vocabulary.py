@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 from functools import cache
 
+import factories
 import pytest
 import tiny_models
 import torch
-import workbench
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -26,7 +26,7 @@ SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 
 
 def requests():
-    return workbench.requests(300)
+    return factories.requests(300)
 
 
 def byte_level(texts):
@@ -57,8 +57,8 @@ def unigram(texts):
 def tokenizer_of(kind):
     """The small teacher's WordPiece, or a BPE or Unigram that was trained on all requests."""
     if kind == "WordPiece":
-        return workbench.tokenizer()
-    texts = workbench.requests(780)
+        return factories.tokenizer()
+    texts = factories.requests(780)
     names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token", "mask_token"), SPECIAL, strict=True))
     made = byte_level(texts) if kind == "BPE" else unigram(texts)
     return PreTrainedTokenizerFast(tokenizer_object=made, cls_token="<s>", sep_token="</s>", **names)
@@ -121,7 +121,7 @@ def test_any_corpus_is_encoded_as_before(rows, kind):
 
 
 def test_what_cannot_be_trimmed():
-    tokenizer = workbench.tokenizer()
+    tokenizer = factories.tokenizer()
     with pytest.raises(ValueError, match="reads the texts twice"):
         trim_vocabulary(tokenizer, model_of(tokenizer), iter(requests()))
     with pytest.raises(ValueError, match=r"1500 tokens and the model 90 embeddings"):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import factories
 import numpy as np
 import pytest
 import torch
-import workbench
 from datasets import Dataset, DatasetDict
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -22,8 +22,8 @@ from hf_tinybert.teacher.inputs import COLUMNS, TeacherInputsCollator, of_studen
 
 
 def texts_of(split):
-    rows = workbench.household()[split]
-    texts = [workbench.tokenizer().decode(ids, skip_special_tokens=True) for ids in rows["input_ids"]]
+    rows = factories.household()[split]
+    texts = [factories.tokenizer().decode(ids, skip_special_tokens=True) for ids in rows["input_ids"]]
     return Dataset.from_dict({"text": texts, "labels": rows["labels"]})
 
 
@@ -50,19 +50,19 @@ def data(byte_tokens):
 
     splits = {}
     for split in ("train", "eval"):
-        both = tokenize_for_teacher(texts_of(split), workbench.tokenizer(), "text", max_length=32)
+        both = tokenize_for_teacher(texts_of(split), factories.tokenizer(), "text", max_length=32)
         splits[split] = both.map(tokenize, batched=True, remove_columns=["text"])
     return splits
 
 
 def student_of(teacher, **changes):
     set_seed(0)
-    config = workbench.student_config(teacher, **({"vocab_size": 600} | changes))
+    config = factories.student_config(teacher, **({"vocab_size": 600} | changes))
     return create_student(teacher, config, init="random", separate_vocabulary=True)
 
 
 def trainer_of(teacher, data, tokens, folder, student=None, changes=None, **arguments):
-    args = workbench.arguments(folder, **({"phases": "prediction", "max_steps": 12} | arguments))
+    args = factories.arguments(folder, **({"phases": "prediction", "max_steps": 12} | arguments))
     settings = {
         "model": student or student_of(teacher),
         "teacher": teacher,
@@ -70,7 +70,7 @@ def trainer_of(teacher, data, tokens, folder, student=None, changes=None, **argu
         "train_dataset": data["train"],
         "eval_dataset": data["eval"],
         "processing_class": tokens,
-        "teacher_processing_class": workbench.tokenizer(),
+        "teacher_processing_class": factories.tokenizer(),
         "compute_metrics": metrics.accuracy,
     }
     return DistillationTrainer(**(settings | (changes or {})))
@@ -78,10 +78,10 @@ def trainer_of(teacher, data, tokens, folder, student=None, changes=None, **argu
 
 def test_the_teacher_says_of_a_text_what_it_says_alone(teacher, data, byte_tokens, tmp_path):
     trainer = trainer_of(teacher, data, byte_tokens, tmp_path, report_fidelity=True)
-    own = workbench.trainer(
-        workbench.small_student(teacher), teacher, workbench.arguments(tmp_path), compute_metrics=metrics.accuracy
+    own = factories.trainer(
+        factories.small_student(teacher), teacher, factories.arguments(tmp_path), compute_metrics=metrics.accuracy
     )
-    expected = own.evaluate_teacher(workbench.household()["eval"])
+    expected = own.evaluate_teacher(factories.household()["eval"])
     measured = trainer.evaluate_teacher()
     assert measured["teacher_accuracy"] == expected["teacher_accuracy"] > 0.5
     assert measured["teacher_loss"] == pytest.approx(expected["teacher_loss"], rel=2e-3)
@@ -121,7 +121,7 @@ def test_predictions_need_no_labels_and_no_teacher(teacher, data, byte_tokens, t
 
 
 def test_collated_rows(byte_tokens, data):
-    collator = TeacherInputsCollator(lambda rows: {"kept": [sorted(row) for row in rows]}, workbench.tokenizer())
+    collator = TeacherInputsCollator(lambda rows: {"kept": [sorted(row) for row in rows]}, factories.tokenizer())
     rows = [dict(data["train"][i]) for i in range(3)]
     batch = collator(rows)
     assert batch["kept"] == [["attention_mask", "input_ids", "labels"]] * 3

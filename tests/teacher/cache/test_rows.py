@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 
+import factories
 import numpy as np
 import pytest
 import torch
-import workbench
 from datasets import Dataset, Features, IterableDataset, LargeList, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -155,10 +155,10 @@ def test_a_batch_carries_its_numbers_and_what_is_known(household):
         asked.append((numbers, int(mask.sum())))
         return {"tokens": torch.ones(2)}
 
-    collate = rows.NumberedCollator(DataCollatorWithPadding(workbench.tokenizer()), read)
+    collate = rows.NumberedCollator(DataCollatorWithPadding(factories.tokenizer()), read)
     chosen = [7, 0, 3]
     batch = collate([dataset[number] for number in chosen])
-    expected = DataCollatorWithPadding(workbench.tokenizer())([household["train"][number] for number in chosen])
+    expected = DataCollatorWithPadding(factories.tokenizer())([household["train"][number] for number in chosen])
     assert batch[rows.ROW] == (7, 0, 3)
     assert asked == [((7, 0, 3), int(expected["attention_mask"].sum()))]
     assert batch[rows.KNOWLEDGE].keys() == {"tokens"}
@@ -170,7 +170,7 @@ def test_a_batch_carries_its_numbers_and_what_is_known(household):
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_that_is_in_the_data_already_changes_nothing(side):
     dataset = rows.numbered(padded([[5, 6], [7], [8, 9, 10]], side))
-    collate = rows.NumberedCollator(DataCollatorWithPadding(workbench.tokenizer()))
+    collate = rows.NumberedCollator(DataCollatorWithPadding(factories.tokenizer()))
     assert collate(list(dataset))[rows.ROW] == (0, 1, 2)
 
 
@@ -183,15 +183,15 @@ def test_without_masks_everything_is_real():
 
 def masked(examples):
     torch.manual_seed(0)
-    return DataCollatorForLanguageModeling(workbench.tokenizer(), mlm_probability=0.5)(examples)
+    return DataCollatorForLanguageModeling(factories.tokenizer(), mlm_probability=0.5)(examples)
 
 
 def truncated(examples):
-    return {name: value[:, :4] for name, value in DataCollatorWithPadding(workbench.tokenizer())(examples).items()}
+    return {name: value[:, :4] for name, value in DataCollatorWithPadding(factories.tokenizer())(examples).items()}
 
 
 def reversed_order(examples):
-    return DataCollatorWithPadding(workbench.tokenizer())(examples[::-1])
+    return DataCollatorWithPadding(factories.tokenizer())(examples[::-1])
 
 
 @pytest.mark.parametrize("collator", [masked, truncated, reversed_order])

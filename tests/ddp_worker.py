@@ -1,4 +1,4 @@
-"""A distillation in a process of its own: `python worker.py TEACHER RESULT 'JSON of arguments'`.
+"""A distillation in a process of its own: `python ddp_worker.py TEACHER RESULT 'JSON of arguments'`.
 
 Writes the gradients of the first step of each phase and the final weights, projections included, to RESULT.
 Beside training arguments the JSON may hold `dropout`, `resume`, `kill_after` (die by SIGKILL after that step) and
@@ -12,8 +12,8 @@ import os
 import signal
 import sys
 
+import factories
 import torch
-import workbench
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 
@@ -58,15 +58,15 @@ def distil(teacher_folder: str, options: dict) -> dict[str, torch.Tensor]:
     options = dict(options)
     dropout, resume = options.pop("dropout", 0.0), options.pop("resume", None)
     kill_after, kill_in_checkpoint = options.pop("kill_after", None), options.pop("kill_in_checkpoint", None)
-    teacher = workbench.load(teacher_folder)
-    student = workbench.small_student(teacher, dropout=dropout)
-    args = workbench.arguments(**options)
+    teacher = factories.load(teacher_folder)
+    student = factories.small_student(teacher, dropout=dropout)
+    args = factories.arguments(**options)
     gradients = Gradients(steps=(0, round(args.max_steps * args.intermediate_share)))
     callbacks = [gradients] + ([Die(kill_after)] if kill_after is not None else [])
-    trained = workbench.trainer(student, teacher, args, callbacks=callbacks)
+    trained = factories.trainer(student, teacher, args, callbacks=callbacks)
     die_in_checkpoint(trained, kill_in_checkpoint)
     trained.train(resume_from_checkpoint=resume)
-    return gradients.kept | workbench.weights(trained)
+    return gradients.kept | factories.weights(trained)
 
 
 if __name__ == "__main__":
