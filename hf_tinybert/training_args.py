@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
@@ -13,6 +13,8 @@ from hf_tinybert.models.pooling import POOLINGS
 from hf_tinybert.utils import compat
 
 HEAD_MATCHINGS = ("auto", "heads", "mean", "mixing", "relations")
+StudentInit = Literal["teacher", "random"]
+STUDENT_INITS: tuple[StudentInit, ...] = ("teacher", "random")
 PHASES = ("joint", "two_phase", "intermediate", "prediction")
 #: Default learning rates: where layers are matched in every step, and of predictions alone.
 JOINT_RATE, PREDICTION_RATE = 3e-4, 1e-4
@@ -41,6 +43,14 @@ class DistillationTrainingArguments(TrainingArguments):
             "help": "'joint': all levels in every step. 'two_phase': intermediate layers, then prediction (the "
             "paper's task distillation). 'intermediate' or 'prediction': one of them alone.",
             "choices": list(PHASES),
+        },
+    )
+    student_init: str | None = field(
+        default=None,
+        metadata={
+            "help": "How a student that is given by a preset's name or a configuration is initialised: from the "
+            "teacher's weights ('teacher', the default) or at 'random'.",
+            "choices": list(STUDENT_INITS),
         },
     )
     intermediate_share: float = field(
@@ -189,6 +199,8 @@ class DistillationTrainingArguments(TrainingArguments):
             ValueError: says the argument, what it was and what is allowed.
         """
         self._check_choice("phases", PHASES)
+        if self.student_init is not None:
+            self._check_choice("student_init", STUDENT_INITS)
         self._check_choice("projection", ("per_layer", "shared"))
         self._check_choice("head_matching", HEAD_MATCHINGS)
         self._check_choice("loss_reduction", ("mean", "paper"))

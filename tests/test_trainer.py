@@ -720,7 +720,7 @@ def test_several_teachers_are_averaged_in_the_order_of_the_first(teacher, househ
     assert trainer.teacher_weights == [0.75, 0.25]
     with torch.no_grad():
         expected = 0.75 * teacher(**inputs).logits + 0.25 * other(**inputs).logits.flip(-1)
-    found = trainer._live_teacher((), ()).features(batch, intermediate=False, prediction=True).logits
+    found = trainer._teachers.source().features(batch, intermediate=False, prediction=True).logits
     torch.testing.assert_close(found, expected)
     trainer.train()
     assert len(series(trainer, "loss_attention_1")) == len(series(trainer, "loss_prediction")) == 3

@@ -45,7 +45,7 @@ class Watch(TrainerCallback):
 
     def on_train_begin(self, *args, **kwargs):
         self.opening = self.passes.count
-        self.signal = self.trainer._signal
+        self.signal = self.trainer._run.source
 
     def on_step_end(self, *args, **kwargs):
         self.steps.append(self.passes.count - self.opening - sum(self.steps))
@@ -288,7 +288,7 @@ def test_with_and_without_mixed_precision_are_two_caches(tmp_path):
 @pytest.mark.parametrize("choice", ["logits", "features"])
 def test_a_data_loader_of_ones_own_gets_the_live_teacher_and_a_warning(choice, monkeypatch, caplog, tmp_path):
     monkeypatch.setattr(DistillationTrainer, "get_train_dataloader", Trainer.get_train_dataloader)
-    logging.get_logger("hf_tinybert.trainer").warning_once.cache_clear()
+    logging.get_logger("hf_tinybert.distillation.run").warning_once.cache_clear()
     live = tiny(tmp_path, "none")
     with caplog.at_level("WARNING"):
         cached = tiny(tmp_path, choice)

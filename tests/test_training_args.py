@@ -65,7 +65,8 @@ def test_every_other_default_is_the_trainers(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"phases": "three"}, "phases must be one of joint, two, intermediate, prediction, got 'three'"),
+        ({"phases": "three"}, "phases must be one of joint, two_phase, intermediate, prediction, got 'three'"),
+        ({"student_init": "zero"}, "student_init must be one of teacher, random, got 'zero'"),
         ({"projection": "none"}, "projection must be one of per_layer, shared, got 'none'"),
         ({"loss_reduction": "sum"}, "loss_reduction must be one of mean, paper, got 'sum'"),
         ({"intermediate_share": 0.0}, r"intermediate_share must lie between 0 and 1, got 0\.0"),
@@ -262,6 +263,7 @@ def test_what_is_added_to_the_trainers_arguments():
         sorted(
             [
                 "phases",
+                "student_init",
                 "intermediate_share",
                 "num_intermediate_epochs",
                 "intermediate_learning_rate",
@@ -308,6 +310,7 @@ def test_every_field_has_a_help_text(name):
         ("intermediate_warmup_ratio", "0.1", 0.1),
         ("layer_mapping", "0:0,1:3", "0:0,1:3"),
         ("projection", "shared", "shared"),
+        ("student_init", "random", "random"),
         ("embedding_weight", "0.5", 0.5),
         ("hidden_weight", "0", 0.0),
         ("attention_weight", "2", 2.0),

@@ -29,7 +29,7 @@ CONFIGS = {
     "distilbert": DistilBertConfig,
 }
 #: Every family with an adapter, with what makes its peculiarities show in three layers and a few tokens.
-FAMILIES = CONFIGS | {
+ARCHITECTURES = CONFIGS | {
     "xlm-roberta": XLMRobertaConfig,
     "albert": AlbertConfig,
     "mpnet": MPNetConfig,
@@ -90,7 +90,7 @@ def config(family="bert", config_class=None, **overrides):
     values = _PECULIAR.get(family, {}) | values
     if family == "distilbert":
         values = {_DISTILBERT_NAMES.get(name, name): value for name, value in values.items()}
-    return (config_class or FAMILIES[family])(**values)
+    return (config_class or ARCHITECTURES[family])(**values)
 
 
 def model(family="bert", auto=AutoModelForSequenceClassification, seed=0, attention=None, **overrides):

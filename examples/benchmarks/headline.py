@@ -96,7 +96,7 @@ ARMS: dict[str, tuple[str, list[str]]] = {
     "no-augmentation": ("without augmentation", []),
     "general": ("general start from random weights", []),
     "general-init": ("general start from the encoder's weights", []),
-    "random": ("random start", ["--init", "random"]),
+    "random": ("random start", ["--student-init", "random"]),
     "no-attention": ("without attention", ["--attention-weight", "0"]),
     "no-hidden": ("without hidden states", ["--hidden-weight", "0"]),
     "no-embedding": ("without embeddings", ["--embedding-weight", "0"]),

@@ -126,7 +126,7 @@ def general_student(options: argparse.Namespace, init: str = "random") -> Path:
         texts = [row[name].strip() for row in glue.rows(options.data, FOLDERS[task]) for name in names]
         (corpus / f"{task}.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
     command = ["distill", "--stage", "general", "--teacher", results.body(), "--student", "tinybert-4l-312d"]
-    command += ["--init", init, "--train-file", str(corpus), "--max-length", "128", "--output-dir", str(output)]
+    command += ["--student-init", init, "--train-file", str(corpus), "--max-length", "128", "--output-dir", str(output)]
     command += ["--num-train-epochs", str(options.general_epochs), "--intermediate-learning-rate", "3e-4"]
     command += ["--intermediate-lr-scheduler-type", "linear", "--intermediate-warmup-ratio", "0.06"]
     distill(command, output, options.output / f"{name}.log", seed=0, threads=os.cpu_count() or 1)
@@ -172,8 +172,9 @@ def run_arm(
         return
     train = "augmented" if arm in ("augmented", "both", "init-augmented") else "train"
     student = str(general) if arm in ("general", "both") else "tinybert-4l-312d"
-    init = "teacher" if arm.startswith("init") else "random"
-    command = ["distill", "--teacher", str(teacher), "--student", student, "--init", init]
+    command = ["distill", "--teacher", str(teacher), "--student", student]
+    if student == "tinybert-4l-312d":
+        command += ["--student-init", "teacher" if arm.startswith("init") else "random"]
     command += [*results.data_flags(files, train), "--output-dir", str(output)]
     command += ["--max-steps", str(task.steps), "--phases", "two_phase", "--intermediate-share", "0.6"]
     command += ["--intermediate-learning-rate", "3e-4", "--learning-rate", "1e-4", *results.warmup_flags()]

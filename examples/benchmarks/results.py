@@ -171,7 +171,7 @@ def run_arm(
     else:
         student = ["--student", "tinybert-4l-312d"] if arm == "four-init" else ["--student", str(start)]
         command = ["distill", "--teacher", str(folder / "teacher"), *student, *common]
-        command += ["--save-total-limit", "1", "--report-agreement", "True"]
+        command += ["--save-total-limit", "1", "--report-fidelity", "True"]
         if arm == "logits":
             command += ["--phases", "prediction", "--learning-rate", options.rate or "1e-4"]
         else:

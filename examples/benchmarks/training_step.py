@@ -231,7 +231,7 @@ def from_cache(bench: Bench, phase: Phase) -> Callable[[], Features]:
         autocast="bf16" if bench.bf16 else "no",
     )
     signal = open_source(teacher_signal(bench), request)
-    signal.begin(phase == "intermediate")
+    signal.start_phase(phase == "intermediate")
     numbered, collator = signal.data(dataset, default_data_collator)
     wanted = {"intermediate": phase == "intermediate", "prediction": phase == "prediction"}
 

@@ -13,8 +13,8 @@ from hf_tinybert.configuration import DEFAULT_PRESET, PRESETS
 from hf_tinybert.data import corpus, loading
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.models.architectures import Encoder
-from hf_tinybert.models.loading import load_config, load_model, load_tokenizer
-from hf_tinybert.student.calibration import sample_calibration_examples
+from hf_tinybert.models.loading import load_config, load_model, load_tokenizer, max_length_of
+from hf_tinybert.student.create import config_of_student
 from hf_tinybert.trainer import DistillationTrainer
 from hf_tinybert.training_args import DistillationTrainingArguments
 
@@ -31,13 +31,6 @@ class DistillArguments:
         metadata={
             "help": f"A preset ({', '.join(PRESETS)}), folder or Hub id of a small checkpoint, or a folder with "
             "nothing but a config.json."
-        },
-    )
-    init: str = field(
-        default="teacher",
-        metadata={
-            "help": "Start of a preset or configuration: the teacher's own weights, or random.",
-            "choices": ["teacher", "random"],
         },
     )
     task: str | None = field(
@@ -77,18 +70,13 @@ def run(argv: Sequence[str]) -> None:
     loading.check_max_length(data_args.max_length, Encoder.from_model(teacher).max_length, "the teacher")
     task.shorten()
     own = stage.own_tokenizer(model_args, training_args, tokenizer) if task.of_texts else None
-    encoded = task.encode(own or tokenizer, teacher.config)
-    train = encoded.splits["train"]
-    some = encoded.collator(sample_calibration_examples(train))
-    student = stage.start_student(
-        model_args, training_args, teacher, own or tokenizer, data_args.max_length, some, own is not None
-    )
-    if student.config.id2label != teacher.config.id2label:  # the same labels in another order
-        encoded = task.encode(own or tokenizer, student.config)
+    student_config = config_of_student(teacher, model_args.student, own is not None)
+    loading.check_max_length(data_args.max_length, max_length_of(student_config), "the student")
+    encoded = task.encode(own or tokenizer, student_config)
     if own is not None:
-        encoded = encoded.beside(task.encode(tokenizer, student.config))
+        encoded = encoded.beside(task.encode(tokenizer, student_config))
     trainer = DistillationTrainer(
-        model=student,
+        model=model_args.student,
         teacher=teacher,
         args=training_args,
         processing_class=own or tokenizer,

@@ -9,8 +9,8 @@ from transformers import AutoModel
 from hf_tinybert.cli import stage
 from hf_tinybert.data import corpus, loading
 from hf_tinybert.models.architectures import Encoder
-from hf_tinybert.models.loading import load_model, load_tokenizer
-from hf_tinybert.student.calibration import sample_calibration_examples
+from hf_tinybert.models.loading import load_model, load_tokenizer, max_length_of
+from hf_tinybert.student.create import config_of_student
 from hf_tinybert.trainer import DistillationTrainer
 from hf_tinybert.training_args import DistillationTrainingArguments
 
@@ -31,12 +31,12 @@ def run(
     teacher = load_model(model_args.teacher, AutoModel)
     tokenizer = load_tokenizer(model_args.teacher, "teacher")
     loading.check_max_length(data_args.max_length, Encoder.from_model(teacher).max_length, "the teacher")
+    student_config = config_of_student(teacher, model_args.student)
+    loading.check_max_length(data_args.max_length, max_length_of(student_config), "the student")
     train, held_out = corpus.load(data_args, corpus_args, tokenizer, training_args.seed)
     collator = loading.collator(tokenizer)
-    some = collator(sample_calibration_examples(train))
-    student = stage.start_student(model_args, training_args, teacher, tokenizer, data_args.max_length, some)
     trainer = DistillationTrainer(
-        model=student,
+        model=model_args.student,
         teacher=teacher,
         args=training_args,
         train_dataset=train,

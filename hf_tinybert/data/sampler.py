@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.compute
 import torch
 from datasets import Dataset
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 
 from hf_tinybert.utils import compat
@@ -64,6 +64,16 @@ def token_counts(dataset: Dataset, column: str = "input_ids") -> list[int] | Non
     for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=10_000):
         lengths += pyarrow.compute.list_value_length(table[column]).to_pylist()
     return lengths
+
+
+def grouped_by_length(dataset: Any, args: TrainingArguments) -> SeededLengthGroupedSampler | None:
+    """The sampler of a training set whose lengths are known, where the arguments ask for length grouping."""
+    lengths = lengths_of(dataset, args.length_column_name) if compat.groups_by_length(args) else None
+    if lengths is None:
+        return None
+    seed = args.data_seed if args.data_seed is not None else args.seed
+    batch = args.train_batch_size * args.gradient_accumulation_steps * max(args.world_size, 1)
+    return SeededLengthGroupedSampler(batch, lengths, seed)
 
 
 class OrderedTrainer(Trainer):

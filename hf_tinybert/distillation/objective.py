@@ -54,19 +54,33 @@ class Weights:
         return self[level] * float(self.layers.get(layer, 1.0))
 
 
-@dataclass(frozen=True)
 class Step:
-    """What a training forward pass needs beside the student's inputs.
+    """What one training forward pass needs beside the student's inputs.
 
-    Attributes:
-        teacher: the teacher's features of the batch; each is let go as soon as its losses are computed.
+    Args:
+        teacher: the teacher's features of the batch, which the forward pass takes.
         levels: which levels are matched.
         counts: what the global batch holds.
     """
 
-    teacher: Features
-    levels: frozenset[str]
-    counts: BatchCounts
+    def __init__(self, teacher: Features, levels: frozenset[str], counts: BatchCounts) -> None:
+        """Keep them for the forward pass."""
+        self.levels = levels
+        self.counts = counts
+        self._teacher: Features | None = teacher
+
+    def take_teacher(self) -> Features:
+        """The teacher's features, which are the caller's to consume from then on.
+
+        Raises:
+            RuntimeError: they have been taken; a step is for one forward pass.
+        """
+        if self._teacher is None:
+            raise RuntimeError(
+                "The teacher's features of this step have been taken: make a Step for each forward pass."
+            )
+        teacher, self._teacher = self._teacher, None
+        return teacher
 
 
 @dataclass(frozen=True)
@@ -167,16 +181,18 @@ class DistillationObjective(nn.Module):
             features.logits = logits_of(output, inputs.get("attention_mask"), self.settings.prediction.pooling)
         weighted: list[Tensor] = []
         parts: dict[str, Tensor] = {}
-        for name, weight, value in self._losses(features, step, inputs):
+        for name, weight, value in self._losses(features, step.take_teacher(), step, inputs):
             weighted.append(weight * value)
             parts[name] = value.detach()
         if not weighted:
             raise ValueError(f"None of the levels {', '.join(sorted(step.levels))} has a weight above 0.")
         return torch.stack(weighted).sum() * step.counts.shares, parts
 
-    def begin(self, intermediate: bool) -> None:
+    def start_phase(self, layers: bool) -> None:
         """A phase begins; without layers to match, there are no hooks."""
-        if not intermediate:
+        if layers:
+            self._capture.attach()
+        else:
             self._capture.remove()
 
     def detach(self) -> PreTrainedModel:
@@ -184,9 +200,12 @@ class DistillationObjective(nn.Module):
         self._capture.remove()
         return self.student
 
-    def _losses(self, student: Features, step: Step, inputs: Mapping[str, Any]) -> Any:
-        """Yield (name, weight, this share's part of the global mean) for every loss of the step."""
-        settings, teacher, weights = self.settings, step.teacher, self.settings.weights
+    def _losses(self, student: Features, teacher: Features, step: Step, inputs: Mapping[str, Any]) -> Any:
+        """Yield (name, weight, this share's part of the global mean) for every loss of the step.
+
+        The teacher's features of a layer are let go as soon as its losses are computed.
+        """
+        settings, weights = self.settings, self.settings.weights
         mask = inputs.get("attention_mask")
         layers = sorted({*settings.hidden_layers, *settings.attention_layers})
         while layers:

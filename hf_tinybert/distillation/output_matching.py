@@ -108,6 +108,13 @@ class OutputLoss:
             total = losses.hard_label_loss(logits, gold[0], problem, self.label_smoothing, reduction="sum")
         return total / counts.labels.clamp(min=1)
 
+    def evaluate(self, logits: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, ModelOutput]:
+        """The loss on a batch's gold labels, 0 without any, and the logits as a model of this kind returns them."""
+        counts = BatchCounts.from_batches([inputs], logits.device, count_rows=self.counts_rows)
+        labelled = any(inputs.get(name) is not None for name in LABELS)
+        loss = self.hard(logits, inputs, counts) if labelled else logits.new_zeros(())
+        return loss, self.output_of(logits, loss)
+
     def output_of(self, logits: Tensor, loss: Tensor | None = None) -> ModelOutput:
         """Logits as a model of this kind returns them."""
         known = {} if loss is None else {"loss": loss}

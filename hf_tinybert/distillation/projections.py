@@ -11,9 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SHARED = "shared"
-#: The projection of the pooled vector, which is kept: it is part of a student without a head.
-VECTORS = "vectors"
+from hf_tinybert.student.projection_init import SHARED, VECTORS
 
 
 class Projections(nn.Module):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset
@@ -14,12 +15,12 @@ from hf_tinybert.distillation.objective import ObjectiveConfig, Weights
 from hf_tinybert.distillation.output_matching import OutputLoss
 from hf_tinybert.distillation.phases import INTERMEDIATE_LEVELS
 from hf_tinybert.layer_mapping import LayerMapping
-from hf_tinybert.models import sentence_transformers_files
 from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.label_alignment import LabelAlignment
 from hf_tinybert.models.loading import check_vocabularies
 from hf_tinybert.models.output_types import MULTI_LABEL, OF_ROWS, REGRESSION, SINGLE_LABEL, VECTORS, output_type
 from hf_tinybert.teacher import inputs
+from hf_tinybert.teacher.ensemble import pooling_of
 from hf_tinybert.training_args import DistillationTrainingArguments
 
 
@@ -37,7 +38,7 @@ def build_objective_config(
         student: the model to be trained.
         teacher: the model it learns from.
         hard_label_function: a user's `compute_loss_func`, which replaces the hard-label loss.
-        own_vocabulary: the teacher reads other tokens than the student.
+        separate_vocabulary: the teacher reads other tokens than the student.
 
     Raises:
         ValueError: says what does not fit, and what to do.
@@ -82,13 +83,82 @@ def build_objective_config(
     return settings
 
 
-def pooling_of(args: DistillationTrainingArguments, teacher: PreTrainedModel) -> str:
-    """How the vector of a text is made by models without a head: as asked, as the teacher's folder says, or the mean.
+def check_arguments(args: Any) -> None:
+    """Refuse arguments that no distillation can run with.
 
     Raises:
-        ValueError: the teacher's folder says what is not supported.
+        ValueError: they are of another class, or mean `nn.DataParallel`.
     """
-    return args.pooling or sentence_transformers_files.pooling_of(teacher) or "mean"
+    if not isinstance(args, DistillationTrainingArguments):
+        raise ValueError(
+            f"DistillationTrainer needs DistillationTrainingArguments, got {type(args).__name__}: change the "
+            "class, its other arguments stay."
+        )
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"{args.n_gpu} GPUs are visible to one process, which means nn.DataParallel, and that drops the "
+            "hooks. Start the script with `torchrun --nproc-per-node N` or `accelerate launch`, or show it one "
+            "GPU with CUDA_VISIBLE_DEVICES=0."
+        )
+
+
+def check_fsdp(args: DistillationTrainingArguments, enabled: bool, second_version: bool) -> None:
+    """Refuse FSDP where it would not be on, or of a version that cannot give the student back.
+
+    Args:
+        args: of the run.
+        enabled: the Trainer shards the model.
+        second_version: with FSDP2.
+
+    Raises:
+        ValueError: says what to do.
+    """
+    if (args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")) and not enabled:
+        raise ValueError(
+            "FSDP was asked for and is not on: accelerate shards models on accelerators, in a launched run, only. "
+            "Use DDP (`torchrun --nproc-per-node N` or `accelerate launch --multi_gpu`)."
+        )
+    if enabled and not second_version:
+        raise ValueError(
+            "FSDP of version 1 cannot give the student's weights back whole once training is over: use version 2 "
+            "(`fsdp_version: 2` in accelerate's file, see examples/accelerate/fsdp.yaml)."
+        )
+
+
+def check_datasets(
+    args: DistillationTrainingArguments,
+    student: PreTrainedModel,
+    teachers: Sequence[PreTrainedModel],
+    train: Any,
+    evaluation: Any,
+    separate_vocabulary: bool,
+) -> int | None:
+    """Check that the data fit both models.
+
+    Args:
+        args: `report_fidelity`.
+        student: the model to be trained.
+        teachers: what it learns from.
+        train: the training data.
+        evaluation: one data set, several by name, or None.
+        separate_vocabulary: the teachers read columns of their own.
+
+    Returns:
+        The longest input in tokens that a batch may have, or None.
+
+    Raises:
+        ValueError: a column is missing, or an example is too long.
+    """
+    if not separate_vocabulary:
+        longest = longest_input(student, teachers[0])
+    else:
+        longest = Encoder.from_model(student).max_length
+        check_teacher_inputs(train, teachers[0], "training")
+        if args.report_fidelity:
+            for dataset in evaluation.values() if isinstance(evaluation, Mapping) else [evaluation]:
+                check_teacher_inputs(dataset, teachers[0], "evaluation")
+    check_data(train, longest)
+    return longest
 
 
 def _check_problem(student: PreTrainedModel, teacher: PreTrainedModel) -> None:

@@ -59,6 +59,9 @@ class PredictionFidelity:
         batch = torch.stack([(first * kept).sum(), (second * kept).sum(), kept.sum()])
         self._sums = batch if self._sums is None else self._sums + batch
 
+    def close(self) -> None:
+        """Nothing is held."""
+
     def compute(self, prefix: str, accelerator: Any) -> dict[str, float]:
         """The metrics over all processes, named with a prefix; empty if nothing was added."""
         if self._sums is None:

@@ -14,8 +14,11 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from hf_tinybert.distillation.objective import ObjectiveConfig
+from hf_tinybert.distillation.phases import PhasePlan
 from hf_tinybert.distillation.projections import Projections
 from hf_tinybert.models import peft
+from hf_tinybert.training_args import DistillationTrainingArguments
 
 PROJECTIONS_NAME = "distillation_projections.safetensors"
 STATE_NAME = "distillation_state.json"
@@ -45,9 +48,38 @@ class DistillationState:
         (Path(folder) / STATE_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
+    def from_run(cls, settings: ObjectiveConfig, projection: str, plan: PhasePlan) -> DistillationState:
+        """What a run under way leaves for its resumption."""
+        return cls(plan.intermediate_steps, plan.joint, settings.mapping.to_string(), projection)
+
+    @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> DistillationState:
         """Read from a checkpoint folder."""
         return cls(**json.loads((Path(folder) / STATE_NAME).read_text(encoding="utf-8")))
+
+
+def resume(
+    folder: str | os.PathLike[str],
+    settings: ObjectiveConfig,
+    args: DistillationTrainingArguments,
+    projections: Projections,
+) -> DistillationState:
+    """Read a checkpoint's state, and its projections into `projections`.
+
+    Raises:
+        ValueError: the checkpoint was made with another mapping, kind of projection or order of phases.
+    """
+    state = DistillationState.load(folder)
+    now = (settings.mapping.to_string(), args.projection)
+    if (state.layer_mapping, state.projection) != now:
+        raise ValueError(
+            f"The checkpoint {folder} was made with layer_mapping {state.layer_mapping!r} and projection "
+            f"{state.projection!r}; the arguments now say {now[0]!r} and {now[1]!r}."
+        )
+    if state.joint != (args.phases == "joint"):
+        raise ValueError(f"The checkpoint {folder} was made with other phases than {args.phases!r}.")
+    load_projections(projections, folder)
+    return state
 
 
 def is_checkpoint_folder(folder: str | os.PathLike[str]) -> bool:
@@ -117,6 +149,17 @@ def newest_complete(output_dir: str | os.PathLike[str], distilled: bool = True) 
         if not missing_parts(folder, distilled):
             return str(folder)
     return None
+
+
+def check_whole(folder: str | os.PathLike[str]) -> None:
+    """Refuse a checkpoint that lacks what a distillation resumes from.
+
+    Raises:
+        ValueError: names what is missing.
+    """
+    missing = missing_parts(folder)
+    if missing:
+        raise ValueError(f"The checkpoint {folder} cannot be resumed: it lacks {', '.join(missing)}.")
 
 
 def to_resume_from(output_dir: str | os.PathLike[str], distilled: bool = True) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from hf_tinybert.data.sampler import OrderedTrainer
+from hf_tinybert.hub import checkpoints
 from hf_tinybert.models import peft
 from hf_tinybert.utils.files import written_beside
 
@@ -31,6 +32,7 @@ class SafeSavingTrainer(OrderedTrainer):
     """
 
     args: Any
+    model: Any
 
     def __init__(self, model: Any = None, args: Any = None, *positional: Any, **kwargs: Any) -> None:
         """Refuse to be one of several that each train alone."""
@@ -42,7 +44,40 @@ class SafeSavingTrainer(OrderedTrainer):
             )
         super().__init__(model, args, *positional, **kwargs)
 
+    @property
+    def _saved(self) -> Any:
+        """The model that is saved, also where it is inside another while training runs."""
+        return self.model
+
+    @contextmanager
+    def _as_saved(self) -> Iterator[None]:
+        """For the Trainer's own saving and loading, `self.model` is the model that is saved."""
+        model = self.model
+        self.model = self._saved
+        try:
+            yield
+        finally:
+            self.model = model
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self.args.should_save:
+            run_dir = self._get_output_dir(trial=trial)
+            checkpoints.mark_incomplete(os.path.join(run_dir, f"checkpoint-{self.state.global_step}"))
+        super()._save_checkpoint(model, trial)
+
+    def _load_best_model(self) -> None:
+        with self._as_saved():
+            super()._load_best_model()
+
+    def _set_signature_columns_if_needed(self) -> None:
+        with self._as_saved():
+            super()._set_signature_columns_if_needed()
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        with self._as_saved():
+            self._save_whole(output_dir, state_dict)
+
+    def _save_whole(self, output_dir: str | None, state_dict: dict[str, Any] | None) -> None:
         target = output_dir if output_dir is not None else self.args.output_dir
         if not self.args.should_save:  # transformers 5 calls every process, to gather a sharded model; one writes
             super()._save(target, state_dict)

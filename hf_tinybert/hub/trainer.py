@@ -97,11 +97,6 @@ class HubTrainer(SafeSavingTrainer):
         """What the model is called: its repository without the owner."""
         return self._repository.split("/")[-1]
 
-    @property
-    def _saved(self) -> Any:
-        """The model that is saved, also where it is inside another while training runs."""
-        return self.model
-
     @contextmanager
     def _folder_to_push(self) -> Iterator[str]:
         """The output folder; of a model with an adapter a folder with both merged, which loads without the base."""

@@ -82,20 +82,27 @@ class FeatureCapture:
         self._calls: dict[int, int] = {}
         self._given: dict[int, dict[str, Tensor]] = {}
         self._unread: list[tuple[Attention, int, dict[str, Any], dict[str, Tensor]]] = []
-        hidden, attention = set(hidden), set(attention)
+        self._encoder, self._hidden, self._attention = encoder, set(hidden), set(attention)
         self._kinds = {kind for kind in kinds if kind != "bias" or encoder.biased}
-        self._wanted = len(hidden) + len(attention) * len(self._kinds)
-        if 0 in hidden:
+        self._wanted = len(self._hidden) + len(self._attention) * len(self._kinds)
+        self.attach()
+
+    def attach(self) -> None:
+        """Put the hooks on the model, unless they are there."""
+        if self._handles:
+            return
+        encoder = self._encoder
+        if 0 in self._hidden:
             self._handles.append(encoder.layers[0].register_forward_pre_hook(self._catch_input, with_kwargs=True))
-        self._watch(encoder.outputs, hidden - {0}, partial(self._catcher, "hidden"))
+        self._watch(encoder.outputs, self._hidden - {0}, partial(self._catcher, "hidden"))
         if encoder.attention[0].read is None:
             for kind in sorted(self._kinds):
                 modules = [getattr(layer, kind) for layer in encoder.attention]
-                self._watch(modules, attention, partial(self._catcher, kind))
+                self._watch(modules, self._attention, partial(self._catcher, kind))
             return
         of_module = {layer.module: layer for layer in encoder.attention}
         modules = [layer.module for layer in encoder.attention]
-        self._watch(modules, attention, partial(self._reader, of_module))
+        self._watch(modules, self._attention, partial(self._reader, of_module))
 
     @contextmanager
     def recording(self, stop: bool = False) -> Iterator[Features]:

@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_tinybert.models import auto_classes, peft
+from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.utils.hashing import weights_digest
 
 _AUTO_CLASSES = (
@@ -214,6 +216,13 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str | os.PathLike[
             "ids, so they need the same vocabulary (with phases='prediction', classification and sentence vectors do "
             "without)."
         )
+
+
+def max_length_of(config: PretrainedConfig) -> int | None:
+    """The longest input in tokens of an encoder of this configuration, or None if it is not limited."""
+    with torch.device("meta"):
+        model = transformers.AutoModel.from_config(config)
+    return Encoder.from_model(model).max_length
 
 
 def load_tokenizer(name: str | os.PathLike[str], role: str, single_words: bool = False) -> PreTrainedTokenizerBase:

@@ -51,7 +51,7 @@ def sample_calibration_batch(dataset: Any, tokenizer: Any) -> dict[str, Tensor] 
         {name: example[name] for name in _INPUTS if name in example}
         for example in sample_calibration_examples(dataset)
     ]
-    padded = tokenizer.pad(rows, return_tensors="pt")
+    padded = tokenizer.pad(rows, pad_to_multiple_of=8, return_tensors="pt")
     return {name: torch.as_tensor(value) for name, value in padded.items()}
 
 

@@ -6,34 +6,32 @@ import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig, BertConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, BertConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils import cached_file, logging
 
-from hf_tinybert.configuration import PRESETS, TinyBertConfig, preset_sizes
-from hf_tinybert.distillation import projections
+from hf_tinybert.configuration import PRESETS, TinyBertConfig
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.models import head_init, sentence_transformers_files
 from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.label_alignment import LabelAlignment
-from hf_tinybert.models.loading import auto_class, check_vocabularies
+from hf_tinybert.models.loading import auto_class, check_tokenizer, check_vocabularies
 from hf_tinybert.models.output_types import MULTI_LABEL
 from hf_tinybert.student import projection_init, provenance, teacher_init
 from hf_tinybert.student.calibration import sample_calibration_batch
+from hf_tinybert.training_args import DistillationTrainingArguments, StudentInit
 
 logger = logging.get_logger(__name__)
-
-Init = Literal["teacher", "random"]
 
 
 def create_student(
     teacher: PreTrainedModel,
     config: str | os.PathLike[str] | BertConfig = "tinybert-4l-312d",
-    init: Init = "teacher",
+    init: StudentInit = "teacher",
     layer_mapping: str | Mapping[int, int] = "uniform",
     calibration: Mapping[str, Tensor] | None = None,
     separate_vocabulary: bool = False,
@@ -54,7 +52,7 @@ def create_student(
         calibration: a tokenised batch (`input_ids`, `attention_mask`, ...) of typical text, from which the
             principal components are computed; without it, random tokens serve, and a narrower student starts far
             worse (`docs/results.md`). `DistillationTrainer(model="tinybert-4l-312d", ...)` takes the training data.
-        own_vocabulary: the student reads other tokens than the teacher (see `teacher_processing_class` of
+        separate_vocabulary: the student reads other tokens than the teacher (see `teacher_processing_class` of
             `DistillationTrainer`): `config` then brings its own vocabulary, and `init="teacher"` is not possible.
 
     Raises:
@@ -63,33 +61,20 @@ def create_student(
     """
     if init not in ("teacher", "random"):
         raise ValueError(f"init is 'teacher' or 'random', got {init!r}.")
-    if isinstance(config, PretrainedConfig):
-        bert_config = config.to_bert_config() if isinstance(config, TinyBertConfig) else copy.deepcopy(config)
-        bert_config.problem_type = bert_config.problem_type or teacher.config.problem_type
-    elif str(config) in PRESETS:
-        bert_config = TinyBertConfig.from_teacher(teacher.config, str(config)).to_bert_config()
-    elif _is_shape(config):
-        bert_config = _config(str(config))
-        _take_labels(bert_config, teacher)
-    elif _is_checkpoint(config):
-        return _from_checkpoint(teacher, str(config), separate_vocabulary)
-    else:
-        preset_sizes(str(config))  # raises, listing the presets
-        raise AssertionError
-    if not separate_vocabulary:
-        check_vocabularies(bert_config, teacher.config)
-    elif init == "teacher":
+    student_config = config_of_student(teacher, config, separate_vocabulary)
+    if is_checkpoint(config):
+        return _from_checkpoint(teacher, str(config), student_config)
+    if separate_vocabulary and init == "teacher":
         raise ValueError(
-            "init='teacher' needs the teacher's vocabulary: use create_student(teacher, ..., init='random') (--init "
-            "random), or a small checkpoint."
+            "init='teacher' needs the teacher's vocabulary: use create_student(teacher, ..., init='random') "
+            "(--student-init random), or a small checkpoint."
         )
-    LabelAlignment.from_configs(bert_config, teacher.config)
-    student: PreTrainedModel = _student_class(teacher, bert_config)(bert_config).eval()
+    student: PreTrainedModel = _student_class(teacher, student_config)(student_config).eval()
     if init == "teacher":
         mapping = LayerMapping.from_spec(
             layer_mapping, Encoder.from_model(student).num_layers, Encoder.from_model(teacher).num_layers
         )
-        if calibration is None and bert_config.hidden_size < teacher.config.hidden_size:
+        if calibration is None and student_config.hidden_size < teacher.config.hidden_size:
             logger.warning(
                 "The student starts without having seen any text, and is worse for it: give create_student a "
                 "`calibration` batch, or DistillationTrainer the name of the student, a `processing_class` and a "
@@ -101,32 +86,89 @@ def create_student(
     return student
 
 
-def student_of_data(
+def create_student_from_data(
     teacher: PreTrainedModel,
     config: str | os.PathLike[str] | PretrainedConfig,
-    layer_mapping: str,
     dataset: Any,
     tokenizer: Any,
+    args: DistillationTrainingArguments,
     separate_vocabulary: bool = False,
 ) -> PreTrainedModel:
-    """The student that a preset's name or a configuration stands for, from its teacher's weights and training data.
+    """The student of a run: initialised from its teacher's weights with a sample of the training data, or at random.
 
     Args:
         teacher: a model without an adapter.
         config: for `create_student`.
-        layer_mapping: for `create_student`.
-        dataset: the training data, tokenised.
-        tokenizer: that pads them.
-        own_vocabulary: for `create_student`.
+        dataset: the training data, tokenised, or None.
+        tokenizer: that pads them, or None.
+        args: `student_init`, `layer_mapping` and `seed`.
+        separate_vocabulary: for `create_student`.
 
     Raises:
-        ValueError: as for `create_student`.
+        ValueError: as for `create_student`; or `student_init` beside a checkpoint, which brings its weights.
     """
-    made = isinstance(config, PretrainedConfig) or str(config) in PRESETS or _is_shape(config)
-    typical = sample_calibration_batch(dataset, tokenizer) if made else None
-    return create_student(
-        teacher, config, layer_mapping=layer_mapping, calibration=typical, separate_vocabulary=separate_vocabulary
+    init: StudentInit = "random" if args.student_init == "random" else "teacher"
+    ready_made = is_checkpoint(config)
+    if ready_made:
+        refuse_init(args)
+    sample = None if ready_made or init == "random" else sample_calibration_batch(dataset, tokenizer)
+    set_seed(args.seed)
+    student = create_student(
+        teacher,
+        config,
+        init=init,
+        layer_mapping=args.layer_mapping,
+        calibration=sample,
+        separate_vocabulary=separate_vocabulary,
     )
+    if ready_made and isinstance(tokenizer, PreTrainedTokenizerBase):
+        check_tokenizer(tokenizer, str(config), "student")
+    return student
+
+
+def config_of_student(
+    teacher: PreTrainedModel,
+    config: str | os.PathLike[str] | PretrainedConfig,
+    separate_vocabulary: bool = False,
+) -> PretrainedConfig:
+    """The configuration that `create_student` gives a student; its labels are the teacher's, perhaps in another order.
+
+    Args:
+        teacher: for `create_student`.
+        config: for `create_student`.
+        separate_vocabulary: for `create_student`.
+
+    Raises:
+        ValueError: an unknown preset, a folder without a model, another vocabulary or other labels.
+    """
+    found: PretrainedConfig
+    if isinstance(config, PretrainedConfig):
+        found = config.to_bert_config() if isinstance(config, TinyBertConfig) else copy.deepcopy(config)
+        found.problem_type = found.problem_type or teacher.config.problem_type
+    elif _is_shape(config):
+        found = _config(str(config))
+        _take_labels(found, teacher)
+    elif is_checkpoint(config):
+        found = _config_of_checkpoint(teacher, str(config))
+    else:
+        found = TinyBertConfig.from_teacher(teacher.config, str(config)).to_bert_config()
+    if not separate_vocabulary:
+        check_vocabularies(found, teacher.config)
+    LabelAlignment.from_configs(found, teacher.config)
+    return found
+
+
+def refuse_init(args: DistillationTrainingArguments) -> None:
+    """Refuse `student_init` for a student that has its weights.
+
+    Raises:
+        ValueError: it is set.
+    """
+    if args.student_init is not None:
+        raise ValueError(
+            f"student_init={args.student_init!r} says how a new student is initialised, and this one is given with "
+            "its weights: leave it out, or give a preset's name or a TinyBertConfig as the student."
+        )
 
 
 def _student_class(teacher: PreTrainedModel, config: PretrainedConfig) -> Any:
@@ -137,9 +179,11 @@ def _student_class(teacher: PreTrainedModel, config: PretrainedConfig) -> Any:
         raise ValueError(f"There is no {auto.__name__} for a {type(config).__name__}.") from None
 
 
-def _is_checkpoint(name: str | os.PathLike[str]) -> bool:
-    """Whether a name that is no preset may be a folder or a Hub id."""
-    return Path(name).is_dir() or "/" in str(name)
+def is_checkpoint(config: str | os.PathLike[str] | PretrainedConfig) -> bool:
+    """Whether a student that is given so brings its weights: a folder with some, or a Hub id."""
+    if isinstance(config, PretrainedConfig) or str(config) in PRESETS or _is_shape(config):
+        return False
+    return Path(config).is_dir() or "/" in str(config)
 
 
 def _is_shape(name: str | os.PathLike[str]) -> bool:
@@ -155,27 +199,29 @@ def _take_labels(config: PretrainedConfig, teacher: PreTrainedModel) -> None:
     config.problem_type = teacher.config.problem_type
 
 
-def _from_checkpoint(teacher: PreTrainedModel, name: str, separate_vocabulary: bool) -> PreTrainedModel:
+def _config_of_checkpoint(teacher: PreTrainedModel, name: str) -> PretrainedConfig:
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise ValueError(f"The student folder {name} holds no model: there is no config.json in it.")
-    config = _config(name)
-    auto = auto_class(teacher)
+    config, auto = _config(name), auto_class(teacher)
     model_class = auto._model_mapping.get(type(config), None)
     if model_class is None:
         raise ValueError(f"The student {name} is a {config.model_type} model, which {auto.__name__} does not know.")
-    if not separate_vocabulary:
-        check_vocabularies(config, teacher.config)
     if model_class.__name__ in (config.architectures or []):
-        LabelAlignment.from_configs(config, teacher.config)
         config.problem_type = config.problem_type or teacher.config.problem_type
     else:
         _take_labels(config, teacher)
+    return config
+
+
+def _from_checkpoint(teacher: PreTrainedModel, name: str, config: PretrainedConfig) -> PreTrainedModel:
+    auto = auto_class(teacher)
     student: PreTrainedModel
     student, info = auto.from_pretrained(name, config=config, output_loading_info=True, dtype=torch.float32)
     if config.problem_type == MULTI_LABEL:
         head_init.start_at_teachers(student, info["missing_keys"], teacher)
     offers = {
-        f"{projections.VECTORS}.{part}": value for part, value in sentence_transformers_files.dense_of(name).items()
+        f"{projection_init.VECTORS}.{part}": value
+        for part, value in sentence_transformers_files.dense_of(name).items()
     }
     if any("fit_dense" in key for key in info["unexpected_keys"]):
         offers |= _authors_projections(name)
@@ -202,7 +248,7 @@ def _authors_projections(name: str) -> dict[str, Tensor]:
     for key, value in state.items():
         pieces = key.split(".")
         if "fit_dense" in pieces:
-            found[f"{projections.SHARED}.{pieces[-1]}"] = value.float()
+            found[f"{projection_init.SHARED}.{pieces[-1]}"] = value.float()
         elif "fit_denses" in pieces:
             found[f"{pieces[pieces.index('fit_denses') + 1]}.{pieces[-1]}"] = value.float()
     return found

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor
 from transformers import PreTrainedModel
 
+#: Names of the projection that every level shares, and of that of the pooled vector.
+SHARED, VECTORS = "shared", "vectors"
 #: Attribute of a student that carries them.
 _OFFER = "_tinybert_projections"
 

@@ -69,8 +69,8 @@ def start_from_teacher(
     if not _has_bert_names(source):
         raise ValueError(
             f"init='teacher' cannot start from a {type(teacher).__name__}: it needs BERT's module names and "
-            "embeddings as wide as its layers. Use create_student(teacher, ..., init='random') (--init random), or "
-            "the name of an existing small checkpoint."
+            "embeddings as wide as its layers. Use create_student(teacher, ..., init='random') "
+            "(--student-init random), or the name of an existing small checkpoint."
         )
     if student.config.hidden_size > teacher.config.hidden_size:
         raise ValueError(

@@ -26,8 +26,8 @@ class TeacherSource(Protocol):
     def data(self, dataset: Any, collator: Any) -> tuple[Any, Any]:
         """Training data and collator, changed so that batches carry what `features` needs."""
 
-    def begin(self, intermediate: bool) -> None:
-        """A phase begins, which wants layers (`intermediate`) or logits alone."""
+    def start_phase(self, layers: bool) -> None:
+        """A phase begins, which matches layers, or logits alone."""
 
     def features(self, inputs: Mapping[str, Any], intermediate: bool, prediction: bool) -> Features:
         """The teacher's features of a batch, for the levels that are wanted."""
@@ -96,9 +96,11 @@ class OnlineTeacher:
         """Nothing is needed of the data."""
         return dataset, collator
 
-    def begin(self, intermediate: bool) -> None:
+    def start_phase(self, layers: bool) -> None:
         """Without layers to match, there are no hooks."""
-        if not intermediate:
+        if layers:
+            self._capture.attach()
+        else:
             self._capture.remove()
 
     def features(self, inputs: Mapping[str, Any], intermediate: bool, prediction: bool) -> Features:

@@ -21,7 +21,7 @@ learning_rate: 1e-4
 intermediate_share: 0.25
 phases: joint
 layer_mapping: 0:0,1:3
-report_agreement: false
+report_fidelity: false
 use_cpu: true
 report_to: none
 """
@@ -43,7 +43,7 @@ def parse(tmp_path):
 
 def test_a_yaml_file_fills_all_three_classes(parse):
     model, data, training = parse(YAML)
-    assert (model.teacher, model.student, model.init) == ("some/teacher", "tinybert-3l-192d", "teacher")
+    assert (model.teacher, model.student, training.student_init) == ("some/teacher", "tinybert-3l-192d", None)
     assert (data.train_file, data.max_length, data.eval_file) == ("train.csv", 64, None)
     assert training.learning_rate == pytest.approx(1e-4)
     assert training.intermediate_share == 0.25
@@ -68,7 +68,7 @@ def test_json_says_the_same(parse):
 def test_flags_win_over_the_file_and_the_file_over_the_commands_defaults(parse):
     model, data, training = parse(
         YAML,
-        *("--teacher", "other", "--max-length=16", "--phases", "two_phase", "--report-agreement", "True"),
+        *("--teacher", "other", "--max-length=16", "--phases", "two_phase", "--report-fidelity", "True"),
         max_length=8,
         learning_rate=5.0,
         per_device_train_batch_size=13,

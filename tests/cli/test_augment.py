@@ -12,8 +12,9 @@ from hf_tinybert.augmentation import WordVectors
 #: A process of its own, which keeps what it shares with others in the folder that comes first.
 WITH_A_HOME = """
 import sys, datasets
-from hf_tinybert import cli, sharing
-sharing.HF_HOME = datasets.config.HF_DATASETS_CACHE = sys.argv[1]
+from hf_tinybert import cli
+from hf_tinybert.utils import work_sharing
+work_sharing.HF_HOME = datasets.config.HF_DATASETS_CACHE = sys.argv[1]
 sys.exit(cli.main(sys.argv[2:]))
 """
 

@@ -124,8 +124,12 @@ DISTILL = {
     ),
     "no such student": (lambda b: ["--student", b.folder / "gone"], r"Repo id must be .*: '\S+made/gone'\. .*"),
     "unknown init": (
-        lambda b: ["--init", "sideways"],
-        r"argument --init: invalid choice: 'sideways' \(choose from '?teacher'?, '?random'?\)",
+        lambda b: ["--student-init", "sideways"],
+        r"argument --student_init/--student-init: invalid choice: 'sideways' \(choose from '?teacher'?, '?random'?\)",
+    ),
+    "an init beside weights": (
+        lambda b: ["--student", b.student(), "--student-init", "teacher"],
+        r"student_init='teacher' says how a new student is initialised, and this one is given with its weights: .*",
     ),
     "other labels": (
         lambda b: ["--student", b.student([*LABELS[:-1], "poetry"])],
@@ -242,12 +246,14 @@ def test_distill(command, bench, student_shape, tmp_path, case):
     usual = {
         "--teacher": bench.teacher,
         "--student": student_shape,
-        "--init": "random",
+        "--student-init": "random",
         "--train-file": bench.train,
         "--max-length": 48,
         "--output-dir": out,
     }
     usual |= dict(zip(given[::2], given[1::2], strict=True))
+    if "--student" in given and "--student-init" not in given:
+        del usual["--student-init"]  # which is for students that have no weights yet
     words = [word for flag, value in usual.items() if value != "" for word in (flag, value)]
     refused(command, out, message, "distill", *QUICK, *words)
 

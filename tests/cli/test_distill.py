@@ -120,7 +120,7 @@ def test_resuming_from_the_last_checkpoint(command, distill_flags, distilled, tm
 def test_as_a_process_with_a_configuration_file(processes, distill_flags, tmp_path):
     """Flags win: the file's own number of steps is not used."""
     config = tmp_path / "run.yaml"
-    config.write_text("max_steps: 50\nlayer_mapping: last\ntemperature: 2\nreport_agreement: false\n")
+    config.write_text("max_steps: 50\nlayer_mapping: last\ntemperature: 2\nreport_fidelity: false\n")
     flags = [*distill_flags, "--max-steps", "2", "--save-strategy", "no", "--output-dir", "student"]
     ended = processes.run("-m", "hf_tinybert", *flags, "--config", config, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr[-800:]
@@ -157,7 +157,7 @@ def test_layer_weights_as_a_flag(command, distill_flags, tmp_path):
 def test_without_data_to_measure_on(command, teacher_path, student_shape, files, tmp_path):
     result = command(
         *("distill", "--teacher", teacher_path, "--student", student_shape, "--train-file", files / "train.csv"),
-        *("--init", "random", "--max-steps", "2", "--save-strategy", "no", "--output-dir", tmp_path, *QUICK),
+        *("--student-init", "random", "--max-steps", "2", "--save-strategy", "no", "--output-dir", tmp_path, *QUICK),
     )
     assert result.code == 0, result
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -173,7 +173,7 @@ def test_evaluation_while_training_keeps_the_best(command, distill_flags, tmp_pa
             "--load-best-model-at-end",
             "--metric-for-best-model",
             "accuracy",
-            "--init",
+            "--student-init",
             "random",
             "--phases",
             "two_phase",

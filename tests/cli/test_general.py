@@ -42,10 +42,10 @@ def losses(result):
 
 
 def test_text_goes_in_and_a_student_for_tasks_comes_out(command, flags, files, teacher_path, tmp_path):
-    short = command(*flags(tmp_path / "short", "--max-steps", 1, "--init", "random"))
+    short = command(*flags(tmp_path / "short", "--max-steps", 1, "--student-init", "random"))
     assert short.code == 0, short
     student = tmp_path / "student"
-    result = command(*flags(student, "--max-steps", 30, "--init", "random"))
+    result = command(*flags(student, "--max-steps", 30, "--student-init", "random"))
     assert result.code == 0, result
     before, after = losses(short), losses(result)
     assert set(before) == {"embedding", *(f"{kind}_{m}" for kind in ("hidden", "attention") for m in (1, 2))}

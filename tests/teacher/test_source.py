@@ -79,9 +79,9 @@ def test_the_prediction_phase_has_no_hooks():
     model = tiny_models.model()
     before = tiny_models.hooks(model)
     signal = OnlineTeacher(model, [0, 3], [3])
-    signal.begin(intermediate=True)
+    signal.start_phase(layers=True)
     assert tiny_models.hooks(model) > before
-    signal.begin(intermediate=False)
+    signal.start_phase(layers=False)
     assert tiny_models.hooks(model) == before
     with torch.no_grad():
         expected = model(**tiny_models.batch()).logits

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from transformers.utils import logging
 
@@ -24,7 +25,9 @@ from hf_tinybert.teacher.cache.logits import LogitsTable
 from hf_tinybert.teacher.cache.signals import CachedFeatures, CachedLogits
 from hf_tinybert.teacher.cache.store import FeatureStore, free_bytes, readable
 from hf_tinybert.teacher.source import OnlineTeacher, TeacherSource
+from hf_tinybert.training_args import DistillationTrainingArguments
 from hf_tinybert.utils.files import file_beside
+from hf_tinybert.utils.work_sharing import default_folder
 
 logger = logging.get_logger(__name__)
 
@@ -76,14 +79,57 @@ class Request:
     processes: int = 1
     agree: Callable[[Any], Any] = lambda value: value
 
+    @classmethod
+    def from_arguments(
+        cls,
+        args: DistillationTrainingArguments,
+        dataset: Any,
+        collator: Any,
+        passes: tuple[float, float],
+        autocast: str,
+    ) -> Request:
+        """The request of a training run.
+
+        Args:
+            args: of the run.
+            dataset: the training data, with the columns that batches are made of.
+            collator: makes batches of them.
+            passes: over the data, for layers and for logits.
+            autocast: the mixed precision in which the teacher runs.
+        """
+        return cls(
+            choice=args.teacher_cache,
+            folder=Path(args.teacher_cache_dir or default_folder("teacher_cache")),
+            dtype=args.teacher_cache_dtype,
+            dataset=dataset,
+            collator=collator,
+            intermediate_passes=passes[0],
+            prediction_passes=passes[1],
+            joint=args.phases == "joint",
+            batch_size=args.per_device_eval_batch_size,
+            device=args.device,
+            autocast=autocast,
+            rank=args.process_index,
+            processes=args.world_size,
+            agree=lambda value: broadcast_object_list([value])[0],
+        )
+
 
 def open_source(live: OnlineTeacher, request: Request) -> TeacherSource:
-    """The signal that a run trains with; builds a feature cache if that is what it takes.
+    """The source that a run trains with; builds a feature cache if that is what it takes.
 
     Raises:
         ValueError: a cache was asked for that these data cannot have.
         OSError: there is no room for it.
     """
+    try:
+        return _open_source(live, request)
+    except BaseException:
+        live.close()
+        raise
+
+
+def _open_source(live: OnlineTeacher, request: Request) -> TeacherSource:
     if request.choice == "none":
         return live
     why_not = rows.why_not(request.dataset)

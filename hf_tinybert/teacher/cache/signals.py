@@ -34,9 +34,9 @@ class CachedLogits:
         """Batches carry their rows' numbers."""
         return rows.numbered(dataset), rows.NumberedCollator(collator, _positions if self._per_token else None)
 
-    def begin(self, intermediate: bool) -> None:
+    def start_phase(self, layers: bool) -> None:
         """As the live teacher does."""
-        self.live.begin(intermediate)
+        self.live.start_phase(layers)
 
     def features(self, inputs: Mapping[str, Any], intermediate: bool, prediction: bool) -> Features:
         """Known logits, or the teacher's, which are known from then on: also where only layers were wanted."""
@@ -89,10 +89,10 @@ class CachedFeatures:
         """Batches carry what is known of them, read where they are collated."""
         return rows.numbered(dataset), rows.NumberedCollator(collator, self._read)
 
-    def begin(self, intermediate: bool) -> None:
+    def start_phase(self, layers: bool) -> None:
         """Layers are read only while they are matched."""
-        self._wants_layers.fill_(intermediate)
-        self.live.begin(intermediate)
+        self._wants_layers.fill_(layers)
+        self.live.start_phase(layers)
 
     def features(self, inputs: Mapping[str, Any], intermediate: bool, prediction: bool) -> Features:
         """What the batch carries, on its device."""

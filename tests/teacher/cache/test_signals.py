@@ -48,7 +48,7 @@ def test_features_from_disk_are_the_live_teachers(intermediate, prediction, per_
     signal, batch_of, passes = opened(tmp_path, "features", per_token)
     assert isinstance(signal, CachedFeatures)
     live = cache_worker.live(signal.live.model)
-    signal.begin(intermediate)
+    signal.start_phase(intermediate)
     for numbers in BATCHES:
         batch = batch_of(numbers)
         assert ("tokens" in batch[rows.KNOWLEDGE]) == intermediate
@@ -64,7 +64,7 @@ def test_features_from_disk_are_the_live_teachers(intermediate, prediction, per_
 def test_rows_that_are_no_training_data_are_asked_of_the_teacher(tmp_path):
     for choice in ("features", "logits"):
         signal, batch_of, passes = opened(tmp_path, choice)
-        signal.begin(intermediate=True)
+        signal.start_phase(layers=True)
         batch = plain(batch_of([3, 4]))
         passes.count = 0
         logits = signal.features(batch, intermediate=False, prediction=True).logits
@@ -80,7 +80,7 @@ def test_logits_are_asked_for_once(per_token, tmp_path):
     signal, batch_of, passes = opened(tmp_path, "logits", per_token)
     assert isinstance(signal, CachedLogits)
     live = cache_worker.live(signal.live.model)
-    signal.begin(intermediate=True)
+    signal.start_phase(layers=True)
     for numbers in BATCHES:
         batch = batch_of(numbers)
         passes.count = 0

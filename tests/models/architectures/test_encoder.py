@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from hf_tinybert.models.architectures import ArchitectureSpec, Encoder, register_architecture
-from hf_tinybert.models.architectures.specs import ARCHITECTURES
+from hf_tinybert.models.architectures.registry import ARCHITECTURES
 from hf_tinybert.models.features import FeatureCapture
 
 
@@ -82,18 +82,18 @@ def test_an_unknown_type_with_berts_names_works_and_says_so(caplog):
     config = tiny_models.config(config_class=ErnieConfig)
     encoder = Encoder.from_model(AutoModel.from_config(config))
     assert (encoder.num_layers, encoder.known_scores) == (3, True)
-    assert "model_type 'ernie' has no adapter" in caplog.text
+    assert "model_type 'ernie' is not registered" in caplog.text
 
 
 def test_an_unknown_type_without_them_is_refused_with_what_it_lacks():
     config = GPT2Config(vocab_size=90, n_embd=24, n_layer=2, n_head=4)
     with pytest.raises(
-        ValueError, match=r"'gpt2'.*lacks encoder\.layer and transformer\.layer.*register_family\('gpt2'"
+        ValueError, match=r"'gpt2'.*lacks encoder\.layer and transformer\.layer.*register_architecture\('gpt2'"
     ):
         Encoder.from_model(AutoModel.from_config(config))
 
 
-def test_a_registered_adapter_is_used(monkeypatch):
+def test_a_registered_architecture_is_used(monkeypatch):
     monkeypatch.setattr("hf_tinybert.models.architectures.registry.ARCHITECTURES", dict(ARCHITECTURES))
     config = GPT2Config(vocab_size=90, n_embd=24, n_layer=2, n_head=4)
     model = AutoModel.from_config(config).eval()

@@ -1,0 +1,71 @@
+"""What the folder of a distilled student holds beside its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hf_tinybert.distillation.objective import DistillationObjective
+from hf_tinybert.hub import checkpoints
+from hf_tinybert.models import peft, sentence_transformers_files
+from hf_tinybert.models.architectures import Encoder
+
+
+class StudentFiles:
+    """Writes, beside a student: its adapter's base, the files of sentence-transformers, and in a checkpoint what a
+    distillation resumes from.
+    """
+
+    def __init__(self) -> None:
+        """Nothing has been written yet."""
+        self._bases: set[str] = set()
+        self._gathered: dict[str, Tensor] | None = None
+
+    def split(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The student's part of an objective's weights, which were gathered from shards; the rest is written later."""
+        student, self._gathered = (
+            {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
+            for prefix in ("student.", "projections.")
+        )
+        return student
+
+    def forget(self) -> None:
+        """What was gathered has been written."""
+        self._gathered = None
+
+    def write(
+        self,
+        output_dir: str,
+        staging: str,
+        student: PreTrainedModel,
+        processing_class: Any,
+        objective: DistillationObjective | None,
+        state: checkpoints.DistillationState | None,
+    ) -> None:
+        """Write the files of `output_dir` into `staging`.
+
+        Args:
+            output_dir: where they will be.
+            staging: where they are written.
+            student: perhaps with an adapter.
+            processing_class: its tokenizer.
+            objective: that the student was trained in, if it was.
+            state: what a checkpoint resumes from; None outside of training.
+        """
+        in_checkpoint, adapted = checkpoints.is_checkpoint_folder(output_dir), peft.has_adapter(student)
+        if adapted and not in_checkpoint:
+            again = output_dir in self._bases
+            peft.save_base(student, processing_class, output_dir, staging, again)
+            self._bases.add(output_dir)
+        if objective is None:
+            return
+        pooling = objective.settings.prediction.pooling
+        if pooling is not None and not adapted:
+            encoder, dense = Encoder.from_model(student), objective.projections.of_vectors
+            sentence_transformers_files.write(staging, encoder.hidden_size, pooling, encoder.max_length, dense)
+        if state is not None and in_checkpoint:
+            checkpoints.save_projections(self._gathered or objective.projections.state_dict(), staging)
+            state.save(staging)
