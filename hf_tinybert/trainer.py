@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -29,17 +29,14 @@ from hf_tinybert.distillation import validation
 from hf_tinybert.distillation.batch_counts import BatchCounts
 from hf_tinybert.distillation.loss_series import check_finite
 from hf_tinybert.distillation.objective import DistillationObjective, ObjectiveConfig
-from hf_tinybert.distillation.output_matching import OutputLoss
 from hf_tinybert.distillation.phases import PhasePlan, learning_rate_function
 from hf_tinybert.distillation.run import DistillationRun, check_optimizer, join_optimizer, open_source, projections_for
-from hf_tinybert.evaluation.layer_fidelity import LayerFidelity
-from hf_tinybert.evaluation.prediction_fidelity import PredictionFidelity
+from hf_tinybert.evaluation.fidelity import FidelityEvaluation
+from hf_tinybert.evaluation.trainer import FidelityTrainer
 from hf_tinybert.hub import checkpoints
-from hf_tinybert.hub.student_files import StudentFiles
-from hf_tinybert.hub.trainer import HubTrainer
+from hf_tinybert.hub.saving import StudentFiles
 from hf_tinybert.models import peft
 from hf_tinybert.models.architectures import Encoder
-from hf_tinybert.models.output_types import VECTORS, logits_of, output_type
 from hf_tinybert.student import provenance
 from hf_tinybert.student.create import create_student_from_data, refuse_init
 from hf_tinybert.teacher import inputs as teacher_inputs
@@ -51,7 +48,7 @@ from hf_tinybert.utils import compat
 logger = logging.get_logger(__name__)
 
 
-class DistillationTrainer(HubTrainer):
+class DistillationTrainer(FidelityTrainer):
     """A `Trainer` that distils a teacher into `model` as TinyBERT does.
 
     `train()` matches all levels in every step, or in the paper's two phases (`phases="two_phase"`); everything else
@@ -137,8 +134,6 @@ class DistillationTrainer(HubTrainer):
             model = peft.add_adapter(model, peft_config)
         self._objective: DistillationObjective | None = None
         self._run: DistillationRun | None = None
-        self._measure: LayerFidelity | PredictionFidelity | None = None
-        self._teacher_is_evaluated = False
         self._files = StudentFiles()
         self.recorder = model_card.Recorder()
         # Streams have no lengths to group by, and transformers 4.57 refuses to try.
@@ -167,6 +162,7 @@ class DistillationTrainer(HubTrainer):
         reads = teacher_processing_class or self.processing_class
         models = load_teachers(teachers, self.student, reads, teacher_init_kwargs)
         self._teachers = Teachers(models, teacher_weights, args, self.accelerator.autocast, teacher_processing_class)
+        self._fidelity = FidelityEvaluation(self._teachers, args, self.accelerator)
         self.teachers, self.teacher_weights = self._teachers.models, self._teachers.weights
         self.teacher, self.teacher_processing_class = self._teachers.first, teacher_processing_class
         longest = self._check()[1]
@@ -295,22 +291,7 @@ class DistillationTrainer(HubTrainer):
         """The distillation loss in training; the student's ordinary loss in evaluation."""
         if self._run is not None and model.training and isinstance(num_items_in_batch, BatchCounts):
             return self._run.loss(model, inputs, num_items_in_batch)
-        loss, outputs = self._ordinary_loss(model, dict(inputs))  # the Trainer takes labels that it smooths out
-        if isinstance(self._measure, PredictionFidelity) and isinstance(outputs, Mapping):
-            student, teacher = logits_of(outputs), self._teachers.logits(inputs)
-            if student is not None and teacher is not None:
-                self._measure.update(student, teacher, inputs)
-        return (loss, outputs) if return_outputs else loss
-
-    def _ordinary_loss(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
-        """A model's own loss and outputs; the teacher's in the student's order of labels, the mean of several."""
-        if self._teachers.are_plain or self.accelerator.unwrap_model(model) is not self.teacher:
-            loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
-            return loss, outputs
-        logits = self._teachers.logits(inputs)
-        if logits is None:
-            raise ValueError(f"{type(self.teacher).__name__} gives no logits.")
-        return OutputLoss(output_type(self.student)).evaluate(logits, inputs)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the series of every level and layer to the training log, and stop at a NaN loss.
@@ -324,125 +305,6 @@ class DistillationTrainer(HubTrainer):
                 logs = logs | self._run.drain()
             check_finite(loss, self.state.global_step, logs)
         super().log(logs, start_time)
-
-    # Evaluation
-
-    def evaluation_loop(
-        self,
-        dataloader: Any,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> Any:
-        """The Trainer's loop, with the fidelity of the student to the teacher among the metrics.
-
-        A student without a head has no loss of its own: its evaluation measures how closely its layers and vectors
-        follow the teacher's (see `hf_tinybert.evaluation.layer_fidelity`). `compute_metrics` is given its vectors as
-        predictions and the teacher's as labels.
-        """
-        with self._measuring(bool(prediction_loss_only)) as measure:
-            output = super().evaluation_loop(
-                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
-            )
-            if measure is not None and not self._teacher_is_evaluated:
-                output.metrics.update(measure.compute(metric_key_prefix, self.accelerator))
-            return output
-
-    @contextmanager
-    def _measuring(self, loss_only: bool) -> Iterator[LayerFidelity | PredictionFidelity | None]:
-        """What an evaluation measures beside the Trainer's metrics, while it runs."""
-        student, config = self.student, self.args
-        headless = peft.unwrapped(student).base_model is peft.unwrapped(student)
-        wanted = config.report_fidelity and not self._teacher_is_evaluated
-        try:
-            if headless and (config.phases != "intermediate" or (wanted and loss_only)):
-                settings = self._settings_of(student)
-                projections = projections_for(student, self.teacher, settings, config, self._objective)
-                contexts = (self.accelerator.autocast, self._teachers.autocast)
-                self._measure = LayerFidelity(
-                    student, self.teacher, projections.to(config.device), settings, *contexts
-                )
-            elif wanted and not headless:
-                self._measure = PredictionFidelity(output_type(student))
-            yield self._measure
-        finally:
-            if self._measure is not None:
-                self._measure.close()
-            self._measure = None
-            self._teachers.end_evaluation()
-
-    def prediction_step(
-        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> Any:
-        """The Trainer's step, or that of a student without a head; the teacher's columns are kept from the student."""
-        inputs = self._prepare_inputs(inputs)
-        if not isinstance(self._measure, LayerFidelity):
-            is_teacher = self.accelerator.unwrap_model(model) is self.teacher
-            own = dict(teacher_inputs.of_teacher(inputs)) if is_teacher else teacher_inputs.of_student(inputs)
-            with self._teachers.reading(inputs):
-                return super().prediction_step(model, own, prediction_loss_only, ignore_keys)
-        loss, vectors, teachers = self._measure.update(self._teachers.check_inputs(inputs))
-        if prediction_loss_only or vectors is None:
-            return loss, None, None
-        return (
-            (torch.zeros_like(loss), teachers, teachers) if self._teacher_is_evaluated else (loss, vectors, teachers)
-        )
-
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """The student's metrics, as of any Trainer."""
-        metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        dataset = self._evaluated(eval_dataset)
-        if not isinstance(dataset, Mapping):  # of several data sets, each was evaluated by itself
-            self.recorder.note_student(metrics, metric_key_prefix, dataset)
-        return metrics
-
-    def evaluate_teacher(self, eval_dataset: Any = None, metric_key_prefix: str = "teacher") -> dict[str, float]:
-        """The teacher's own metrics on a data set, computed as the student's are.
-
-        Args:
-            eval_dataset: tokenised examples; the trainer's `eval_dataset` by default. Of several, by name, or of the
-                name of one in the trainer's `eval_dataset`, as in `evaluate`.
-            metric_key_prefix: prefix of the metrics' names.
-
-        Raises:
-            ValueError: there are no data, or the models have no head, and their vectors are not compared.
-        """
-        if output_type(self.teacher) == VECTORS and self.args.phases == "intermediate":
-            raise ValueError("A teacher without a head has no metrics of its own where only layers are matched.")
-        dataset = self._evaluated(eval_dataset)
-        if dataset is None:
-            raise ValueError("evaluate_teacher() needs data: give eval_dataset, here or to the trainer.")
-        if isinstance(dataset, Mapping):
-            each = [self.evaluate_teacher(data, f"{metric_key_prefix}_{name}") for name, data in dataset.items()]
-            return {name: value for found in each for name, value in found.items()}
-        with self._evaluating_teacher():
-            output = self.evaluation_loop(
-                self.get_test_dataloader(dataset), "Evaluation of the teacher", metric_key_prefix=metric_key_prefix
-            )
-        metrics: dict[str, float] = output.metrics
-        self.recorder.note_teacher(metrics, metric_key_prefix, dataset)
-        return metrics
-
-    @contextmanager
-    def _evaluating_teacher(self) -> Iterator[None]:
-        """Meanwhile the teacher is evaluated in the student's place; without a head, its vectors are."""
-        model, wrapped = self.model, self.model_wrapped
-        self._teacher_is_evaluated = True
-        if output_type(self.teacher) != VECTORS:
-            self.model = self.model_wrapped = self.teacher
-        try:
-            yield
-        finally:
-            self.model, self.model_wrapped, self._teacher_is_evaluated = model, wrapped, False
-
-    def _evaluated(self, eval_dataset: Any) -> Any:
-        """The data set, or the mapping of them, that an argument of `evaluate` means."""
-        if isinstance(eval_dataset, str):
-            return self.eval_dataset[eval_dataset]
-        return self.eval_dataset if eval_dataset is None else eval_dataset
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Metrics of the intermediate phase mean nothing: they neither win nor, through patience, stop a run."""
@@ -490,29 +352,24 @@ class DistillationTrainer(HubTrainer):
 
     def create_model_card(
         self,
-        language: str | Sequence[str] | None = None,
-        license: str | None = None,
-        tags: str | Sequence[str] | None = None,
+        *,
         model_name: str | None = None,
-        finetuned_from: str | None = None,
-        tasks: Any = None,
-        dataset_tags: str | Sequence[str] | None = None,
-        dataset: str | Sequence[str] | None = None,
-        dataset_args: Any = None,
         comparison: Comparison | None = None,
         sentence: str = model_card.SENTENCE,
+        **metadata: Any,
     ) -> None:
-        """Write the student's model card and its pictures into the output folder (see `hf_tinybert.model_card.make`).
+        """Write the student's model card and its pictures into the output folder.
 
-        The arguments are the Trainer's, of which `finetuned_from`, `tasks` and `dataset_args` are not used, because
-        they are known; `comparison` of teacher and student, if it was made before; and `sentence`, which both models
-        read in the picture of attention.
+        Args:
+            model_name: title; by default the name of the repository or of the output folder.
+            comparison: of teacher and student, if it was made before.
+            sentence: what both models read in the picture of attention.
+            **metadata: `language`, `license`, `tags`, `dataset_tags`, `dataset`, as for `Trainer.create_model_card`,
+                whose other arguments are not used: they are known.
         """
         if self.is_world_process_zero():
-            metadata = {"language": language, "license": license, "tags": tags}
-            data = {"dataset_tags": dataset_tags, "dataset": dataset}
             settings = self._settings_of(self.student)
-            model_card.make(self, model_name or self._title, settings, comparison, sentence, **metadata, **data)
+            model_card.make(self, model_name or self._title, settings, comparison, sentence, **metadata)
 
     # Data
 

@@ -11,14 +11,14 @@ import tiny_models
 import torch
 from transformers import TrainingArguments
 
-from hf_tinybert.hub.saving import SafeSavingTrainer
+from hf_tinybert.hub.trainer import HubTrainer
 
 torch.set_num_threads(1)
 
 if __name__ == "__main__":
     together = {} if "alone" in sys.argv else {"use_cpu": True, "ddp_backend": "gloo"}
     args = TrainingArguments(output_dir=sys.argv[1], report_to="none", **together)
-    trainer = SafeSavingTrainer(tiny_models.model(), args)
+    trainer = HubTrainer(tiny_models.model(), args)
     for _ in range(30):
         trainer.save_model()
     torch.distributed.barrier()

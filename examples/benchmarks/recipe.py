@@ -126,7 +126,8 @@ def general_student(options: argparse.Namespace, init: str = "random") -> Path:
         texts = [row[name].strip() for row in glue.rows(options.data, FOLDERS[task]) for name in names]
         (corpus / f"{task}.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
     command = ["distill", "--stage", "general", "--teacher", results.body(), "--student", "tinybert-4l-312d"]
-    command += ["--student-init", init, "--train-file", str(corpus), "--max-length", "128", "--output-dir", str(output)]
+    command += ["--student-init", init, "--train-file", str(corpus), "--max-length", "128"]
+    command += ["--output-dir", str(output)]
     command += ["--num-train-epochs", str(options.general_epochs), "--intermediate-learning-rate", "3e-4"]
     command += ["--intermediate-lr-scheduler-type", "linear", "--intermediate-warmup-ratio", "0.06"]
     distill(command, output, options.output / f"{name}.log", seed=0, threads=os.cpu_count() or 1)

@@ -15,7 +15,7 @@ from hf_tinybert.cli import arguments
 from hf_tinybert.data import loading
 from hf_tinybert.hub import checkpoints
 from hf_tinybert.hub.trainer import HubTrainer
-from hf_tinybert.models.loading import load_tokenizer
+from hf_tinybert.models.loading import check_folder, load_tokenizer
 
 
 @dataclass
@@ -41,6 +41,7 @@ def run(argv: Sequence[str]) -> None:
     )
     task = tasks.start(model_args.task, None, data_args)
     task.read(training=True)
+    check_folder(model_args.model, "model")
     set_seed(training_args.seed)
     model = _load(model_args.model, task)
     loading.check_max_length(data_args.max_length, model.config.max_position_embeddings, "the model")

@@ -1,4 +1,4 @@
-"""Batches of similar length whose order depends on seed and epoch alone; evaluation in the order of the data."""
+"""Batches of similar length whose order depends on seed and epoch alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.compute
 import torch
 from datasets import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 
 from hf_tinybert.utils import compat
@@ -74,15 +74,3 @@ def grouped_by_length(dataset: Any, args: TrainingArguments) -> SeededLengthGrou
     seed = args.data_seed if args.data_seed is not None else args.seed
     batch = args.train_batch_size * args.gradient_accumulation_steps * max(args.world_size, 1)
     return SeededLengthGroupedSampler(batch, lengths, seed)
-
-
-class OrderedTrainer(Trainer):
-    """A `Trainer` whose predictions come in the order of the data.
-
-    With batches of similar length the stock Trainer groups what it evaluates, too, and metrics that look beyond the
-    labels, as those of question answering do, then compare the wrong rows.
-    """
-
-    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        with compat.without_grouping(self.args):
-            return super()._get_eval_sampler(eval_dataset)

@@ -1,8 +1,9 @@
-"""The Trainer's ways to the Hub, with nothing on them but the student."""
+"""A Trainer whose saving leaves nothing half-written, and whose uploads hold nothing but the model."""
 
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,27 +11,107 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from transformers import Trainer
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress
 
-from hf_tinybert.hub import upload
-from hf_tinybert.hub.saving import SafeSavingTrainer
+from hf_tinybert.hub import checkpoints, upload
+from hf_tinybert.hub.saving import remove_earlier_model, without_secrets
 from hf_tinybert.models import peft
+from hf_tinybert.utils import compat
+from hf_tinybert.utils.files import written_beside
 
 logger = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = "last-checkpoint"
 
 
-class HubTrainer(SafeSavingTrainer):
-    """A `Trainer` whose pushes hold weights, tokenizer, card, pictures and `onnx/`, and say what went wrong.
+class HubTrainer(Trainer):
+    """A `Trainer` that writes models beside and renames them, and uploads nothing but the model.
 
-    A model with an adapter goes up merged, once training is over. Of others, `hub_strategy="checkpoint"` and
-    `"all_checkpoints"` upload whole checkpoints besides, to resume elsewhere.
+    Uploads hold weights, tokenizer, card, pictures and `onnx/`. `training_args.bin` holds neither tokens nor paths. A
+    model with an adapter is uploaded merged, once training is over. Of others, `hub_strategy="checkpoint"` and
+    `"all_checkpoints"` upload whole checkpoints besides, to resume elsewhere. Predictions come in the order of the
+    data: with batches of similar length the stock Trainer groups what it evaluates, too, and metrics that look beyond
+    the labels then compare the wrong rows.
+
+    Raises:
+        ValueError: a launcher started several processes that know nothing of each other, and would all write there.
     """
 
+    args: Any
+    model: Any
     hub_model_id: Any
     push_in_progress: Any
+
+    def __init__(self, model: Any = None, args: Any = None, *positional: Any, **kwargs: Any) -> None:
+        """Refuse to be one of several that each train alone."""
+        started = int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
+        if args is not None and args.world_size == 1 < started:
+            raise ValueError(
+                f"{started} processes were started, and each would train alone, into the same folder: there is no GPU "
+                "here. Say use_cpu=True (--use-cpu) to have them train together on the CPU, or start one process."
+            )
+        super().__init__(model, args, *positional, **kwargs)
+
+    @property
+    def _saved(self) -> Any:
+        """The model that is saved, also where it is inside another while training runs."""
+        return self.model
+
+    @contextmanager
+    def _as_saved(self) -> Iterator[None]:
+        """For the Trainer's own saving and loading, `self.model` is the model that is saved."""
+        model = self.model
+        self.model = self._saved
+        try:
+            yield
+        finally:
+            self.model = model
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self.args.should_save:
+            run_dir = self._get_output_dir(trial=trial)
+            checkpoints.mark_incomplete(os.path.join(run_dir, f"checkpoint-{self.state.global_step}"))
+        super()._save_checkpoint(model, trial)
+
+    def _load_best_model(self) -> None:
+        with self._as_saved():
+            super()._load_best_model()
+
+    def _set_signature_columns_if_needed(self) -> None:
+        with self._as_saved():
+            super()._set_signature_columns_if_needed()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        with self._as_saved():
+            self._save_whole(output_dir, state_dict)
+
+    def _save_whole(self, output_dir: str | None, state_dict: dict[str, Any] | None) -> None:
+        target = output_dir if output_dir is not None else self.args.output_dir
+        if not self.args.should_save:  # transformers 5 calls every process, to gather a sharded model; one writes
+            super()._save(target, state_dict)
+            return
+        with self._with_args(without_secrets(self.args)), written_beside(target) as staging:
+            super()._save(staging, state_dict)
+            self._save_more(target, staging)
+            written = {path.name for path in Path(staging).iterdir()}
+        remove_earlier_model(Path(target), written)
+
+    def _save_more(self, output_dir: str, staging: str) -> None:
+        """For subclasses: write further files of `output_dir` into `staging`."""
+
+    @contextmanager
+    def _with_args(self, args: Any) -> Iterator[None]:
+        kept, self.args = self.args, args
+        try:
+            yield
+        finally:
+            self.args = kept
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        with compat.without_grouping(self.args):
+            return super()._get_eval_sampler(eval_dataset)
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Create the repository `args.hub_model_id` (by default named as the output folder), if it is not there.

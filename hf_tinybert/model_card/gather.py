@@ -72,6 +72,9 @@ def gather(
     tags: str | Sequence[str] | None = None,
     dataset_tags: str | Sequence[str] | None = None,
     dataset: str | Sequence[str] | None = None,
+    finetuned_from: str | None = None,
+    tasks: Any = None,
+    dataset_args: Any = None,
 ) -> CardFacts:
     """What is known of a trainer's student.
 
@@ -86,6 +89,9 @@ def gather(
         tags: further tags.
         dataset_tags: Hub ids of the data; what `datasets` knows of them by default.
         dataset: what the data is called; the ids by default.
+        finetuned_from: not used; the teacher is known.
+        tasks: not used; the student's head is known.
+        dataset_args: not used.
     """
     student, known = trainer.student, dict(getattr(trainer.student.config, PROVENANCE_KEY, None) or {})
     cards = [_card_of(teacher) for teacher in trainer.teachers]

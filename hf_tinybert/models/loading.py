@@ -113,13 +113,18 @@ def load_config(
         ValueError: the folder holds no model.
     """
     where = {key: value for key, value in (init_kwargs or {}).items() if key in _WHERE}
-    _check_folder(name, role, where.get("subfolder", ""))
+    check_folder(name, role, where.get("subfolder", ""))
     source = peft.base_of(name) if peft.is_adapter(name) else str(name)
     config: PretrainedConfig = transformers.AutoConfig.from_pretrained(source, **where)
     return config
 
 
-def _check_folder(name: str | os.PathLike[str], role: str, subfolder: str = "") -> None:
+def check_folder(name: str | os.PathLike[str], role: str, subfolder: str = "") -> None:
+    """Refuse a folder that is not there, or holds no model; a Hub id passes.
+
+    Raises:
+        ValueError: says which.
+    """
     path = Path(name) / subfolder
     if path.is_dir() and not (path / "config.json").is_file() and not peft.is_adapter(path):
         raise ValueError(f"The {role} folder {path} holds no model: there is no config.json in it.")
@@ -144,7 +149,7 @@ def load_model(
         ValueError: the folder holds no model, or its weights lack the task head.
     """
     kwargs = dict(init_kwargs or {})
-    _check_folder(name, role, kwargs.get("subfolder", ""))
+    check_folder(name, role, kwargs.get("subfolder", ""))
     if peft.is_adapter(name):
         return peft.load_merged(name, auto, kwargs, role)
     try:

@@ -19,7 +19,7 @@ from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.models import head_init, sentence_transformers_files
 from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.label_alignment import LabelAlignment
-from hf_tinybert.models.loading import auto_class, check_tokenizer, check_vocabularies
+from hf_tinybert.models.loading import auto_class, check_folder, check_tokenizer, check_vocabularies
 from hf_tinybert.models.output_types import MULTI_LABEL
 from hf_tinybert.student import projection_init, provenance, teacher_init
 from hf_tinybert.student.calibration import sample_calibration_batch
@@ -200,8 +200,7 @@ def _take_labels(config: PretrainedConfig, teacher: PreTrainedModel) -> None:
 
 
 def _config_of_checkpoint(teacher: PreTrainedModel, name: str) -> PretrainedConfig:
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-        raise ValueError(f"The student folder {name} holds no model: there is no config.json in it.")
+    check_folder(name, "student")
     config, auto = _config(name), auto_class(teacher)
     model_class = auto._model_mapping.get(type(config), None)
     if model_class is None:

@@ -122,7 +122,7 @@ DISTILL = {
         lambda b: ["--student", b.folder],
         r"The student folder \S+made holds no model: there is no config\.json in it\.",
     ),
-    "no such student": (lambda b: ["--student", b.folder / "gone"], r"Repo id must be .*: '\S+made/gone'\. .*"),
+    "no such student": (lambda b: ["--student", b.folder / "gone"], r"The student folder \S+/gone does not exist\."),
     "unknown init": (
         lambda b: ["--student-init", "sideways"],
         r"argument --student_init/--student-init: invalid choice: 'sideways' \(choose from '?teacher'?, '?random'?\)",
@@ -259,7 +259,7 @@ def test_distill(command, bench, student_shape, tmp_path, case):
 
 
 FINETUNE = {
-    "no such model": (lambda b: ["--model", b.folder / "gone"], r"Repo id must be .*: '\S+made/gone'\. .*"),
+    "no such model": (lambda b: ["--model", b.folder / "gone"], r"The model folder \S+/gone does not exist\."),
     "folder without a model": (
         lambda b: ["--model", b.folder],
         r"The model folder \S+made holds no model: there is no config\.json in it\.",

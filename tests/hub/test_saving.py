@@ -9,7 +9,7 @@ import tiny_models
 import torch
 from transformers import TrainingArguments
 
-from hf_tinybert.hub.saving import SafeSavingTrainer
+from hf_tinybert.hub.trainer import HubTrainer
 from hf_tinybert.utils.files import file_beside, remove_partial, written_beside
 
 pytestmark = pytest.mark.also_transformers("4.57")
@@ -61,7 +61,7 @@ def test_training_arguments_hold_neither_tokens_nor_paths(tmp_path):
     args = TrainingArguments(
         str(tmp_path / "my-home" / "out"), hub_token="hf_secret", run_name="~/me/run", use_cpu=True, report_to="none"
     )
-    trainer = SafeSavingTrainer(tiny_models.model(), args)
+    trainer = HubTrainer(tiny_models.model(), args)
     trainer.save_model()
     raw = (tmp_path / "my-home" / "out" / "training_args.bin").read_bytes()
     for secret in (b"hf_secret", str(tmp_path).encode(), b"my-home", b"~/me"):

@@ -35,6 +35,8 @@ logger = logging.get_logger(__name__)
 _LEAVE_FREE = 0.5
 #: Up to this relative difference two answers of the teacher are the same; bfloat16 rounds to less.
 _SAME = 0.1
+#: So many rows, from the shortest on, are compared with themselves in a padded batch.
+_PADDED = 8
 
 
 _BIASED = (
@@ -163,18 +165,26 @@ class _Opening:
 
     def why_not(self) -> str | None:
         """Why what the teacher says of a row does not hold in another batch, or None if it does."""
-        shortest, longest = int(self.lengths.argmin()), int(self.lengths.argmax())
-        together, mask = self._said([shortest, longest])
-        if mask[:, 0].all():  # padding on the right moves nothing
+        by_length = self.lengths.argsort()
+        spread = np.unique(np.linspace(0, len(by_length) - 1, _PADDED + 1).astype(int))
+        *shorter, longest = by_length[spread].tolist()
+        if self._said([*shorter[:1], longest])[1][:, 0].all():  # padding on the right moves nothing
             return None
-        for there, alone in zip(together, self._said([shortest])[0], strict=True):
-            difference = (there[: len(alone)] - alone).square().mean()
-            if difference > _SAME**2 * alone.square().mean():
-                return (
-                    "what the teacher says of a row changes with the padding of its batch (padding on the left moves "
-                    "the positions of most models); pad on the right"
-                )
+        # One row can look the same by chance: of random logits many do.
+        if any(self._moves(row, longest) for row in shorter):
+            return (
+                "what the teacher says of a row changes with the padding of its batch (padding on the left moves "
+                "the positions of most models); pad on the right"
+            )
         return None
+
+    def _moves(self, row: int, longest: int) -> bool:
+        """Whether what the teacher gives for a row differs beside the longest row."""
+        for together, alone in zip(self._said([row, longest])[0], self._said([row])[0], strict=True):
+            difference = (together[: len(alone)] - alone).square().mean()
+            if difference > _SAME**2 * alone.square().mean():
+                return True
+        return False
 
     def signal(self) -> TeacherSource:
         request = self.request
