@@ -63,6 +63,7 @@ lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check $(SOURCES)
 	$(VENV)/bin/ruff format --check $(SOURCES)
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo
 
 format: $(VENV)/.ready
 	$(VENV)/bin/ruff check --fix $(SOURCES)

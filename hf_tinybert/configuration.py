@@ -58,7 +58,7 @@ class TinyBertConfig(BertConfig):
 
     @classmethod
     def from_teacher(
-        cls, load_config: PretrainedConfig, preset: str = DEFAULT_PRESET, **overrides: Any
+        cls, teacher_config: PretrainedConfig, preset: str = DEFAULT_PRESET, **overrides: Any
     ) -> TinyBertConfig:
         """A student of a preset's size that reads the teacher's inputs and answers with its labels.
 
@@ -76,21 +76,21 @@ class TinyBertConfig(BertConfig):
         """
         sizes = preset_sizes(preset)
         taken: dict[str, Any] = {
-            "vocab_size": load_config.vocab_size,
-            "pad_token_id": load_config.pad_token_id,
+            "vocab_size": teacher_config.vocab_size,
+            "pad_token_id": teacher_config.pad_token_id,
             # Families without token types (DeBERTa, DistilBERT) may still have tokenizers that give them.
-            "type_vocab_size": getattr(load_config, "type_vocab_size", 0) or 2,
-            "max_position_embeddings": load_config.max_position_embeddings,
-            "hidden_act": getattr(load_config, "hidden_act", "gelu"),
-            "layer_norm_eps": getattr(load_config, "layer_norm_eps", 1e-12),
-            "id2label": dict(load_config.id2label),
-            "label2id": dict(load_config.label2id),
-            "problem_type": load_config.problem_type,
+            "type_vocab_size": getattr(teacher_config, "type_vocab_size", 0) or 2,
+            "max_position_embeddings": teacher_config.max_position_embeddings,
+            "hidden_act": getattr(teacher_config, "hidden_act", "gelu"),
+            "layer_norm_eps": getattr(teacher_config, "layer_norm_eps", 1e-12),
+            "id2label": dict(teacher_config.id2label),
+            "label2id": dict(teacher_config.label2id),
+            "problem_type": teacher_config.problem_type,
         }
         for special in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
-            if getattr(load_config, special, None) is not None:
-                taken[special] = getattr(load_config, special)
-        heads = load_config.num_attention_heads
+            if getattr(teacher_config, special, None) is not None:
+                taken[special] = getattr(teacher_config, special)
+        heads = teacher_config.num_attention_heads
         width = overrides.get("hidden_size", sizes["hidden_size"])
         if width % heads == 0:
             taken["num_attention_heads"] = heads

@@ -54,7 +54,8 @@ class DistillationTrainer(FidelityTrainer):
     `train()` matches all levels in every step, or in the paper's two phases (`phases="two_phase"`); everything else
     (`evaluate`, `predict`, `compute_metrics`, callbacks, checkpoints, resume, `push_to_hub`,
     `hyperparameter_search`) is the Trainer's. A custom `compute_loss_func` takes the place of the hard-label loss.
-    Evaluation uses the student's ordinary loss.
+    Evaluation uses the student's ordinary loss. `Trainer` describes the arguments that are not listed here; an
+    optimizer must hold parameters of the student.
 
     Args:
         model: the student (see `create_student`), or what `create_student` makes one of: a preset's name or a
@@ -62,10 +63,6 @@ class DistillationTrainer(FidelityTrainer):
             `train_dataset` (or at random, with `args.student_init="random"`), or the name of a checkpoint. Or use
             `model_init`.
         args: the arguments; `DistillationTrainingArguments("tmp_trainer")` by default.
-        data_collator, train_dataset, eval_dataset, processing_class, model_init, compute_metrics, callbacks: as for
-            `Trainer`.
-        optimizers, optimizer_cls_and_kwargs, preprocess_logits_for_metrics: as for `Trainer`; an optimizer holds
-            parameters of the student.
         compute_loss_func: takes the place of the hard-label loss.
         teacher: a model, a folder, or a Hub id; with a LoRA adapter (a `PeftModel`, or its folder), the adapter is
             merged into a copy, which acts as the teacher. Of a list of teachers, logits are averaged, and the first

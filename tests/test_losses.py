@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_tinybert import losses
+from hf_tinybert.losses import kernels, reductions
 
 SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 3))
 FEW = st.tuples(st.integers(1, 2), st.integers(1, 5), st.integers(1, 2))
@@ -124,11 +125,11 @@ def test_second_derivatives_are_refused_where_there_are_none():
 
 
 def test_padding_is_none_where_that_is_known_without_a_wait():
-    assert losses._padding(None, (2, 3)) is None
-    assert losses._padding(torch.ones(2, 3), (2, 3)) is None
+    assert reductions.padding_of(None, (2, 3)) is None
+    assert reductions.padding_of(torch.ones(2, 3), (2, 3)) is None
     some = torch.tensor([[1, 1, 0], [1, 0, 0]])
-    assert losses._padding(some, (2, 3)).tolist() == [[False, False, True], [False, True, True]]
-    elsewhere = losses._padding(torch.ones(2, 3, device="meta"), (2, 3))
+    assert reductions.padding_of(some, (2, 3)).tolist() == [[False, False, True], [False, True, True]]
+    elsewhere = reductions.padding_of(torch.ones(2, 3, device="meta"), (2, 3))
     assert (elsewhere.device.type, elsewhere.dtype) == ("meta", torch.bool)
 
 
@@ -136,7 +137,7 @@ def test_the_form_of_fewer_operations_is_taken():
     """S (w + 2 n) against 2 w (w + n) multiplications, n of the student's width and w of both together."""
 
     def linear(positions, student, teacher):
-        return losses._linear_is_cheaper(torch.zeros(1, 1, positions, student), torch.zeros(1, 1, positions, teacher))
+        return kernels.linear_is_cheaper(torch.zeros(1, 1, positions, student), torch.zeros(1, 1, positions, teacher))
 
     assert [linear(positions, 2, 3) for positions in (7, 8)] == [False, True]
     assert [linear(positions, 1, 1) for positions in (2, 3, 4)] == [False, True, True]
