@@ -67,6 +67,27 @@ def labelled(batch, classes=3):
     return batch | {"labels": torch.arange(rows) % classes}
 
 
+def test_a_step_is_for_one_forward_pass():
+    pair, batch = Pair(*tiny_pair()), labelled(tiny_models.batch())
+    features = pair.teacher.features(batch, intermediate=True, prediction=True)
+    counts = BatchCounts.from_batches([batch], torch.device("cpu"))
+    step = Step(features, LEVELS["joint"], counts)
+    pair.objective(**batch, step=step)
+    with pytest.raises(RuntimeError, match="make a Step for each forward pass"):
+        pair.objective(**batch, step=step)
+
+
+def test_hooks_come_back_with_a_phase_that_matches_layers():
+    pair, batch = Pair(*tiny_pair()), labelled(tiny_models.batch())
+    first = pair(batch)[1]
+    pair.objective.start_phase(layers=False)
+    assert tiny_models.hooks(pair.objective.student) == 0
+    pair.objective.start_phase(layers=True)
+    again = pair(batch)[1]
+    assert again.keys() == first.keys()
+    assert all(torch.equal(again[name], first[name]) for name in first)
+
+
 def numbers(x):
     return x.detach().double().numpy()
 

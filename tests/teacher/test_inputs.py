@@ -55,6 +55,26 @@ def data(byte_tokens):
     return splits
 
 
+def test_no_batch_of_an_evaluation_is_left_behind(teacher, data, byte_tokens, tmp_path):
+    args = factories.arguments(tmp_path, phases="prediction", max_steps=1)
+    trainer = DistillationTrainer(
+        student_of(teacher),
+        args,
+        train_dataset=data["train"],
+        eval_dataset=data["eval"],
+        processing_class=byte_tokens,
+        teacher=teacher,
+        teacher_processing_class=factories.tokenizer(),
+    )
+    trainer.evaluate(data["eval"].select(range(8)))
+    other = trainer.data_collator([data["eval"][row] for row in range(20, 24)])
+    loss = trainer.compute_loss(trainer.teacher, other)  # outside of an evaluation
+    with torch.no_grad():
+        own = {name: value for name, value in of_teacher(other).items() if name != "labels"}
+        expected = torch.nn.functional.cross_entropy(teacher(**own).logits, other["labels"])
+    torch.testing.assert_close(loss, expected)
+
+
 def student_of(teacher, **changes):
     set_seed(0)
     config = factories.student_config(teacher, **({"vocab_size": 600} | changes))

@@ -86,6 +86,9 @@ def test_the_prediction_phase_has_no_hooks():
     with torch.no_grad():
         expected = model(**tiny_models.batch()).logits
     assert torch.equal(signal.features(tiny_models.batch(), intermediate=False, prediction=True).logits, expected)
+    signal.start_phase(layers=True)  # and a later phase can match layers again
+    features = signal.features(tiny_models.batch(), intermediate=True, prediction=False)
+    assert (features.hidden.keys(), features.queries.keys()) == ({0, 3}, {3})
 
 
 def test_mixed_precision_covers_the_teacher():

@@ -1,0 +1,28 @@
+"""What is imported when: names of the package when they are used, and no more than a command needs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import hf_tinybert
+
+
+def test_every_public_name_is_there_and_listed():
+    for name in hf_tinybert.__all__:
+        assert getattr(hf_tinybert, name) is not None
+        assert name in dir(hf_tinybert)
+    with pytest.raises(AttributeError, match="has no attribute 'DistilationTrainer'"):
+        _ = hf_tinybert.DistilationTrainer
+
+
+def test_help_imports_neither_torch_nor_transformers():
+    code = (
+        "import sys; from hf_tinybert import cli; assert cli.main(['--help']) == 0;"
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy'} & sys.modules.keys(); assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "distill" in done.stdout
