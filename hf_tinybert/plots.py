@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from hf_tinybert.benchmark.comparison import Comparison
 from hf_tinybert.utils.files import file_beside
+
+if TYPE_CHECKING:
+    from hf_tinybert.benchmark.comparison import Comparison
 
 _TEACHER, _STUDENT, _INK, _FAINT = "#8d99ae", "#d1495b", "#22223b", "#e6e8ee"
 #: Inches: no wider than what a phone's screen still shows in letters that can be read.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,7 +23,6 @@ from transformers import (
 from transformers.utils import logging
 
 from hf_tinybert import model_card
-from hf_tinybert.benchmark.comparison import Comparison
 from hf_tinybert.data import sampler
 from hf_tinybert.distillation import validation
 from hf_tinybert.distillation.batch_counts import BatchCounts
@@ -44,6 +43,9 @@ from hf_tinybert.teacher.cache import rows
 from hf_tinybert.teacher.ensemble import Teacher, Teachers, as_list, load_teachers
 from hf_tinybert.training_args import DistillationTrainingArguments
 from hf_tinybert.utils import compat
+
+if TYPE_CHECKING:
+    from hf_tinybert.benchmark.comparison import Comparison
 
 logger = logging.get_logger(__name__)
 

@@ -21,6 +21,19 @@ JOINT_RATE, PREDICTION_RATE = 3e-4, 1e-4
 TEACHER_CACHES = ("none", "logits", "features", "auto")
 CACHE_DTYPES = ("float16", "bfloat16", "float32")
 MIXED_PRECISIONS = ("no", "bf16", "fp16")
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "phases": PHASES,
+    "student_init": STUDENT_INITS,
+    "projection": ("per_layer", "shared"),
+    "head_matching": HEAD_MATCHINGS,
+    "loss_reduction": ("mean", "paper"),
+    "pooling": POOLINGS,
+    "teacher_cache": TEACHER_CACHES,
+    "teacher_mixed_precision": MIXED_PRECISIONS,
+    "teacher_cache_dtype": CACHE_DTYPES,
+}
+#: Those that may be None.
+_OPTIONAL = ("student_init", "pooling", "teacher_mixed_precision")
 
 
 @dataclass
@@ -198,18 +211,15 @@ class DistillationTrainingArguments(TrainingArguments):
         Raises:
             ValueError: says the argument, what it was and what is allowed.
         """
-        self._check_choice("phases", PHASES)
-        if self.student_init is not None:
-            self._check_choice("student_init", STUDENT_INITS)
-        self._check_choice("projection", ("per_layer", "shared"))
-        self._check_choice("head_matching", HEAD_MATCHINGS)
-        self._check_choice("loss_reduction", ("mean", "paper"))
-        if self.pooling is not None:
-            self._check_choice("pooling", POOLINGS)
-        self._check_choice("teacher_cache", TEACHER_CACHES)
-        if self.teacher_mixed_precision is not None:
-            self._check_choice("teacher_mixed_precision", MIXED_PRECISIONS)
-        self._check_choice("teacher_cache_dtype", CACHE_DTYPES)
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) is not None or name not in _OPTIONAL:
+                self._check_choice(name, choices)
+        self._check_phases()
+        self._check_weights()
+        self._check_trainers()
+
+    def _check_phases(self) -> None:
+        """Refuse phases and schedules that cannot be."""
         if not 0.0 < self.intermediate_share < 1.0:
             raise ValueError(
                 f"intermediate_share must lie between 0 and 1, got {self.intermediate_share}. For one phase alone "
@@ -238,6 +248,9 @@ class DistillationTrainingArguments(TrainingArguments):
         if not 0 <= self.intermediate_warmup_ratio <= 1:
             raise ValueError(f"intermediate_warmup_ratio is a share, 0 to 1, got {self.intermediate_warmup_ratio}.")
         SchedulerType(self.intermediate_lr_scheduler_type)  # raises, listing the schedules
+
+    def _check_weights(self) -> None:
+        """Refuse losses without a weight, and weights without a loss."""
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}.")
         for level, weight in self.level_weights().items():
@@ -253,6 +266,9 @@ class DistillationTrainingArguments(TrainingArguments):
             raise ValueError("Neither prediction_weight nor hard_label_weight is above 0; use phases='intermediate'.")
         if self.label_smoothing_factor and not self.hard_label_weight:
             raise ValueError("label_smoothing_factor smooths gold labels, and hard_label_weight is 0: set it above 0.")
+
+    def _check_trainers(self) -> None:
+        """Refuse settings of the Trainer that distillation, or the teacher cache, cannot follow."""
         if self.loss_reduction == "paper" and self.teacher_cache != "none":
             raise ValueError(
                 "loss_reduction='paper' averages over padding too, which a teacher cache does not hold: use "

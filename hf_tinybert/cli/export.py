@@ -64,11 +64,7 @@ def run(argv: Sequence[str]) -> None:
     args, data_args = arguments.parse(
         "export", "Write ONNX or OpenVINO files of a student.", (ExportArguments, loading.DataArguments), argv
     )
-    for flag, value in (("--calibration-samples", args.calibration_samples), ("--threads", args.threads)):
-        if value is not None and value < 1:
-            raise ValueError(f"{flag} must be at least 1, got {value}.")
-    if args.format == "openvino" and (args.quantize not in (None, "int8") or args.threads or args.optimize != "auto"):
-        raise ValueError("--format openvino takes --quantize int8, and neither --optimize nor --threads.")
+    _refuse(args)
     check = calibration = None
     calibrates = args.quantize == "int8-static" or (args.quantize == "auto" and data_args.train_file is not None)
     if calibrates or data_args.eval_file or data_args.test_file or data_args.dataset:
@@ -102,6 +98,19 @@ def run(argv: Sequence[str]) -> None:
         print("  8 bits are not faster here, or lose too much.")
     elif len(done.files) > 1:
         print(f"  {FILES[done.fastest]} is the fastest here.")
+
+
+def _refuse(args: ExportArguments) -> None:
+    """Refuse flags that do not go together.
+
+    Raises:
+        ValueError: says which.
+    """
+    for flag, value in (("--calibration-samples", args.calibration_samples), ("--threads", args.threads)):
+        if value is not None and value < 1:
+            raise ValueError(f"{flag} must be at least 1, got {value}.")
+    if args.format == "openvino" and (args.quantize not in (None, "int8") or args.threads or args.optimize != "auto"):
+        raise ValueError("--format openvino takes --quantize int8, and neither --optimize nor --threads.")
 
 
 def _say(done: Export) -> None:

@@ -83,23 +83,11 @@ def load(
     if isinstance(rows, IterableDataset) and rows.features is None:
         rows = rows._resolve_features()
     train = _packed(rows, _packer(args, corpus.documents or documents, rows, tokenizer))
-    held_out: Dataset | None = None
     if args.eval_file:
         rows, documents = _file_rows(Path(args.eval_file), streaming=False)
         held_out = _packed(rows, _packer(args, corpus.documents or documents, rows, tokenizer))
-    elif corpus.held_out and isinstance(train, IterableDataset):
-        held_out = Dataset.from_list(list(train.take(corpus.held_out)))
-        if len(held_out) < corpus.held_out:
-            raise ValueError(f"The text makes fewer than the {corpus.held_out} sequences of --held-out.")
-        train = train.skip(corpus.held_out)
-    elif corpus.held_out:
-        if len(train) < 2:
-            raise ValueError(f"The text makes {len(train)} sequence of {args.max_length} tokens: there is too little.")
-        few = min(corpus.held_out, len(train) // 2)
-        if few < corpus.held_out:
-            logger.warning("The text makes %d sequences: %d are held out, not %d.", len(train), few, corpus.held_out)
-        split = train.train_test_split(few, seed=seed)
-        train, held_out = split["train"], split["test"]
+    else:
+        train, held_out = _hold_out(train, corpus.held_out, args.max_length, seed)
     if isinstance(train, IterableDataset):
         train = train.shuffle(seed=seed, buffer_size=_SHUFFLE_BUFFER)
     if args.max_train_samples is not None:
@@ -109,6 +97,30 @@ def load(
         else:
             train = train.select(range(min(wanted, len(train))))
     return train, held_out
+
+
+def _hold_out(
+    train: Dataset | IterableDataset, wanted: int, max_length: int, seed: int
+) -> tuple[Dataset | IterableDataset, Dataset | None]:
+    """Sequences to train on, and so many others, or as many as half of them.
+
+    Raises:
+        ValueError: there are too few.
+    """
+    if not wanted:
+        return train, None
+    if isinstance(train, IterableDataset):
+        held_out = Dataset.from_list(list(train.take(wanted)))
+        if len(held_out) < wanted:
+            raise ValueError(f"The text makes fewer than the {wanted} sequences of --held-out.")
+        return train.skip(wanted), held_out
+    if len(train) < 2:
+        raise ValueError(f"The text makes {len(train)} sequence of {max_length} tokens: there is too little.")
+    few = min(wanted, len(train) // 2)
+    if few < wanted:
+        logger.warning("The text makes %d sequences: %d are held out, not %d.", len(train), few, wanted)
+    split = train.train_test_split(few, seed=seed)
+    return split["train"], split["test"]
 
 
 def _rows(args: loading.DataArguments, streaming: bool) -> tuple[Dataset | IterableDataset, str]:

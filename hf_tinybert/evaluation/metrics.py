@@ -7,10 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import seqeval.metrics as seqeval
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import f1_score
 from transformers import EvalPrediction
 
 
@@ -48,6 +46,8 @@ def several_labels(prediction: EvalPrediction) -> dict[str, float]:
     """Of a multi-label task, with one half as the threshold: F1 over all decisions, F1 averaged over classes (those
     that occur or were predicted), and the share of rows in which every label is right.
     """
+    from sklearn.metrics import f1_score  # here, as below: it takes half a second to import
+
     chosen, gold = (_logits(prediction) > 0).astype(int), np.asarray(prediction.label_ids).astype(int)
     seen = np.flatnonzero(chosen.any(0) | gold.any(0))
     return {
@@ -65,6 +65,8 @@ def tags(chosen: np.ndarray, gold: np.ndarray, names: Sequence[str]) -> dict[str
         gold: `[N, S]`, -100 where there is no word's first piece.
         names: of the tags.
     """
+    import seqeval.metrics as seqeval
+
     kept = gold != -100
     measured = {"accuracy": float((chosen == gold)[kept].mean())}
     if are_entities(names):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
-from hf_tinybert.benchmark.comparison import Comparison, compare
 from hf_tinybert.distillation.objective import ObjectiveConfig
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.model_card import pictures
 from hf_tinybert.model_card.gather import gather
 from hf_tinybert.model_card.page import write
 from hf_tinybert.models import peft
+
+if TYPE_CHECKING:
+    from hf_tinybert.benchmark.comparison import Comparison
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ def make(
         sentence: what both models read in the picture of attention.
         **given: `language`, `license`, `tags`, `dataset_tags`, `dataset` (see `gather`).
     """
+    from hf_tinybert.benchmark.comparison import compare  # with exporters and runtimes, a second to import
+
     folder, student, teacher = trainer.args.output_dir, trainer.student, trainer.teacher
     whole = not trainer.is_fsdp_enabled  # of a sharded model this process has a part
     if comparison is None and whole:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hf_tinybert.benchmark.comparison import Comparison
 from hf_tinybert.layer_mapping import LayerMapping
+
+if TYPE_CHECKING:
+    from hf_tinybert.benchmark.comparison import Comparison
 
 #: Metrics that say how the evaluation went, not how good the model is.
 _NO_SCORES = ("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "epoch")

@@ -8,13 +8,12 @@ import os
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel, TrainingArguments
 
-from hf_tinybert.benchmark.comparison import Comparison
 from hf_tinybert.configuration import PROVENANCE_KEY
 from hf_tinybert.distillation.phases import INTERMEDIATE_LEVELS, PREDICTION_LEVELS
 from hf_tinybert.hub.upload import CARD_NAME
@@ -24,6 +23,9 @@ from hf_tinybert.models import peft, sentence_transformers_files
 from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.loading import pipeline_tag
 from hf_tinybert.training_args import DistillationTrainingArguments
+
+if TYPE_CHECKING:
+    from hf_tinybert.benchmark.comparison import Comparison
 
 logger = logging.getLogger(__name__)
 

@@ -26,9 +26,7 @@ from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.label_alignment import LabelAlignment
 
 _LAYER_PARTS = (
-    "attention.self.query",
-    "attention.self.key",
-    "attention.self.value",
+    *("attention.self.query", "attention.self.key", "attention.self.value"),
     "attention.output.dense",
     "attention.output.LayerNorm",
     "intermediate.dense",
