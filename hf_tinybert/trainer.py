@@ -30,7 +30,7 @@ from hf_tinybert.distillation.loss_series import check_finite
 from hf_tinybert.distillation.objective import DistillationObjective, ObjectiveConfig
 from hf_tinybert.distillation.phases import PhasePlan, learning_rate_function
 from hf_tinybert.distillation.run import DistillationRun, check_optimizer, join_optimizer, open_source, projections_for
-from hf_tinybert.evaluation.fidelity import FidelityEvaluation
+from hf_tinybert.evaluation.fidelity_evaluation import FidelityEvaluation
 from hf_tinybert.evaluation.trainer import FidelityTrainer
 from hf_tinybert.hub import checkpoints
 from hf_tinybert.hub.saving import StudentFiles

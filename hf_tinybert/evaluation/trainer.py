@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from transformers import PreTrainedModel
 
 from hf_tinybert.distillation.objective import DistillationObjective, ObjectiveConfig
-from hf_tinybert.evaluation.fidelity import FidelityEvaluation
+from hf_tinybert.evaluation.fidelity_evaluation import FidelityEvaluation
 from hf_tinybert.hub.trainer import HubTrainer
 from hf_tinybert.models.output_types import VECTORS, output_type
 from hf_tinybert.teacher import inputs as teacher_inputs

@@ -14,7 +14,7 @@ from hf_tinybert.data import column_names, loading
 from hf_tinybert.data.loading import DataArguments, pick_column
 from hf_tinybert.evaluation import metrics
 from hf_tinybert.models import head_init
-from hf_tinybert.tasks.labels import Labels
+from hf_tinybert.tasks.label_names import Labels
 from hf_tinybert.tasks.task import Encoded, Task
 
 logger = logging.get_logger(__name__)

@@ -18,7 +18,7 @@ from hf_tinybert.data import loading
 from hf_tinybert.data.loading import pick_column
 from hf_tinybert.evaluation import metrics
 from hf_tinybert.models.loading import loses_spaces
-from hf_tinybert.tasks.labels import Labels, named
+from hf_tinybert.tasks.label_names import Labels, named
 from hf_tinybert.tasks.task import Encoded, Metric, Task
 
 _WORDS = ("tokens", "words")

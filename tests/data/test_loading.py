@@ -13,7 +13,7 @@ from transformers import BertConfig
 
 from hf_tinybert.data import loading
 from hf_tinybert.data.loading import DataArguments, check_max_length, load_raw, shortened
-from hf_tinybert.tasks.labels import Labels
+from hf_tinybert.tasks.label_names import Labels
 from hf_tinybert.tasks.text_classification import Columns, checked, encode
 
 DEMO = resources.files("hf_tinybert.data") / "demo_data"
