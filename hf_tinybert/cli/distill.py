@@ -63,12 +63,10 @@ def run(argv: Sequence[str]) -> None:
         return
     if corpus_args != corpus.CorpusArguments():
         raise ValueError("--documents, --streaming and --held-out go with --stage general.")
-    task = tasks.start(model_args.task, load_config(model_args.teacher), data_args)
-    task.read(training=True)
+    task = tasks.start(model_args.task, load_config(model_args.teacher), data_args, training=True)
     teacher = load_model(model_args.teacher, task.auto)
     tokenizer = load_tokenizer(model_args.teacher, "teacher", task.single_words)
     loading.check_max_length(data_args.max_length, Encoder.from_model(teacher).max_length, "the teacher")
-    task.shorten()
     own = stage.own_tokenizer(model_args, training_args, tokenizer) if task.of_texts else None
     student_config = config_of_student(teacher, model_args.student, own is not None)
     loading.check_max_length(data_args.max_length, max_length_of(student_config), "the student")

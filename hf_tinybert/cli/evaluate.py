@@ -35,8 +35,7 @@ def run(argv: Sequence[str]) -> None:
         (EvaluateArguments, loading.DataArguments),
         argv,
     )
-    task = tasks.start(model_args.task, load_config(model_args.model, "model"), data_args)
-    task.read(training=False)
+    task = tasks.start(model_args.task, load_config(model_args.model, "model"), data_args, training=False)
     model = load_model(model_args.model, task.auto, role="model")
     tokenizer = load_tokenizer(model_args.model, "model", task.single_words)
     loading.check_max_length(data_args.max_length, Encoder.from_model(model).max_length, "the model")

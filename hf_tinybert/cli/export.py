@@ -69,8 +69,7 @@ def run(argv: Sequence[str]) -> None:
     calibrates = args.quantize == "int8-static" or (args.quantize == "auto" and data_args.train_file is not None)
     if calibrates or data_args.eval_file or data_args.test_file or data_args.dataset:
         config = load_config(args.model, "model")
-        task = tasks.start(tasks.of_model(config) or "feature-extraction", config, data_args)
-        task.read(training=calibrates)
+        task = tasks.start(tasks.of_model(config) or "feature-extraction", config, data_args, calibrates)
         measured = _Check(args, task)
         if measured.split is not None:
             check = measured

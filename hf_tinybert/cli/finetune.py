@@ -39,14 +39,12 @@ def run(argv: Sequence[str]) -> None:
         save_strategy="no",
         **arguments.TRAINING_DEFAULTS,
     )
-    task = tasks.start(model_args.task, None, data_args)
-    task.read(training=True)
+    task = tasks.start(model_args.task, None, data_args, training=True)
     check_folder(model_args.model, "model")
     set_seed(training_args.seed)
     model = _load(model_args.model, task)
     loading.check_max_length(data_args.max_length, model.config.max_position_embeddings, "the model")
     tokenizer = load_tokenizer(model_args.model, "model", task.single_words)
-    task.shorten()
     encoded = task.encode(tokenizer, model.config)
     trainer = HubTrainer(model=model, args=training_args, processing_class=tokenizer, **encoded.trainer_arguments())
     resumed = arguments.resume(training_args)

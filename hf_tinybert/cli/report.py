@@ -65,8 +65,7 @@ def run(argv: Sequence[str]) -> None:
         task = None
         if has_data:
             config = load_config(args.teacher)
-            task = tasks.start(args.task or tasks.of_model(config) or "feature-extraction", config, data_args)
-            task.read(training=False)
+            task = tasks.start(args.task or tasks.of_model(config) or "feature-extraction", config, data_args, False)
         alike, said = measure(found, args.teacher, task, args.sentence, args.mistakes, args.use_cpu)
     print(make(found, args.output, alike, said, args.sentence))
 

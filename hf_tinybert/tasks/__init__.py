@@ -28,15 +28,19 @@ TASKS: dict[str, type[Task]] = {
 WITH_LABELS = tuple(name for name, task in TASKS.items() if not task.needs_teacher)
 
 
-def start(name: str | None, config: PretrainedConfig | None, args: DataArguments) -> Task:
-    """The named task, or that of a model, or text classification.
+def start(name: str | None, config: PretrainedConfig | None, args: DataArguments, training: bool) -> Task:
+    """The named task, or that of a model, or text classification, with its data read.
 
     Args:
         name: one of `TASKS`, or None.
         config: of a fine-tuned model, whose class says its task.
         args: where the data come from.
+        training: whether training data are needed; without, they are left out.
+
+    Raises:
+        ValueError: the data are missing, or cannot be of this task.
     """
-    return TASKS[name or of_model(config) or "text-classification"](args)
+    return TASKS[name or of_model(config) or "text-classification"](args, training)
 
 
 def of_model(config: PretrainedConfig | None) -> str | None:

@@ -37,10 +37,10 @@ class FeatureExtraction(Task):
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Encoded:
         """Token ids of every text, and of what is evaluated on the metric."""
-        scores = {name: self._scores(name, dataset) for name, dataset in self.splits.items() if name != "train"}
+        scores = {name: self._scores(name, dataset) for name, dataset in self.examples.items() if name != "train"}
         scored = any(values is not None for values in scores.values())
         encoded, measures = DatasetDict(), {}
-        for name, dataset in self.splits.items():
+        for name, dataset in self.examples.items():
             texts = [text for row in zip(*self._texts(dataset), strict=True) for text in row]
             values = scores.get(name)
             if values is None:

@@ -49,7 +49,7 @@ class FillMask(Task):
                 name: dataset.map(
                     tokenize, batched=True, remove_columns=dataset.column_names, desc=f"Tokenising {name}"
                 )
-                for name, dataset in self.splits.items()
+                for name, dataset in self.examples.items()
             }
         )
         collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15, pad_to_multiple_of=8)

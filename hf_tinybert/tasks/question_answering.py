@@ -48,7 +48,7 @@ class QuestionAnswering(Task):
         stride, length = self.args.doc_stride, self.args.max_length
         longest = max(
             len(ids)
-            for dataset in self.splits.values()
+            for dataset in self.examples.values()
             for ids in tokenizer(list(dataset[self.question]), add_special_tokens=True)["input_ids"]
         )
         if longest + stride >= length:
@@ -57,7 +57,7 @@ class QuestionAnswering(Task):
                 f"--doc-stride of {stride}: raise the one or lower the other."
             )
         encoded, measures = DatasetDict(), {}
-        for name, dataset in self.splits.items():
+        for name, dataset in self.examples.items():
             windows = _windows(dataset, tokenizer, (self.question, self.context, self.answers), length, stride)
             measures[name] = metric_of(dataset, windows, self.context, self.answers)
             encoded[name] = windows.remove_columns(["row", "offsets"])

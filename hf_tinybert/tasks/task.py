@@ -65,6 +65,10 @@ class Task(ABC):
 
     Args:
         args: where the data come from.
+        training: whether training data are needed; without, they are left out.
+
+    Raises:
+        ValueError: the data are missing, or cannot be of this task.
 
     Attributes:
         auto: the Auto class of its models.
@@ -79,21 +83,10 @@ class Task(ABC):
     of_texts = False
     single_words = False
 
-    def __init__(self, args: DataArguments) -> None:
-        """Nothing is read yet."""
+    def __init__(self, args: DataArguments, training: bool) -> None:
+        """Read and check the data."""
         self.args = args
-        self.splits = DatasetDict()
-
-    def read(self, training: bool) -> None:
-        """Read and check the data.
-
-        Args:
-            training: whether training data are needed; without, they are left out.
-
-        Raises:
-            ValueError: they are missing, or cannot be of this task.
-        """
-        splits = loading.load_raw(self.args)
+        splits = loading.load_raw(args)
         if not training:
             splits.pop("train", None)
             if not splits:
@@ -105,11 +98,13 @@ class Task(ABC):
         splits = self._check(splits)
         if training and "train" not in splits:
             raise ValueError("The training data has no labels.")
+        #: The rows as they were read, checked. They say which labels there are.
         self.splits = splits
 
-    def shorten(self) -> None:
-        """Keep no more training examples than `--max-train-samples`."""
-        self.splits = loading.shortened(self.splits, self.args)
+    @property
+    def examples(self) -> DatasetDict:
+        """The rows that are encoded: no more for training than `--max-train-samples`."""
+        return loading.shortened(self.splits, self.args)
 
     @abstractmethod
     def _check(self, splits: DatasetDict) -> DatasetDict:

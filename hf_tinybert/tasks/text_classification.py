@@ -90,7 +90,7 @@ class TextClassification(Task):
     def encode(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Encoded:
         """Token ids, and label ids as the model counts them."""
         labels = Labels.from_config(config)
-        encoded = encode(self.splits, self.columns, labels, tokenizer, self.args.max_length)
+        encoded = encode(self.examples, self.columns, labels, tokenizer, self.args.max_length)
         leading, metric = metrics.for_labels(labels.is_regression, labels.several)
         return Encoded(encoded, loading.collator(tokenizer), leading, dict.fromkeys(encoded, metric))
 

@@ -73,7 +73,7 @@ class TokenClassification(Task):
             return {**pieces, "labels": rows}
 
         encoded = DatasetDict()
-        for name, dataset in self.splits.items():
+        for name, dataset in self.examples.items():
             known = _tag_ids(dataset, name, self.tags, ids)
             rows = dataset.select_columns([self.words]).add_column("known", known)
             encoded[name] = rows.map(

@@ -37,8 +37,9 @@ def test_it_measures_what_it_wrote(command, distilled, files, tmp_path):
 
 def test_what_has_lost_too_much_is_said(teacher_folder, teacher):
     """Of a file that answers as an untrained student does; the teacher itself has lost nothing."""
-    task = tasks.start("text-classification", teacher.config, DataArguments(eval_file=DATA[1], label_column="intent"))
-    task.read(training=False)
+    task = tasks.start(
+        "text-classification", teacher.config, DataArguments(eval_file=DATA[1], label_column="intent"), False
+    )
     check = export._Check(export.ExportArguments(model=teacher_folder, max_drop=0.05), task)
     weak = factories.small_student(teacher)
     weak.path = Path("model_quantized.onnx")

@@ -21,8 +21,9 @@ def task_of(tmp_path, train, held_out, **changes):
     for split, rows in {"train_file": train, "eval_file": held_out}.items():
         paths[split] = tmp_path / f"{split}.jsonl"
         paths[split].write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    task = FeatureExtraction(DataArguments(**{name: str(path) for name, path in paths.items()}, **changes))
-    task.read(training=True)
+    task = FeatureExtraction(
+        DataArguments(**{name: str(path) for name, path in paths.items()}, **changes), training=True
+    )
     return task
 
 

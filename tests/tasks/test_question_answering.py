@@ -31,8 +31,9 @@ ROWS = [
 def encoded(tmp_path, tokenizer, rows=ROWS, **changes):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    task = QuestionAnswering(DataArguments(train_file=str(path), **{"max_length": 40, "doc_stride": 8} | changes))
-    task.read(training=True)
+    task = QuestionAnswering(
+        DataArguments(train_file=str(path), **{"max_length": 40, "doc_stride": 8} | changes), training=True
+    )
     return task.encode(tokenizer, BertConfig())
 
 

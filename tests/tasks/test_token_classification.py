@@ -15,8 +15,7 @@ from hf_tinybert.tasks.token_classification import TokenClassification
 def task_of(tmp_path, rows, **changes):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    task = TokenClassification(DataArguments(train_file=str(path), **changes))
-    task.read(training=True)
+    task = TokenClassification(DataArguments(train_file=str(path), **changes), training=True)
     return task
 
 
@@ -54,8 +53,7 @@ def test_a_class_label_keeps_its_order(tmp_path, tokenizer):
     data = Dataset.from_dict({"tokens": [["a", "b"]], "ner_tags": [[0, 1]]})
     data = data.cast_column("ner_tags", List(ClassLabel(names=names)))
     data.to_parquet(str(tmp_path / "train.parquet"))
-    task = TokenClassification(DataArguments(train_file=str(tmp_path / "train.parquet")))
-    task.read(training=True)
+    task = TokenClassification(DataArguments(train_file=str(tmp_path / "train.parquet")), training=True)
     assert list(task.config_kwargs()["id2label"].values()) == names
     backwards = BertConfig(id2label={0: "I-x", 1: "B-x", 2: "O"}, label2id={"I-x": 0, "B-x": 1, "O": 2})
     assert [label for label in task.encode(tokenizer, backwards).splits["train"][0]["labels"] if label >= 0] == [2, 1]
@@ -64,9 +62,9 @@ def test_a_class_label_keeps_its_order(tmp_path, tokenizer):
 def test_wnut(shared_data, tokenizer):
     folder = shared_data / "wnut17"
     task = TokenClassification(
-        DataArguments(train_file=str(folder / "train.conll"), test_file=str(folder / "test.conll"))
+        DataArguments(train_file=str(folder / "train.conll"), test_file=str(folder / "test.conll")),
+        training=True,
     )
-    task.read(training=True)
     assert {name: len(rows) for name, rows in task.splits.items()} == {"train": 3394, "test": 1287}
     tags = set(task.config_kwargs()["label2id"])
     assert len(tags) == 13
