@@ -27,7 +27,7 @@ def masked_lm() -> str:
     return str(MASKED_LM) if MASKED_LM.is_dir() else small_teacher.minilm()
 
 
-def cut(auto, source: str, folder: Path) -> Path:
+def cut(auto, source: str, folder: Path, layers: int = LAYERS) -> Path:
     """The model of a folder with fewer layers and tokens, and the small teacher's tokenizer."""
     model = auto.from_pretrained(source)
     known = AutoTokenizer.from_pretrained(source).get_vocab()
@@ -35,8 +35,8 @@ def cut(auto, source: str, folder: Path) -> Path:
     rows = [known[token] for token in tokens]
     config = copy.deepcopy(model.config)
     before, config.vocab_size = config.vocab_size, len(rows)
-    config.num_hidden_layers = LAYERS
-    left_out = tuple(f"layer.{layer}." for layer in range(LAYERS, model.config.num_hidden_layers))
+    config.num_hidden_layers = layers
+    left_out = tuple(f"layer.{layer}." for layer in range(layers, model.config.num_hidden_layers))
     weights = {
         name: value[rows] if value.shape[:1] == (before,) else value
         for name, value in model.state_dict().items()
