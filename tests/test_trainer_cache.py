@@ -26,7 +26,7 @@ from transformers import (
 from transformers.utils import logging
 
 from hf_tinybert import DistillationTrainer, create_student
-from hf_tinybert.teacher.cache.signals import CachedFeatures, CachedLogits
+from hf_tinybert.teacher.cache.sources import CachedFeatures, CachedLogits
 from hf_tinybert.teacher.source import OnlineTeacher
 
 TOLERANCE = 1e-5

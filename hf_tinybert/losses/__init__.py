@@ -14,9 +14,10 @@ Shapes: B sequences, S positions, d features, h heads, C classes. A mask is `[B,
 position and 0 for padding; without a mask every position is real.
 """
 
+from hf_tinybert.losses.attention import attention_loss, real_pairs, relation_loss
+from hf_tinybert.losses.hidden import embedding_loss, hidden_loss
 from hf_tinybert.losses.kernels import band
-from hf_tinybert.losses.layers import attention_loss, embedding_loss, hidden_loss, real_pairs, relation_loss
-from hf_tinybert.losses.outputs import (
+from hf_tinybert.losses.prediction import (
     hard_label_loss,
     regression_loss,
     soft_binary_cross_entropy,

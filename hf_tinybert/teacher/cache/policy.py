@@ -22,7 +22,7 @@ from hf_tinybert.teacher.cache import key as keys
 from hf_tinybert.teacher.cache import layout, rows
 from hf_tinybert.teacher.cache.layout import Layout
 from hf_tinybert.teacher.cache.logits import LogitsTable
-from hf_tinybert.teacher.cache.signals import CachedFeatures, CachedLogits
+from hf_tinybert.teacher.cache.sources import CachedFeatures, CachedLogits
 from hf_tinybert.teacher.cache.store import FeatureStore, free_bytes, readable
 from hf_tinybert.teacher.source import OnlineTeacher, TeacherSource
 from hf_tinybert.training_args import DistillationTrainingArguments

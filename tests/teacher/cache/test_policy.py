@@ -12,7 +12,7 @@ import tiny_models
 
 from hf_tinybert.teacher.cache import key, policy, store
 from hf_tinybert.teacher.cache.policy import open_source
-from hf_tinybert.teacher.cache.signals import CachedFeatures, CachedLogits
+from hf_tinybert.teacher.cache.sources import CachedFeatures, CachedLogits
 from hf_tinybert.teacher.source import OnlineTeacher
 
 

@@ -10,7 +10,7 @@ from transformers import AutoModelForTokenClassification
 
 from hf_tinybert.teacher.cache import rows
 from hf_tinybert.teacher.cache.policy import open_source
-from hf_tinybert.teacher.cache.signals import CachedFeatures, CachedLogits
+from hf_tinybert.teacher.cache.sources import CachedFeatures, CachedLogits
 
 BATCHES = [[0, 5, 3], [7, 1], [39, 2, 20, 11]]
 

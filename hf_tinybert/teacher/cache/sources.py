@@ -1,4 +1,4 @@
-"""Teacher signals that read what the teacher said before, and ask it only for what is not known."""
+"""Teacher sources that read what is cached, and run the teacher only for what is not."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_tinybert.losses.layers import hidden_loss
+from hf_tinybert.losses.hidden import hidden_loss
 from hf_tinybert.losses.reductions import Reduction, check_same_shape, check_temperature, full_precision, reduced_rows
 
 
