@@ -31,7 +31,7 @@ from hf_tinybert.distillation.objective import DistillationObjective, ObjectiveC
 from hf_tinybert.distillation.phases import PhasePlan, learning_rate_function
 from hf_tinybert.distillation.run import DistillationRun, check_optimizer, join_optimizer, open_source, projections_for
 from hf_tinybert.evaluation.fidelity_evaluation import FidelityEvaluation
-from hf_tinybert.evaluation.trainer import FidelityTrainer
+from hf_tinybert.evaluation.fidelity_trainer import FidelityTrainer
 from hf_tinybert.hub import checkpoints
 from hf_tinybert.hub.saving import StudentFiles
 from hf_tinybert.models import peft
