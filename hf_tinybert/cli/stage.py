@@ -1,4 +1,4 @@
-"""What both stages of `hf-tinybert distill` do alike: starting a student, and training it."""
+"""What both stages of `hf-tinybert distill` do alike: a student's tokenizer, training, publishing."""
 
 from __future__ import annotations
 

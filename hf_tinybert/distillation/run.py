@@ -227,7 +227,7 @@ def join_optimizer(optimizer: torch.optim.Optimizer | None, projections: Project
     """Give an optimiser that was passed in, and knows the student's parameters only, the projections too."""
     if optimizer is None:
         return
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    held = _held(optimizer)
     new = [parameter for parameter in projections.parameters() if id(parameter) not in held]
     if new:
         optimizer.add_param_group({"params": new})
@@ -241,7 +241,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer | None, student: torch.nn.M
     """
     if optimizer is None:
         return
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    held = _held(optimizer)
     if not any(id(parameter) in held for parameter in student.parameters() if parameter.requires_grad):
         raise ValueError(
             "The optimizer that was given (optimizers=...) holds none of the student's trainable parameters, so "
@@ -249,3 +249,8 @@ def check_optimizer(optimizer: torch.optim.Optimizer | None, student: torch.nn.M
             "first (`create_student`) and the optimizer of its parameters, or give "
             "optimizer_cls_and_kwargs=(torch.optim.AdamW, {...})."
         )
+
+
+def _held(optimizer: torch.optim.Optimizer) -> set[int]:
+    """The identities of an optimiser's parameters."""
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
