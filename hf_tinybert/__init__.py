@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hf_tinybert.utils.lazy import lazy_names
 
 if TYPE_CHECKING:
     from hf_tinybert import losses
@@ -30,28 +31,16 @@ __all__ = [
     "trim_vocabulary",
 ]
 
-#: Name -> the module that holds it, which is imported when the name is first used.
-_HOMES = {
+#: Public name -> its module, imported at the first access.
+_MODULES = {
     "DistillationTrainer": "trainer",
     "DistillationTrainingArguments": "training_args",
     "LayerMapping": "layer_mapping",
     "TinyBertConfig": "configuration",
     "create_student": "student.create",
+    "losses": "losses",
     "merge_adapter": "models.peft",
     "tokenize_for_teacher": "teacher.inputs",
     "trim_vocabulary": "student.vocabulary",
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name == "losses":
-        return importlib.import_module("hf_tinybert.losses")
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"hf_tinybert.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -1,15 +1,15 @@
-"""`TinyBertConfig`: the shapes of students, saved as plain BERT configurations."""
+"""`TinyBertConfig`: the sizes of students, saved as plain BERT configurations."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 from transformers import BertConfig, PretrainedConfig
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-#: Key of a saved configuration under which a student says what it was made from; plain BERT ignores it.
+#: Key of a saved configuration that holds the student's provenance; plain BERT ignores it.
 PROVENANCE_KEY = "tinybert"
 
 #: name -> (layers, hidden size, feed-forward size, heads). The first two are the paper's (table 1).
@@ -35,50 +35,50 @@ DEFAULT_PRESET = "tinybert-4l-312d"
 class TinyBertConfig(BertConfig):
     """A BERT configuration of a student's size.
 
-    What is saved is a plain BERT's `config.json` (`"model_type": "bert"`): a student needs no code of ours to
-    load. Every argument of `BertConfig` is taken; sizes that are not given are those of `tinybert-4l-312d`, and
-    `attention_probs_dropout_prob` is 0 instead of 0.1: PyTorch's fused attention on a CPU does not know it and
-    writes the maps out, and on SST-2 it made no difference (`docs/performance.md`).
+    It is saved as a plain BERT's `config.json` (`"model_type": "bert"`), so loading a student needs only transformers.
+    Every argument of `BertConfig` is accepted; sizes that are not given are those of `tinybert-4l-312d`, and
+    `attention_probs_dropout_prob` is 0 instead of 0.1: PyTorch's fused attention on a CPU does not support dropout and
+    falls back to materialised maps, and on SST-2 it made no difference (`docs/performance.md`).
     """
 
     model_type = "bert"
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: object) -> None:
         """Fill in the default preset's sizes."""
         super().__init__(**(PRESETS[DEFAULT_PRESET] | {"attention_probs_dropout_prob": 0.0} | kwargs))
 
     @classmethod
-    def preset(cls, name: str, **overrides: Any) -> TinyBertConfig:
+    def preset(cls, name: str, **overrides: object) -> TinyBertConfig:
         """The configuration of a preset, with BERT's vocabulary and any overrides.
 
         Raises:
-            ValueError: there is no such preset; the message lists those there are.
+            ValueError: there is no such preset; the message lists the presets.
         """
         return cls(**(preset_sizes(name) | overrides))
 
     @classmethod
     def from_teacher(
-        cls, teacher_config: PretrainedConfig, preset: str = DEFAULT_PRESET, **overrides: Any
+        cls, teacher_config: PretrainedConfig, preset: str = DEFAULT_PRESET, **overrides: object
     ) -> TinyBertConfig:
-        """A student of a preset's size that reads the teacher's inputs and answers with its labels.
+        """A student of a preset's size with the teacher's inputs and labels.
 
         Vocabulary, padding id, token types, longest input, labels (`id2label`, `problem_type`) and the number
-        of attention heads come from the teacher. Where the preset's width is no multiple of the teacher's
-        heads, the preset's heads stay, and attention is compared otherwise (`head_matching`).
+        of attention heads come from the teacher. If the preset's width is no multiple of the teacher's number of
+        heads, the preset's number is kept, and `head_matching` sets how attention is compared.
 
         Args:
             teacher_config: the teacher's configuration.
             preset: name of the preset.
-            **overrides: any argument of `BertConfig`; wins over teacher and preset.
+            **overrides: any argument of `BertConfig`; takes precedence over teacher and preset.
 
         Raises:
             ValueError: the preset is unknown, or the width is no multiple of the number of heads.
         """
         sizes = preset_sizes(preset)
-        taken: dict[str, Any] = {
+        taken: dict[str, object] = {
             "vocab_size": teacher_config.vocab_size,
             "pad_token_id": teacher_config.pad_token_id,
-            # Families without token types (DeBERTa, DistilBERT) may still have tokenizers that give them.
+            # Families without token types (DeBERTa, DistilBERT) may have tokenizers that make them.
             "type_vocab_size": getattr(teacher_config, "type_vocab_size", 0) or 2,
             "max_position_embeddings": teacher_config.max_position_embeddings,
             "hidden_act": getattr(teacher_config, "hidden_act", "gelu"),
@@ -92,17 +92,17 @@ class TinyBertConfig(BertConfig):
                 taken[special] = getattr(teacher_config, special)
         heads = teacher_config.num_attention_heads
         width = overrides.get("hidden_size", sizes["hidden_size"])
-        if width % heads == 0:
+        if isinstance(width, int) and width % heads == 0:
             taken["num_attention_heads"] = heads
         elif "num_attention_heads" not in overrides:
             logger.warning(
                 f"The teacher has {heads} attention heads, which do not divide the student's width {width}; the "
-                f"student keeps {sizes['num_attention_heads']}, and head_matching says how they are compared."
+                f"student keeps {sizes['num_attention_heads']}, and head_matching sets how they are compared."
             )
         if overrides.keys() & {"num_labels", "id2label", "label2id"}:
             del taken["id2label"], taken["label2id"]
-            if "id2label" in overrides:
-                taken["label2id"] = {name: int(index) for index, name in overrides["id2label"].items()}
+            if isinstance(id2label := overrides.get("id2label"), Mapping):
+                taken["label2id"] = {name: int(index) for index, name in id2label.items()}
         config = cls(**(sizes | taken | overrides))
         if config.hidden_size % config.num_attention_heads:
             raise ValueError(
@@ -111,7 +111,7 @@ class TinyBertConfig(BertConfig):
         return config
 
     def to_bert_config(self) -> BertConfig:
-        """The same configuration as a plain `BertConfig`, as models are built from."""
+        """The same configuration as a plain `BertConfig`, from which models are built."""
         values = self.to_dict()
         values.pop("model_type", None)
         return BertConfig.from_dict(values)

@@ -1,9 +1,8 @@
-"""Which teacher layer teaches which student layer: the function g(m) of the paper (section 3.1)."""
+"""The layer mapping: the function g(m) of the paper (section 3.1), from student layers to teacher layers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 STRATEGIES = ("uniform", "first", "last")
 
@@ -23,7 +22,7 @@ class LayerMapping(Mapping[int, int]):
     """
 
     def __init__(self, pairs: Mapping[int, int]) -> None:
-        """Check the pairs that can be checked without the models."""
+        """Check the pairs as far as that is possible without the models."""
         checked: dict[int, int] = {}
         for student, teacher in pairs.items():
             if isinstance(student, bool) or isinstance(teacher, bool):
@@ -48,7 +47,7 @@ class LayerMapping(Mapping[int, int]):
     def uniform(cls, student_layers: int, teacher_layers: int) -> LayerMapping:
         """The paper's mapping, g(m) = m * N / M, rounded down where M does not divide N.
 
-        12 to 4 gives 3, 6, 9, 12; 6 to 4 gives 1, 3, 4, 6. The last layer always meets the last layer.
+        12 to 4 gives 3, 6, 9, 12; 6 to 4 gives 1, 3, 4, 6. The last layers are always matched with each other.
         """
         cls._check_depths("uniform", student_layers, teacher_layers)
         return cls({m: m * teacher_layers // student_layers for m in range(student_layers + 1)})
@@ -156,7 +155,7 @@ class LayerMapping(Mapping[int, int]):
         """The number of mapped student layers, the embedding block included."""
         return len(self._pairs)
 
-    def __eq__(self, other: Any) -> bool:
+    def __eq__(self, other: object) -> bool:
         """Equal to any mapping of the same pairs."""
         return isinstance(other, Mapping) and self._pairs == dict(other)
 

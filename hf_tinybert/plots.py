@@ -1,49 +1,53 @@
-"""Pictures, drawn with matplotlib (the `plots` extra): models side by side, losses, layers, attention."""
+"""Pictures, drawn with matplotlib (the `plots` extra): teacher and student, losses, layers, attention."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from hf_tinybert.distillation.levels import Level
+from hf_tinybert.utils import extras
 from hf_tinybert.utils.files import file_beside
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from hf_tinybert.benchmark.comparison import Comparison
 
 _TEACHER, _STUDENT, _INK, _FAINT = "#8d99ae", "#d1495b", "#22223b", "#e6e8ee"
-#: Inches: no wider than what a phone's screen still shows in letters that can be read.
+#: Inches; the text of a wider picture is too small on a phone's screen.
 _WIDTH = 6.4
 
 
 def comparison_picture(comparison: Comparison, path: str | os.PathLike[str], title: str) -> None:
-    """Draw score, file size and latency of the models side by side into a PNG.
+    """Draw score, file size and latency of teacher and student as bars into a PNG.
 
     Args:
-        comparison: its first model is the teacher.
-        path: where the picture goes.
-        title: the headline.
+        comparison: of teacher and student.
+        path: of the PNG file.
+        title: of the picture.
 
     Raises:
-        ImportError: matplotlib is not installed; says which extra brings it.
+        ImportError: matplotlib is not installed; the message names the extra that installs it.
     """
     new = _figure()
-    models = comparison.models
+    models = (comparison.teacher, comparison.student)
     sizes = [None if m.bytes_on_disk is None else m.bytes_on_disk / 1e6 for m in models]
     panels = [
-        (f"{comparison.split} {comparison.metric}", [m.score for m in models], "{:.1%}", "kept"),
+        (_score_name(comparison), [m.score for m in models], "{:.1%}", "retained"),
         ("file size (MB)", sizes, "{:.0f}", "smaller"),
         (f"latency (ms, {comparison.length} tokens)", [m.latency_ms for m in models], "{:.1f}", "faster"),
     ]
     figure = new(figsize=(10, 3.6), layout="constrained")
     axes = figure.subplots(1, len(panels))
     figure.suptitle(title, color=_INK, fontsize=13, fontweight="bold")
-    colours = [_TEACHER] + [_STUDENT] * (len(models) - 1)
     for axis, (label, values, form, word) in zip(axes, panels, strict=True):
-        known = [0.0 if value is None else value for value in values]
-        bars = axis.bar([m.name for m in models], known, color=colours, width=0.6)
+        heights = [0.0 if value is None else value for value in values]
+        bars = axis.bar([m.name for m in models], heights, color=[_TEACHER, _STUDENT], width=0.6)
         for bar, value in zip(bars, values, strict=True):
             text = "not measured" if value is None else form.format(value)
             axis.annotate(
@@ -56,7 +60,7 @@ def comparison_picture(comparison: Comparison, path: str | os.PathLike[str], tit
                 color=_INK,
             )
         axis.set_title(label + _change(values, word), fontsize=10, color=_INK)
-        axis.set_ylim(0, max([*known, 1e-9]) * 1.18)
+        axis.set_ylim(0, max([*heights, 1e-9]) * 1.18)
         axis.set_yticks([])
         for side in ("top", "right", "left"):
             axis.spines[side].set_visible(False)
@@ -67,11 +71,11 @@ def comparison_picture(comparison: Comparison, path: str | os.PathLike[str], tit
 
 
 def curves_picture(history: Sequence[Mapping[str, float]], path: str | os.PathLike[str]) -> None:
-    """Draw the training losses by step into a PNG: one panel for each level, one line for each layer.
+    """Draw the training losses by step into a PNG: one panel for each kind of level, one line for each layer.
 
     Args:
         history: the Trainer's log history.
-        path: where the picture goes.
+        path: of the PNG file.
     """
     new = _figure()
     series: dict[str, list[tuple[float, float]]] = {}
@@ -79,34 +83,34 @@ def curves_picture(history: Sequence[Mapping[str, float]], path: str | os.PathLi
         for name, value in entry.items():
             if name.startswith("loss_") and "step" in entry:
                 series.setdefault(name.removeprefix("loss_"), []).append((entry["step"], value))
-    levels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    panels: dict[str, dict[int | None, list[tuple[float, float]]]] = {}
     for name, points in series.items():
-        level, _, layer = name.partition("_")
-        levels.setdefault(level if layer.isdigit() or not layer else name, {})[layer] = points
-    columns = min(len(levels), 2)
-    rows = -(-len(levels) // columns)
-    figure = new(figsize=(_WIDTH * columns / 2, 2.6 * rows), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.12)
+        panel, layer = _panel_and_layer(name)
+        panels.setdefault(panel, {})[layer] = points
+    columns = min(len(panels), 2)
+    rows = -(-len(panels) // columns)
+    figure = new(figsize=(_WIDTH * columns / 2, 2.6 * rows))
+    figure.set_layout_engine("constrained", h_pad=0.12)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axis in axes[len(levels) :]:
+    for axis in axes[len(panels) :]:
         axis.set_visible(False)
     from matplotlib import colormaps
 
     colours = colormaps["viridis"]
-    for axis, (level, layers) in zip(axes, levels.items(), strict=False):
+    for axis, (panel, layers) in zip(axes, panels.items(), strict=False):
         for number, (layer, points) in enumerate(layers.items()):
             colour = _STUDENT if len(layers) == 1 else colours(0.85 * number / max(len(layers) - 1, 1))
             steps, values = zip(*points, strict=True)
-            label = f"layer {layer}" if layer.isdigit() else None
+            label = None if layer is None else f"layer {layer}"
             axis.plot(steps, values, color=colour, label=label, linewidth=1.6, marker="." if len(steps) < 9 else None)
-        axis.set_title(level.replace("_", " "), fontsize=11, color=_INK)
+        axis.set_title(panel.replace("_", " "), fontsize=11, color=_INK)
         axis.set_xlabel("step", fontsize=10, color=_INK)
         axis.set_ylim(bottom=0)
         _plain(axis)
-        if any(layer.isdigit() for layer in layers):
-            # Below the panel: many layers' names would cover the curves.
-            side_by_side = 2 if len(layers) <= 4 else 3
-            axis.legend(frameon=False, fontsize=9, ncols=side_by_side, loc="upper center", bbox_to_anchor=(0.5, -0.22))
+        if any(layer is not None for layer in layers):
+            # Below the panel, so that the legend of many layers does not cover the curves.
+            per_row = 2 if len(layers) <= 4 else 3
+            axis.legend(frameon=False, fontsize=9, ncols=per_row, loc="upper center", bbox_to_anchor=(0.5, -0.22))
     with file_beside(path) as file:
         figure.savefig(file, dpi=130, format="png")
 
@@ -114,20 +118,20 @@ def curves_picture(history: Sequence[Mapping[str, float]], path: str | os.PathLi
 def attention_picture(
     tokens: Sequence[str], maps: Mapping[tuple[int, int], tuple[Tensor, Tensor]], path: str | os.PathLike[str]
 ) -> None:
-    """Draw attention of student and teacher side by side, a row for each pair of layers.
+    """Draw the attention maps of teacher and student side by side into a PNG, a row for each pair of layers.
 
     Args:
-        tokens: that the models read, S of them.
-        maps: (student layer, teacher layer) -> the two maps `[S, S]` of probabilities, the student's first.
-        path: where the picture goes.
+        tokens: the S input tokens.
+        maps: (student layer, teacher layer) -> two maps `[S, S]` of probabilities, the student's first.
+        path: of the PNG file.
     """
     new = _figure()
     size = max(_WIDTH / 2, 0.2 * len(tokens))
     figure = new(figsize=(size * 2, size * len(maps)), layout="constrained")
     axes = figure.subplots(len(maps), 2, squeeze=False)
-    for row, ((ours, theirs), (student, teacher)) in enumerate(maps.items()):
+    for row, ((student_layer, teacher_layer), (student, teacher)) in enumerate(maps.items()):
         brightest = max(float(student.max()), float(teacher.max()))
-        sides = ((f"teacher, layer {theirs}", teacher), (f"student, layer {ours}", student))
+        sides = ((f"teacher, layer {teacher_layer}", teacher), (f"student, layer {student_layer}", student))
         for column, (title, values) in enumerate(sides):
             axis = axes[row][column]
             axis.imshow(values.float().numpy(), cmap="magma", vmin=0, vmax=brightest)
@@ -145,8 +149,8 @@ def sizes_picture(comparisons: Mapping[str, Comparison], path: str | os.PathLike
     """Draw the metric against file size and against latency into a PNG, a point for each model.
 
     Args:
-        comparisons: student -> its comparison with its teacher, every model with a score.
-        path: where the picture goes.
+        comparisons: name of a student -> the comparison with its teacher; both models have a score.
+        path: of the PNG file.
     """
     new = _figure()
     figure = new(figsize=(_WIDTH, 3.2), layout="constrained")
@@ -155,18 +159,18 @@ def sizes_picture(comparisons: Mapping[str, Comparison], path: str | os.PathLike
     for axis, (attribute, factor, label) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
         points: dict[tuple[float, float], tuple[str, str]] = {}
         for name, comparison in comparisons.items():
-            for model, colour in ((comparison.models[0], _TEACHER), (comparison.models[-1], _STUDENT)):
+            for model, colour in ((comparison.teacher, _TEACHER), (comparison.student, _STUDENT)):
                 value = getattr(model, attribute)
                 if value is not None and model.score is not None:
-                    place = (value * factor, model.score)
-                    points.setdefault(place, ("teacher" if colour == _TEACHER else name, colour))
-        named: set[str] = set()
+                    point = (value * factor, model.score)
+                    points.setdefault(point, ("teacher" if colour == _TEACHER else name, colour))
+        labelled: set[str] = set()
         for number, ((x, y), (name, colour)) in enumerate(sorted(points.items())):
             axis.scatter([x], [y], color=colour, s=60, zorder=3)
-            if name in named:  # the teacher again, timed beside another student
+            if name in labelled:  # the same teacher, timed with another student
                 continue
-            named.add(name)
-            above = number % 2 == 0  # neighbours' names take turns above and below
+            labelled.add(name)
+            above = number % 2 == 0  # labels of neighbours alternate above and below
             axis.annotate(
                 name,
                 (x, y),
@@ -182,18 +186,18 @@ def sizes_picture(comparisons: Mapping[str, Comparison], path: str | os.PathLike
         if points:
             axis.set_xlim(0, 1.2 * max(x for x, _ in points))
         _plain(axis)
-    figure.axes[0].set_ylabel(f"{first.split} {first.metric}", fontsize=10, color=_INK)
+    figure.axes[0].set_ylabel(_score_name(first), fontsize=10, color=_INK)
     with file_beside(path) as file:
         figure.savefig(file, dpi=130, format="png")
 
 
 def layers_picture(alike: Tensor, mapping: Mapping[int, int], path: str | os.PathLike[str]) -> None:
-    """Draw how alike the layers of two models are into a PNG, with rings around those that were matched.
+    """Draw the similarity of all layers of two models into a PNG, with rings around the matched layers.
 
     Args:
-        alike: `[M + 1, N + 1]`, from 0 to 1: student's layers in rows, teacher's in columns.
+        alike: `[M + 1, N + 1]`, similarities from 0 to 1: student layers in rows, teacher layers in columns.
         mapping: student layer -> teacher layer.
-        path: where the picture goes.
+        path: of the PNG file.
     """
     new = _figure()
     rows, columns = alike.shape
@@ -218,36 +222,35 @@ def layers_picture(alike: Tensor, mapping: Mapping[int, int], path: str | os.Pat
         figure.savefig(file, dpi=130, format="png")
 
 
-def _plain(axis: Any) -> None:
+def _score_name(comparison: Comparison) -> str:
+    return f"{comparison.split} {comparison.metric}" if comparison.metric else "score"
+
+
+def _panel_and_layer(name: str) -> tuple[str, int | None]:
+    """The panel of a loss and its layer; a loss that a user's callback logged has a panel of its own."""
+    try:
+        level = Level.parse(name)
+    except ValueError:
+        return name, None
+    return level.kind, level.layer
+
+
+def _plain(axis: Axes) -> None:
     axis.grid(color=_FAINT)
     axis.tick_params(length=0, colors=_INK, labelsize=9)
     for side in axis.spines.values():
         side.set_visible(False)
 
 
-def _change(values: list[float | None], word: str) -> str:
-    """What the last model is against the first, in words."""
-    first, last = values[0], values[-1]
-    if not first or not last:
+def _change(values: Sequence[float | None], word: str) -> str:
+    """The student's value relative to the teacher's, in words."""
+    teacher, student = values
+    if not teacher or not student:
         return ""
-    return f"\n{last / first:.1%} {word}" if word == "kept" else f"\n{first / last:.1f} times {word}"
+    return f"\n{student / teacher:.1%} {word}" if word == "retained" else f"\n{teacher / student:.1f} times {word}"
 
 
-def check_installed() -> None:
-    """Refuse to draw without matplotlib.
-
-    Raises:
-        ImportError: says which extra brings it.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise ImportError("Pictures need matplotlib: pip install 'hf-tinybert[plots]'.") from None
-
-
-def _figure() -> Any:
-    """Figures that nobody's pyplot knows of: a notebook's own drawing goes on as before."""
-    check_installed()
-    import matplotlib.figure
-
-    return matplotlib.figure.Figure
+def _figure() -> type[Figure]:
+    """The class of figures, without pyplot: a notebook's own figures are not affected."""
+    figure: type[Figure] = extras.required("matplotlib.figure", "A picture").Figure
+    return figure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
@@ -16,7 +16,7 @@ HEAD_MATCHINGS = ("auto", "heads", "mean", "mixing", "relations")
 StudentInit = Literal["teacher", "random"]
 STUDENT_INITS: tuple[StudentInit, ...] = ("teacher", "random")
 PHASES = ("joint", "two_phase", "intermediate", "prediction")
-#: Default learning rates: where layers are matched in every step, and of predictions alone.
+#: Default learning rates: of runs that match layers in every step, and of predictions alone.
 JOINT_RATE, PREDICTION_RATE = 3e-4, 1e-4
 TEACHER_CACHES = ("none", "logits", "features", "auto")
 CACHE_DTYPES = ("float16", "bfloat16", "float32")
@@ -32,7 +32,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "teacher_mixed_precision": MIXED_PRECISIONS,
     "teacher_cache_dtype": CACHE_DTYPES,
 }
-#: Those that may be None.
+#: The arguments of `_CHOICES` that may be None.
 _OPTIONAL = ("student_init", "pooling", "teacher_mixed_precision")
 
 
@@ -43,11 +43,11 @@ class DistillationTrainingArguments(TrainingArguments):
     By default every step matches all levels; `phases="two_phase"` is the paper's order, first the layers, then the
     prediction. `num_train_epochs` (or `max_steps`) covers both phases; `learning_rate`, warm-up and
     `lr_scheduler_type` are then those of the prediction phase. Defaults that differ from `TrainingArguments`:
-    `num_train_epochs` is 10; `learning_rate` is 3e-4, or 1e-4 with `phases="two_phase"` and `"prediction"`, where the
-    higher one did worse (`docs/results.md`); batches hold sequences of similar length
-    (`group_by_length`, in transformers 5 `train_sampling_strategy`), where the training data are a tokenised
-    `datasets.Dataset`; `logging_nan_inf_filter` is off (it waits for the device in every step and hides NaN; we stop
-    at a NaN instead); and `ddp_find_unused_parameters` is on (each phase leaves some parameters unused).
+    `num_train_epochs` is 10; `learning_rate` is 3e-4, or 1e-4 with `phases="two_phase"` and `"prediction"`, where 3e-4
+    gave lower scores (`docs/results.md`); batches hold sequences of similar length
+    (`group_by_length`, in transformers 5 `train_sampling_strategy`), if the training data are a tokenised
+    `datasets.Dataset`; `logging_nan_inf_filter` is off (it synchronises with the device in every step and hides NaN;
+    the run stops at a NaN instead); and `ddp_find_unused_parameters` is on (each phase leaves some parameters unused).
     """
 
     phases: str = field(
@@ -61,25 +61,25 @@ class DistillationTrainingArguments(TrainingArguments):
     student_init: str | None = field(
         default=None,
         metadata={
-            "help": "How a student that is given by a preset's name or a configuration is initialised: from the "
-            "teacher's weights ('teacher', the default) or at 'random'.",
+            "help": "Initialisation of a student given by a preset's name or a configuration: from the teacher's "
+            "weights ('teacher', the default) or at 'random'.",
             "choices": list(STUDENT_INITS),
         },
     )
     intermediate_share: float = field(
         default=0.6,
-        metadata={"help": "Share of all steps that the intermediate phase of a two-phase run gets."},
+        metadata={"help": "Share of all steps in the intermediate phase of a two-phase run."},
     )
     num_intermediate_epochs: float | None = field(
         default=None,
-        metadata={"help": "Epochs, of num_train_epochs, for the intermediate phase; wins over the share."},
+        metadata={"help": "Epochs, of num_train_epochs, for the intermediate phase; replaces intermediate_share."},
     )
-    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the data, of all phases together."})
+    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the data, in all phases together."})
     learning_rate: float = field(
         default=None,  # type: ignore[assignment]
         metadata={
             "help": "Learning rate of the run; with 'two_phase', of the prediction phase; 'intermediate' has its own. "
-            "Default: 3e-4, and 1e-4 where predictions are matched alone ('two_phase', 'prediction')."
+            "Default: 3e-4, and 1e-4 with 'two_phase' and 'prediction'."
         },
     )
     intermediate_learning_rate: float = field(
@@ -91,7 +91,7 @@ class DistillationTrainingArguments(TrainingArguments):
     )
     intermediate_warmup_ratio: float = field(
         default=0.0,
-        metadata={"help": "Share of the intermediate phase for warm-up, where its schedule has one."},
+        metadata={"help": "Share of the intermediate phase for warm-up, if its schedule has one."},
     )
     layer_mapping: str = field(
         default="uniform",
@@ -107,22 +107,22 @@ class DistillationTrainingArguments(TrainingArguments):
     head_matching: str = field(
         default="auto",
         metadata={
-            "help": "How attention is compared. 'heads': head by head. Where the numbers of heads differ: 'mixing', "
-            "with learnt mixtures of the student's heads; 'mean', the means over heads; 'relations', MiniLMv2's "
-            "relations of queries, keys and values. 'auto': 'heads' if they are as many, else 'mixing'.",
+            "help": "How attention is compared. 'heads': head by head. For different numbers of heads: 'mixing', with "
+            "learnt mixtures of the student's heads; 'mean', the means over heads; 'relations', MiniLMv2's relations "
+            "of queries, keys and values. 'auto': 'heads' if the numbers are equal, else 'mixing'.",
             "choices": list(HEAD_MATCHINGS),
         },
     )
-    embedding_weight: float = field(default=1.0, metadata={"help": "Weight of the embedding loss; 0: left out."})
-    hidden_weight: float = field(default=1.0, metadata={"help": "Weight of the hidden-state losses; 0: left out."})
+    embedding_weight: float = field(default=1.0, metadata={"help": "Weight of the embedding loss; 0: not computed."})
+    hidden_weight: float = field(default=1.0, metadata={"help": "Weight of the hidden-state losses; 0: not computed."})
     attention_weight: float = field(
-        default=1.0, metadata={"help": "Weight of the attention-score losses; 0: left out."}
+        default=1.0, metadata={"help": "Weight of the attention-score losses; 0: not computed."}
     )
     prediction_weight: float = field(
-        default=1.0, metadata={"help": "Weight of the loss against the teacher's logits; 0: left out."}
+        default=1.0, metadata={"help": "Weight of the loss against the teacher's logits; 0: not computed."}
     )
     hard_label_weight: float = field(
-        default=0.0, metadata={"help": "Weight of the ordinary loss on gold labels, wherever predictions are matched."}
+        default=0.0, metadata={"help": "Weight of the task loss on gold labels, in the steps that match predictions."}
     )
     layer_weights: dict | str | None = field(
         default=None,
@@ -131,8 +131,8 @@ class DistillationTrainingArguments(TrainingArguments):
     pooling: str | None = field(
         default=None,
         metadata={
-            "help": "Models without a head (sentence encoders): how the vector of a text is made, 'mean' or 'cls'. "
-            "Default: as the teacher's folder says, else 'mean'.",
+            "help": "Pooling of token vectors in models without a head (sentence encoders): 'mean' or 'cls'. "
+            "Default: the pooling in the teacher's folder, else 'mean'.",
             "choices": list(POOLINGS),
         },
     )
@@ -142,8 +142,8 @@ class DistillationTrainingArguments(TrainingArguments):
     loss_reduction: str = field(
         default="mean",
         metadata={
-            "help": "'mean': over real positions of the global batch. 'paper': as in the authors' code, padding "
-            "included, each micro-batch by itself.",
+            "help": "'mean': over real positions of the global batch. 'paper': as in the authors' code, over each "
+            "micro-batch, padding included.",
             "choices": ["mean", "paper"],
         },
     )
@@ -158,14 +158,14 @@ class DistillationTrainingArguments(TrainingArguments):
     teacher_cache: str = field(
         default="none",
         metadata={
-            "help": "'none': the teacher runs in every step. 'logits': its logits are kept from the first pass over "
-            "the data on, for steps that match predictions alone. 'features': everything the losses look at is "
-            "computed once and read from disk. 'auto': what is faster here.",
+            "help": "'none': the teacher runs in every step. 'logits': its logits are stored in the first pass over "
+            "the data, for steps that match predictions alone. 'features': all features that the losses need are "
+            "computed once and read from disk. 'auto': the fastest of these on this machine.",
             "choices": list(TEACHER_CACHES),
         },
     )
     teacher_cache_dir: str | None = field(
-        default=None, metadata={"help": "Where the cache lives. Default: hf_tinybert/teacher_cache in HF_HOME."}
+        default=None, metadata={"help": "Folder of the cache. Default: hf_tinybert/teacher_cache in HF_HOME."}
     )
     teacher_cache_dtype: str = field(
         default="float16",
@@ -173,30 +173,30 @@ class DistillationTrainingArguments(TrainingArguments):
     )
     report_fidelity: bool = field(
         default=True,
-        metadata={"help": "Evaluation also reports how often student and teacher agree; it runs the teacher."},
+        metadata={"help": "Evaluation also reports the student's fidelity to the teacher; this runs the teacher."},
     )
     logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Trainer's filter of NaN losses; off, a NaN loss ends the run."}
+        default=False, metadata={"help": "The Trainer's filter of NaN losses; if it is off, a NaN loss ends the run."}
     )
 
     if compat.HAS_SAMPLING_STRATEGY:
         train_sampling_strategy: str = field(
             default="group_by_length",
             metadata={
-                "help": "Order of the training data. 'group_by_length': batches of similar length, no padding wasted.",
+                "help": "Order of the training data. 'group_by_length': batches of similar length, little padding.",
                 "choices": ["random", "sequential", "group_by_length", "batch_rebalance"],
             },
         )
     else:
         group_by_length: bool = field(
-            default=True, metadata={"help": "Batches of similar length, so that no padding is wasted."}
+            default=True, metadata={"help": "Batches of similar length, with little padding."}
         )
     ddp_find_unused_parameters: bool | None = field(
         default=True, metadata={"help": "On: each phase leaves some parameters without a gradient."}
     )
 
     def __post_init__(self) -> None:
-        """Check what can be checked without models and data."""
+        """Check the arguments as far as that is possible without models and data."""
         if self.learning_rate is None:
             self.learning_rate = PREDICTION_RATE if self.phases in ("two_phase", "prediction") else JOINT_RATE
         for name in ("gradient_checkpointing", "activation_checkpointing"):
@@ -206,10 +206,10 @@ class DistillationTrainingArguments(TrainingArguments):
         self.check()
 
     def check(self) -> None:
-        """Refuse values that cannot work.
+        """Refuse invalid values.
 
         Raises:
-            ValueError: says the argument, what it was and what is allowed.
+            ValueError: the message has the argument, its value and what is allowed.
         """
         for name, choices in _CHOICES.items():
             if getattr(self, name) is not None or name not in _OPTIONAL:
@@ -219,7 +219,7 @@ class DistillationTrainingArguments(TrainingArguments):
         self._check_trainers()
 
     def _check_phases(self) -> None:
-        """Refuse phases and schedules that cannot be."""
+        """Refuse invalid phases and schedules."""
         if not 0.0 < self.intermediate_share < 1.0:
             raise ValueError(
                 f"intermediate_share must lie between 0 and 1, got {self.intermediate_share}. For one phase alone "
@@ -228,8 +228,8 @@ class DistillationTrainingArguments(TrainingArguments):
         if self.num_intermediate_epochs is not None:
             if self.phases != "two_phase":
                 raise ValueError(
-                    "num_intermediate_epochs goes with phases='two_phase', where layers come first; got "
-                    f"{self.phases!r}."
+                    f"num_intermediate_epochs goes with phases='two_phase', got {self.phases!r}: leave it out, or set "
+                    "phases='two_phase'."
                 )
             if self.max_steps > 0:
                 raise ValueError(
@@ -268,34 +268,36 @@ class DistillationTrainingArguments(TrainingArguments):
             raise ValueError("label_smoothing_factor smooths gold labels, and hard_label_weight is 0: set it above 0.")
 
     def _check_trainers(self) -> None:
-        """Refuse settings of the Trainer that distillation, or the teacher cache, cannot follow."""
+        """Refuse arguments of the Trainer that distillation or the teacher cache does not support."""
         if self.loss_reduction == "paper" and self.teacher_cache != "none":
             raise ValueError(
-                "loss_reduction='paper' averages over padding too, which a teacher cache does not hold: use "
+                "loss_reduction='paper' averages over padding too, which a teacher cache does not store: use "
                 "teacher_cache='none'."
             )
         if getattr(self.accelerator_config, "dispatch_batches", None) and self.teacher_cache != "none":
             raise ValueError(
                 "accelerator_config's dispatch_batches cuts batches after they are collated, which a teacher cache "
-                "cannot follow: use dispatch_batches=False or teacher_cache='none'."
+                "does not support: use dispatch_batches=False or teacher_cache='none'."
             )
         if self.neftune_noise_alpha is not None:
             raise ValueError(
-                "neftune_noise_alpha is not supported: its noise on the student's embeddings would be what the "
-                "embedding loss measures."
+                "neftune_noise_alpha is not supported: the embedding loss would measure its noise on the student's "
+                "embeddings. Leave it out."
             )
         plugin = getattr(self, "deepspeed_plugin", None)  # of `deepspeed=`, or of `accelerate launch`
         if plugin is not None and plugin.hf_ds_config.is_zero3():
             raise ValueError(
-                "DeepSpeed's ZeRO stage 3 is not supported: it cuts up weights, and what the hooks catch with them. A "
-                "student is small: use stage 1 or 2, or FSDP."
+                "DeepSpeed's ZeRO stage 3 is not supported: it partitions weights, and the hooks then capture partial "
+                "features. A student is small: use stage 1 or 2, or FSDP."
             )
         if self.ddp_find_unused_parameters is False:
-            raise ValueError("ddp_find_unused_parameters=False cannot work: each phase leaves some parameters unused.")
+            raise ValueError(
+                "ddp_find_unused_parameters=False cannot work: each phase leaves some parameters unused. Leave it out."
+            )
         if self.load_best_model_at_end and self.phases == "intermediate":
             raise ValueError(
-                "load_best_model_at_end has nothing to choose from with phases='intermediate': task metrics mean "
-                "nothing before the prediction level is trained."
+                "load_best_model_at_end has nothing to choose from with phases='intermediate': task metrics have no "
+                "meaning before the prediction level is trained. Set it to False."
             )
 
     def level_weights(self) -> dict[str, float]:
@@ -309,16 +311,12 @@ class DistillationTrainingArguments(TrainingArguments):
         Raises:
             ValueError: the text is not a list of `layer:factor` pairs, or a factor is negative.
         """
-        given: Any = self.layer_weights
+        given = self.layer_weights
         if given is None or given == "":
             return {}
         try:
-            if isinstance(given, str):
-                pairs = [part.split(":") for part in given.split(",")]
-                given = json.loads(given) if given.lstrip().startswith("{") else dict(pairs)
-                if not isinstance(given, dict) or len(given) < len(pairs):
-                    raise ValueError
-            factors = {int(layer): float(factor) for layer, factor in given.items()}
+            pairs = _read_pairs(given) if isinstance(given, str) else given
+            factors = {int(layer): float(factor) for layer, factor in pairs.items()}
         except (ValueError, TypeError, AttributeError):
             raise ValueError(
                 "layer_weights: expected pairs layer:factor such as '1:0.5,4:2', each layer once, "
@@ -340,3 +338,16 @@ class DistillationTrainingArguments(TrainingArguments):
                 f"{name}: re-entrant checkpointing hides the layers' gradients from the losses; drop use_reentrant."
             )
         setattr(self, name, kwargs | {"use_reentrant": False})
+
+
+def _read_pairs(text: str) -> dict:
+    """Read `"1:0.5,4:2"`, or a JSON object.
+
+    Raises:
+        ValueError: it is neither, or a key occurs twice.
+    """
+    parts = [part.split(":") for part in text.split(",")]
+    pairs = json.loads(text) if text.lstrip().startswith("{") else dict(parts)
+    if not isinstance(pairs, dict) or len(pairs) < len(parts):
+        raise ValueError
+    return pairs

@@ -26,3 +26,16 @@ def test_help_imports_neither_torch_nor_transformers():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "distill" in done.stdout
+
+
+def test_help_of_distill_imports_no_models_and_no_data():
+    code = (
+        "import sys; from hf_tinybert import cli\n"
+        "try: cli.main(['distill', '--help'])\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "heavy = {'datasets', 'transformers.trainer', 'hf_tinybert.trainer', 'hf_tinybert.models.loading'}\n"
+        "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--teacher TEACHER" in done.stdout

@@ -487,11 +487,11 @@ def test_half_precision_inputs_under_autocast_are_summed_in_float32(dtype):
         (lambda x, y: losses.attention_loss(*[x[None]] * 4, 2), "with 2 heads, got (1, 2, 3, 4)."),
         (
             lambda x, y: losses.attention_loss(x, x, y[:, :2], y[:, :2], 2),
-            "attention_loss: student and teacher see different positions, (2, 3) and (2, 2).",
+            "attention_loss: student and teacher have different positions, (2, 3) and (2, 2).",
         ),
         (
             lambda x, y: losses.relation_loss(x, y[:, :2], 2),
-            "relation_loss: student and teacher see different positions, (2, 3) and (2, 2).",
+            "relation_loss: student and teacher have different positions, (2, 3) and (2, 2).",
         ),
         (lambda x, y: losses.relation_loss(x, y, 4), "with 4 heads, got (2, 3, 6)."),
         (

@@ -19,13 +19,13 @@ UNKNOWN = ModelFacts("nobody", 100, 50)
 
 @pytest.mark.parametrize(
     "models",
-    [(TEACHER, STUDENT), (TEACHER, STUDENT, UNKNOWN), (UNKNOWN, UNKNOWN), (TEACHER,)],
-    ids=["pair", "gap", "nothing measured", "alone"],
+    [(TEACHER, STUDENT), (TEACHER, UNKNOWN), (UNKNOWN, UNKNOWN)],
+    ids=["pair", "gap", "nothing measured"],
 )
 def test_writes_a_png_in_one_go(models, tmp_path):
     path = tmp_path / "comparison.png"
     path.write_text("old")
-    comparison_picture(Comparison("accuracy", "test", 32, 1, models), path, "Teacher and student")
+    comparison_picture(Comparison("accuracy", "test", 32, 1, *models), path, "Teacher and student")
     data = path.read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = struct.unpack(">II", data[16:24])
@@ -64,13 +64,13 @@ def texts(monkeypatch):
 
 
 def test_shows_the_words_and_numbers(tmp_path, texts):
-    comparison = Comparison("accuracy", "test", 32, 1, (TEACHER, STUDENT))
+    comparison = Comparison("accuracy", "test", 32, 1, teacher=TEACHER, student=STUDENT)
     comparison_picture(comparison, tmp_path / "comparison.png", "Intents")
     for text in (
         "Intents",
         "teacher",
         "student",
-        "test accuracy\n97.8% kept",
+        "test accuracy\n97.8% retained",
         "file size (MB)\n3.0 times smaller",
         "latency (ms, 32 tokens)\n3.0 times faster",
         "90.0%",
@@ -84,9 +84,16 @@ def test_shows_the_words_and_numbers(tmp_path, texts):
 
 
 def test_what_was_not_measured_is_said(tmp_path, texts):
-    comparison_picture(Comparison("f1", "eval", 32, 1, (TEACHER, UNKNOWN)), tmp_path / "comparison.png", "Intents")
+    comparison = Comparison("f1", "eval", 32, 1, teacher=TEACHER, student=UNKNOWN)
+    comparison_picture(comparison, tmp_path / "comparison.png", "Intents")
     assert texts.count("not measured") == 3
     assert {"eval f1", "file size (MB)", "latency (ms, 32 tokens)"} <= set(texts)
+
+
+def test_without_a_metric_there_is_still_a_picture(tmp_path, texts):
+    comparison = Comparison("", "", 32, 1, teacher=UNKNOWN, student=UNKNOWN)
+    comparison_picture(comparison, tmp_path / "comparison.png", "Sizes")
+    assert "score" in texts
 
 
 def test_matched_layers_have_rings(tmp_path, saved):
@@ -104,10 +111,10 @@ def test_losses_are_drawn_level_by_level(tmp_path, texts):
     history = [
         {"loss": 3.0, "loss_hidden_1": 2.0, "loss_hidden_2": 1.0, "loss_embedding": 0.5, "step": 5},
         {"eval_loss": 1.0, "step": 5},
-        {"loss": 2.0, "loss_prediction": 2.0, "loss_hard_label": 1.0, "step": 10},
+        {"loss": 2.0, "loss_prediction": 2.0, "loss_hard_label": 1.0, "loss_of_a_callback": 1.0, "step": 10},
     ]
     curves_picture(history, tmp_path / "losses.png")
-    for text in ("hidden", "embedding", "prediction", "hard label", "layer 1", "layer 2", "step"):
+    for text in ("hidden", "embedding", "prediction", "hard label", "of a callback", "layer 1", "layer 2", "step"):
         assert text in texts, text
     assert "loss" not in texts
     assert (tmp_path / "losses.png").read_bytes()[:4] == b"\x89PNG"
@@ -121,7 +128,7 @@ def test_attention_is_drawn_side_by_side(tmp_path, texts):
 
 
 def test_no_point_lies_on_the_edge(tmp_path, saved):
-    comparison = Comparison("accuracy", "eval", 32, 1, (TEACHER, STUDENT))
+    comparison = Comparison("accuracy", "eval", 32, 1, teacher=TEACHER, student=STUDENT)
     sizes_picture({"student": comparison}, tmp_path / "sizes.png")
     (figure,) = saved
     for axis, largest in zip(figure.axes, (90, 6.0), strict=True):
@@ -145,6 +152,6 @@ def test_pictures_are_narrow_enough_for_a_phone(tmp_path):
 
 def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"^Pictures need matplotlib: pip install 'hf-tinybert\[plots\]'\.$"):
-        comparison_picture(Comparison("accuracy", "test", 32, 1, (TEACHER,)), tmp_path / "x.png", "x")
+    with pytest.raises(ImportError, match=r"^A picture needs matplotlib: pip install 'hf-tinybert\[plots\]'\.$"):
+        comparison_picture(Comparison("accuracy", "test", 32, 1, TEACHER, STUDENT), tmp_path / "x.png", "x")
     assert not list(tmp_path.iterdir())

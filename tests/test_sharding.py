@@ -29,7 +29,7 @@ def test_fsdp_that_would_not_be_is_refused(teacher, tmp_path, monkeypatch):
         pytest.skip("there is an accelerator")
     args = factories.arguments(tmp_path, max_steps=2)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ValueError, match="FSDP was asked for and is not on"):
+    with pytest.raises(ValueError, match="FSDP was requested and is not active"):
         factories.trainer(factories.small_student(teacher), teacher, args)
 
 

@@ -294,7 +294,7 @@ def test_a_data_loader_of_ones_own_gets_the_live_teacher_and_a_warning(choice, m
         cached = tiny(tmp_path, choice)
     assert_same(live, cached)
     assert cached.passes == live.passes
-    assert "carry no row numbers" in caplog.text
+    assert "have no row numbers" in caplog.text
 
 
 @pytest.mark.slow
@@ -437,6 +437,29 @@ def test_what_a_collator_changes_later_is_neither_kept_nor_trained_on(choice, ba
     assert_same(tiny(tmp_path, "none"), tiny(tmp_path, choice, per_device_eval_batch_size=64))
 
 
+@pytest.mark.parametrize(("data", "error"), [(Rows, ValueError), (cache_worker.data, OSError)])
+def test_a_refused_cache_leaves_student_teacher_and_optimiser_as_they_were(data, error, tmp_path):
+    """The data cannot have a cache, or the folder is a file."""
+    (tmp_path / "taken").write_text("mine")
+    teacher = tiny_models.model()
+    student = create_student(teacher, tiny_models.small_config(teacher), init="random")
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    args = factories.arguments(
+        tmp_path / "out",
+        teacher_cache="features",
+        teacher_cache_dir=str(tmp_path / "taken"),
+        remove_unused_columns=False,
+    )
+    trainer = DistillationTrainer(
+        student, args, cache_worker.collate, data(), teacher=teacher, optimizers=(optimizer, None)
+    )
+    with pytest.raises(error, match="cannot be"):
+        trainer.train()
+    assert trainer.model is student
+    assert tiny_models.hooks(student) == tiny_models.hooks(teacher) == 0
+    assert len(optimizer.param_groups) == 1
+
+
 # Without a folder
 
 
@@ -474,10 +497,10 @@ def test_auto_says_what_it_takes_and_why(teacher_folder, tmp_path, caplog):
 @pytest.mark.parametrize(
     ("changes", "signal", "why"),
     [
-        ({"max_steps": 10}, CachedLogits, "'logits': no layer is asked for twice"),
-        ({"max_steps": 5, "phases": "prediction"}, OnlineTeacher, "'none': no layer is asked for twice"),
-        ({"max_steps": 10, "phases": "prediction"}, CachedLogits, "'logits': no layer is asked for twice"),
-        ({"max_steps": 5, "phases": "intermediate"}, OnlineTeacher, "'none': no layer is asked for twice"),
+        ({"max_steps": 10}, CachedLogits, "'logits': no layer is needed twice"),
+        ({"max_steps": 5, "phases": "prediction"}, OnlineTeacher, "'none': no layer is needed twice"),
+        ({"max_steps": 10, "phases": "prediction"}, CachedLogits, "'logits': no layer is needed twice"),
+        ({"max_steps": 5, "phases": "intermediate"}, OnlineTeacher, "'none': no layer is needed twice"),
     ],
 )
 def test_auto_where_nothing_is_asked_for_twice(changes, signal, why, tmp_path, caplog):
@@ -491,4 +514,4 @@ def test_auto_takes_features_that_are_there(tmp_path, caplog):
     tiny(tmp_path, "features", phases="joint")
     run = tiny(tmp_path, "auto", phases="joint")
     assert run.signal is CachedFeatures
-    assert "takes 'features': they lie in " in caplog.text
+    assert "takes 'features': they are stored in " in caplog.text

@@ -234,7 +234,7 @@ def table(options: argparse.Namespace) -> str:
     """
     names = [name for name in TASKS if (options.output / name).is_dir()]
     heads = [f"{name} ({TASKS[name].metric})" for name in names]
-    lines = [f"| student | {' | '.join(heads)} | kept |", "| --- |" + " ---: |" * (len(names) + 1)]
+    lines = [f"| student | {' | '.join(heads)} | retained |", "| --- |" + " ---: |" * (len(names) + 1)]
     teachers = {name: score(name, teacher_folder(name, options)) for name in names}
     lines.append(f"| teacher | {' | '.join('-' if s is None else f'{s:.2f}' for s in teachers.values())} | |")
     folders = [path.name for name in names for path in (options.output / name).glob("*-[0-9]*/")]

@@ -203,7 +203,7 @@ def run(command: list[str], log: Path, threads: int) -> None:
 
 
 def table(task: Task, folder: Path) -> str:
-    """Markdown: one row an arm, one column a seed, then mean, spread (standard deviation) and share kept."""
+    """Markdown: one row an arm, one column a seed, then mean, spread (standard deviation) and score retained."""
     key = f"{task.score_file}_accuracy"
 
     def score(run: Path) -> float | None:
@@ -215,7 +215,7 @@ def table(task: Task, folder: Path) -> str:
         f"\n{task.name}, {key}, {task.passes} passes over {TRAIN_SUBSET} sentences; teacher {teacher}",
         "",
     ]
-    lines += ["| student | seeds | mean | spread | kept |", "| --- | --- | --- | --- | --- |"]
+    lines += ["| student | seeds | mean | spread | retained |", "| --- | --- | --- | --- | --- |"]
     found = sorted({path.name.rpartition("-")[0] for path in folder.glob("*-[0-9]*") if path.is_dir()})
     for arm in [*ARMS, *(name for name in found if "@" in name)]:
         scores = [score(path) for path in sorted(folder.glob(f"{arm}-[0-9]*")) if path.is_dir()]

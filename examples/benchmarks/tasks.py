@@ -244,7 +244,7 @@ def scores(task: Task, folder: Path, run: str) -> list[float]:
     found = [json.loads(path.read_text())[f"eval_{task.metric}"] for path in files if path.is_file()]
     if run == "teacher" and not found:
         summaries = sorted(folder.glob("*/summary.json"))[:1]
-        found = [json.loads(path.read_text())["models"][0]["score"] for path in summaries]
+        found = [json.loads(path.read_text())["teacher"]["score"] for path in summaries]
     return [task.scale * value for value in found]
 
 

@@ -19,28 +19,28 @@ from hf_tinybert.utils.work_sharing import default_folder
 
 
 class TextAugmenter:
-    """New texts in which some words are replaced by others that fit (Jiao et al. 2020, algorithm 1).
+    """Variants of texts in which some words are replaced (Jiao et al. 2020, algorithm 1).
 
-    A word that is one token of the masked language model gets the model's k most likely words at its place, any other
-    its k nearest neighbours among word vectors. Each of n times every word is replaced with probability p by one of
-    its candidates. Everything else stays as it is: case, punctuation, spaces.
+    The candidates of a word that is one token are the k most likely words of the masked language model at its
+    position; those of any other word are its k nearest neighbours among word vectors. In each of n attempts, every
+    word is replaced by one of its candidates with probability p. Case, punctuation and spaces are unchanged.
 
-    A text's variants depend on the text, its column, the models, the numbers here and the seed, and on nothing else.
+    The variants of a text depend only on the text, its column, the models, these numbers and the seed.
 
     Args:
         masked_lm: a masked language model, or None for word vectors alone.
         tokenizer: its tokenizer.
-        word_vectors: where neighbours come from. Default: the masked language model's own embeddings.
-        n: attempts at a variant of each text; repeated ones are dropped.
+        word_vectors: in which neighbours are searched. Default: the masked language model's input embeddings.
+        n: attempts at a variant of each text; duplicates are dropped.
         k: candidates of a word.
         p: probability that a word is replaced.
-        stop_words: words that stay: a language's, a collection of one's own, or None.
-        seed: of all choices.
-        second_segment: the model sees the original text beside the masked one, as in the paper's code.
-        batch_size: masks in one pass of the model.
+        stop_words: words that are not replaced: those of a language, a collection of words, or None.
+        seed: of the random choices.
+        second_segment: the original text is appended to the masked one as second segment, as in the paper's code.
+        batch_size: masks in one forward pass of the model.
 
     Raises:
-        ValueError: a number is out of range, there is neither model nor vectors, or the language is unknown.
+        ValueError: a number is out of range, neither model nor vectors are given, or the language is unknown.
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class TextAugmenter:
         """Check the numbers."""
         if n < 1 or k < 1 or batch_size < 1 or not 0 < p <= 1:
             raise ValueError(
-                f"n, k and batch_size are at least 1 and p is above 0 and at most 1, got n={n}, k={k}, "
+                f"n, k and batch_size must be at least 1, and p above 0 and at most 1; got n={n}, k={k}, "
                 f"batch_size={batch_size}, p={p}."
             )
         if masked_lm is None and word_vectors is None:
             raise ValueError("Give a masked language model with its tokenizer, word vectors, or both.")
         if masked_lm is not None and tokenizer is None:
-            raise ValueError("A masked language model needs its tokenizer.")
+            raise ValueError("A masked language model needs its tokenizer: pass tokenizer=.")
         if word_vectors is None:
             assert masked_lm is not None
             assert tokenizer is not None
@@ -75,11 +75,10 @@ class TextAugmenter:
         self.writer = VariantWriter(n, p, seed)
 
     def augment(self, texts: Sequence[Text]) -> list[list[Text]]:
-        """The variants of every text: different from it and from each other; none where no word can be replaced."""
-        found = self.finder.find(texts)
+        """The variants of every text, distinct and different from it; none where no word can be replaced."""
         return [
             [variant.text for variant in self.writer.write(text, candidates)]
-            for text, candidates in zip(texts, found, strict=True)
+            for text, candidates in zip(texts, self.finder.find(texts), strict=True)
         ]
 
     def map(
@@ -92,30 +91,30 @@ class TextAugmenter:
     ) -> Dataset | IterableDataset:
         """Every row of a data set, followed by its variants.
 
-        A variant differs from its row in one column; of a pair, each side is varied in turn. Every other column is
-        carried along, labels and tags too. The column `augmented` says which rows are variants, `words_replaced` how
-        many of their words are new, and `words_of_model` how many of those are the masked language model's.
+        A variant differs from its row in one column; of a pair, each side is varied in turn. All other columns are
+        copied, labels and tags included. Three columns are added: `augmented` marks variants, `words_replaced` counts
+        their new words, and `words_of_model` counts those that come from the masked language model.
 
-        Candidates are found piece by piece, and each piece is kept: a run that is killed goes on where it was, and
-        several processes on the same data share the pieces. A stream keeps nothing.
+        Candidates are found and stored in chunks of rows: an interrupted run resumes, and several processes on the
+        same data share the chunks. Nothing is stored for an `IterableDataset`.
 
         Args:
-            dataset: with texts, or with sentences that were cut into words before (lists of strings).
-            columns: which column to vary, or the two of a pair. Default: the usual names (`text`, `sentence`,
+            dataset: with texts, or with sentences that are already split into words (lists of strings).
+            columns: the column to vary, or the two of a pair. Default: the usual names (`text`, `sentence`,
                 `sentence1` and `sentence2`, `tokens`, ...).
-            num_proc: processes that write variants, beside the one with the model.
-            rows_at_once: rows of a piece.
-            cache_dir: where pieces are kept. Default: hf_tinybert/augmentation in `HF_HOME`.
+            num_proc: processes that write variants, besides the one with the model.
+            rows_at_once: rows of a chunk.
+            cache_dir: in which chunks are stored. Default: hf_tinybert/augmentation in `HF_HOME`.
 
         Raises:
-            ValueError: the data set has no such column, or one of another type.
+            ValueError: the data set does not have such a column, or it holds no texts.
         """
         if isinstance(dataset, IterableDataset):
             names = self._columns(dataset, columns)
             find = partial(rows.find, columns=names, finder=self.finder)
             write = partial(rows.expand, columns=names, writer=self.writer)
-            found = dataset.map(find, batched=True, batch_size=rows_at_once)
-            return found.map(write, batched=True, batch_size=rows_at_once, remove_columns=[rows.FOUND])
+            with_candidates = dataset.map(find, batched=True, batch_size=rows_at_once)
+            return with_candidates.map(write, batched=True, batch_size=rows_at_once, remove_columns=[rows.FOUND])
         return self.write(self.find(dataset, columns, rows_at_once, cache_dir), columns, num_proc, rows_at_once)
 
     def find(
@@ -132,8 +131,8 @@ class TextAugmenter:
         folder = Path(cache_dir or default_folder("augmentation"))
         pieces = ResumableMap(dataset, names, self.finder.key(), rows_at_once, folder)
         find = partial(rows.find, columns=names, finder=self.finder)
-        found = pieces.ensure(find, "Finding candidates", Features({rows.FOUND: List(Value("string"))}))
-        return concatenate_datasets([dataset, found], axis=1)
+        candidates = pieces.ensure(find, "Finding candidates", Features({rows.FOUND: List(Value("string"))}))
+        return concatenate_datasets([dataset, candidates], axis=1)
 
     def write(
         self,
@@ -155,5 +154,7 @@ class TextAugmenter:
 
     def _columns(self, dataset: Dataset | IterableDataset, columns: str | Sequence[str] | None) -> list[str]:
         if rows.AUGMENTED in (dataset.features or {}):
-            raise ValueError(f"The data set has a column {rows.AUGMENTED!r}: it has been augmented before.")
+            raise ValueError(
+                f"The data set has a column {rows.AUGMENTED!r}: it has been augmented before. Give the original rows."
+            )
         return rows.text_columns(dataset, columns)

@@ -1,8 +1,7 @@
-"""What may stand in the place of each word of a text: the model's words, or neighbours among word vectors."""
+"""Replacement candidates of every word: from a masked language model, or neighbours among word vectors."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,39 +11,39 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_tinybert.augmentation.masked_lm import MaskedCandidates, Place
 from hf_tinybert.augmentation.word_vectors import WordVectors
 from hf_tinybert.augmentation.words import Word, in_the_case_of, replaceable, words_of, words_of_tokens
-from hf_tinybert.utils.hashing import weights_digest
+from hf_tinybert.utils.hashing import json_digest, weights_digest
 
-#: A text, or a sentence that was cut into words before (token-level tasks).
+#: A text, or a sentence that is already split into words (token-level tasks).
 Text = str | Sequence[str]
-#: Raise it when the meaning of kept candidates changes.
+#: Raise it when the meaning of stored candidates changes.
 _FORMAT = 2
 
 
 @dataclass
 class Candidates:
-    """What may stand in a text.
+    """Replacement candidates for the words of a text.
 
     Attributes:
-        words: number of a word -> what may stand there, in the case of that word.
-        of_model: the words whose candidates come from the masked language model.
+        words: index of a word -> its candidates, in the case of that word.
+        of_model: indices of the words whose candidates come from the masked language model.
     """
 
     words: dict[int, tuple[str, ...]] = field(default_factory=dict)
     of_model: set[int] = field(default_factory=set)
 
     def to_json(self) -> str:
-        """As one text, to be kept in a column."""
+        """As JSON, to be stored in a column."""
         return json.dumps([list(self.words.items()), sorted(self.of_model)], ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Candidates:
-        """What `to_json` wrote."""
+        """Read the output of `to_json`."""
         words, of_model = json.loads(text)
-        return cls({number: tuple(found) for number, found in words}, set(of_model))
+        return cls({number: tuple(candidates) for number, candidates in words}, set(of_model))
 
 
 def parse(text: Text) -> tuple[str, list[Word]]:
-    """A text as a string, and its words; a sentence that was cut before has a word for each token."""
+    """A text as a string, and its words; a sentence that is already split has one word for each token."""
     return (text, words_of(text)) if isinstance(text, str) else words_of_tokens(text)
 
 
@@ -54,11 +53,11 @@ class CandidateFinder:
     Args:
         masked_lm: a masked language model, or None.
         tokenizer: its tokenizer.
-        word_vectors: for words of several tokens, or for all of them without a model.
+        word_vectors: for words of several tokens; without a model, for all words.
         k: candidates of a word.
-        stop_words: words that stay, in lower case.
-        second_segment: the model sees the original text beside the masked one.
-        batch_size: masks in one pass of the model.
+        stop_words: words that are not replaced, in lower case.
+        second_segment: the original text is appended to the masked one as second segment.
+        batch_size: masks in one forward pass.
     """
 
     def __init__(
@@ -85,27 +84,27 @@ class CandidateFinder:
             written, words = parse(text)
             places = ((number, Place(written, word)) for number, word in enumerate(words))
             wanted += [(row, number, p) for number, p in places if replaceable(p.word, self._stop_words)]
-        known: dict[Place, tuple[str, ...]] = {}
+        predicted: dict[Place, tuple[str, ...]] = {}
         unseen: set[Place] = set()
         if self._model is not None:
             found = self._model.find(place for _, _, place in wanted)
-            known, unseen = found.candidates, found.unseen
-        others = [place.word.text for _, _, place in wanted if place not in known and place not in unseen]
+            predicted, unseen = found.candidates, found.unseen
+        others = [place.word.text for _, _, place in wanted if place not in predicted and place not in unseen]
         others = list(dict.fromkeys(others))
-        near = dict(zip(others, self._vectors.neighbours(others, self._k), strict=True))
+        neighbours = dict(zip(others, self._vectors.neighbours(others, self._k), strict=True))
         results = [Candidates() for _ in texts]
         for row, number, place in wanted:
             word, result = place.word.text, results[row]
-            candidates = known.get(place) or near.get(word, ())
+            candidates = predicted.get(place) or neighbours.get(word, ())
             if not candidates:
                 continue
             result.words[number] = tuple(in_the_case_of(word, candidate) for candidate in candidates)
-            if place in known:
+            if place in predicted:
                 result.of_model.add(number)
         return results
 
     def key(self) -> str:
-        """64 hexadecimal digits that change with everything that changes the candidates."""
+        """A digest of all that determines the candidates."""
         model = self._model
         parts = {
             "format": _FORMAT,
@@ -116,4 +115,4 @@ class CandidateFinder:
             "tokenizer": None if model is None else model.tokenizer.backend_tokenizer.to_str(),
             "second_segment": None if model is None else model.second_segment,
         }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return json_digest(parts)

@@ -1,10 +1,9 @@
-"""Variants on which a teacher no longer sees the label of their row are dropped."""
+"""A filter of variants for which a teacher does not predict the label of their row."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
@@ -15,6 +14,7 @@ from hf_tinybert.augmentation.rows import AUGMENTED, text_columns
 from hf_tinybert.data.column_names import LABEL
 from hf_tinybert.models.loading import freeze
 from hf_tinybert.utils.hashing import weights_digest
+from hf_tinybert.utils.types import Columns
 
 _ROWS_AT_ONCE = 1000
 
@@ -27,35 +27,41 @@ def keep_labels(
     label_column: str | None = None,
     batch_size: int = 64,
 ) -> Dataset | IterableDataset:
-    """Drop the variants for which the teacher predicts another label than their row's; originals all stay.
+    """Drop the variants for which the teacher predicts another label than their row's; all originals are kept.
 
     Args:
-        dataset: what `TextAugmenter.map` gave.
-        teacher: fine-tuned for classifying texts, with the labels of the data.
+        dataset: the output of `TextAugmenter.map`.
+        teacher: a single-label classifier of texts with the labels of the data.
         tokenizer: its tokenizer.
-        columns: the text column, or the two of a pair, in the order in which the teacher read them. Default: those
-            of the usual names.
-        label_column: class numbers, or names as in the teacher's configuration. Default: the first of the usual names
+        columns: the text column, or the two of a pair, in the order of the teacher's training data. Default: the usual
+            names.
+        label_column: class ids, or names as in the teacher's configuration. Default: the first of the usual names
             (`label`, `labels`, `intent`, `score`).
-        batch_size: texts in one pass of the teacher.
+        batch_size: texts in one forward pass of the teacher.
 
     Raises:
-        ValueError: the data were not augmented, have no labels or other labels than the teacher, are sentences cut
-            into words, or the teacher is no classifier.
+        ValueError: the data were not augmented, have no labels or a label that the teacher does not have, or hold
+            lists of words; or the teacher is not a single-label classifier.
     """
     features = dataset.features or {}
     if AUGMENTED not in features:
         raise ValueError(f"The data set has no column {AUGMENTED!r}: augment it first, then drop variants.")
     if teacher.config.num_labels < 2 or teacher.config.problem_type not in (None, "single_label_classification"):
-        raise ValueError("Variants can be dropped by a teacher that gives each text one of several labels only.")
+        raise ValueError(
+            f"Filtering variants needs a single-label classifier as teacher, got one with {teacher.config.num_labels} "
+            f"label(s) and problem_type {teacher.config.problem_type!r}."
+        )
     names = text_columns(dataset, columns)
     if any(not hasattr(features[name], "dtype") for name in names):
-        raise ValueError("A teacher of whole texts cannot drop variants of sentences that are cut into words.")
+        raise ValueError(
+            f"The columns {', '.join(names)} hold lists of words, whose variants cannot be filtered: the teacher "
+            "classifies whole texts."
+        )
     if label_column is None:
         label_column = next((name for name in LABEL if name in features), None)
     if label_column is None or label_column not in features:
         raise ValueError(f"Name the column with the labels: there are {', '.join(features)}.")
-    told = {
+    arguments = {
         "function": partial(
             _keeps,
             columns=names,
@@ -68,24 +74,24 @@ def keep_labels(
         "batch_size": _ROWS_AT_ONCE,
     }
     if isinstance(dataset, IterableDataset):
-        return dataset.filter(**told)
+        return dataset.filter(**arguments)
     fingerprint = Hasher.hash([dataset._fingerprint, names, label_column, weights_digest(teacher)])
-    return dataset.filter(**told, new_fingerprint=fingerprint, desc="Asking the teacher")
+    return dataset.filter(**arguments, new_fingerprint=fingerprint, desc="Filtering variants")
 
 
 @torch.inference_mode()
 def _keeps(
-    batch: Mapping[str, list[Any]],
+    batch: Columns,
     columns: Sequence[str],
     label_column: str,
     teacher: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     batch_size: int,
 ) -> list[bool]:
-    """Which rows stay."""
+    """Which rows are kept."""
     keep = [not augmented for augmented in batch[AUGMENTED]]
     variants = [row for row, original in enumerate(keep) if not original]
-    variants.sort(key=lambda row: sum(len(batch[name][row]) for name in columns))
+    variants.sort(key=lambda row: sum(len(str(batch[name][row])) for name in columns))
     for start in range(0, len(variants), batch_size):
         rows = variants[start : start + batch_size]
         texts = [[batch[name][row] for row in rows] for name in columns]
@@ -95,9 +101,9 @@ def _keeps(
     return keep
 
 
-def _number(label: Any, teacher: PreTrainedModel) -> int:
-    known = teacher.config.label2id
-    number = known.get(label) if isinstance(label, str) else label
+def _number(label: object, teacher: PreTrainedModel) -> int:
+    label2id = teacher.config.label2id
+    number: object = label2id.get(label) if isinstance(label, str) else label
     if not isinstance(number, int) or not 0 <= number < teacher.config.num_labels:
-        raise ValueError(f"The label {label!r} is none of the teacher's: {', '.join(map(str, known))}.")
+        raise ValueError(f"The label {label!r} is not one of the teacher's: {', '.join(map(str, label2id))}.")
     return number

@@ -1,21 +1,20 @@
-"""What a masked language model would put in a word's place, for many words in one pass."""
+"""Replacement candidates of a masked language model, for many words in one forward pass."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_tinybert.augmentation.word_vectors import whole_words
 from hf_tinybert.augmentation.words import Word
-from hf_tinybert.models import architectures
+from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.loading import freeze
 
-#: Two logits that are closer may change places with the batch they are computed in; a batch moves them by about 1e-5.
+#: The order of two logits that differ by less may depend on the batch, which changes logits by about 1e-5.
 _NEAR = 1e-3
 
 
@@ -37,12 +36,12 @@ class _Tokens:
 
 @dataclass
 class Found:
-    """What the model says of some places.
+    """The model's candidates for some places.
 
     Attributes:
-        candidates: for words that are one token: what may stand there, by token id.
-        several: words of several tokens, or of none that is known.
-        unseen: words beyond the model's length.
+        candidates: of words that are one token, ordered by token id.
+        several: words of several tokens, or of the unknown token.
+        unseen: words beyond the model's maximum length.
     """
 
     candidates: dict[Place, tuple[str, ...]] = field(default_factory=dict)
@@ -53,18 +52,18 @@ class Found:
 class MaskedCandidates:
     """The k most likely whole words at masked places.
 
-    Candidates do not depend on what else is in a batch: where the k-th and the next logit nearly tie, the place is
-    computed again by itself.
+    Candidates do not depend on the rest of a batch: where the k-th and the next logit nearly tie, the place is
+    computed again on its own.
 
     Args:
         model: a masked language model.
         tokenizer: its tokenizer, a fast one.
         k: candidates of a place.
-        second_segment: the original text follows as second segment, as in the paper's code.
-        batch_size: masks in one pass.
+        second_segment: the original text is appended as second segment, as in the paper's code.
+        batch_size: masks in one forward pass.
 
     Raises:
-        ValueError: the tokenizer has no mask or does not know the places of its tokens, or the model no head.
+        ValueError: the tokenizer has no mask token or no character offsets, or the model has no head.
     """
 
     def __init__(
@@ -88,13 +87,14 @@ class MaskedCandidates:
             )
         self.model, self.tokenizer = freeze(model), tokenizer
         self.k, self.second_segment, self.batch_size = k, second_segment, batch_size
-        self._longest = min(architectures.Encoder.from_model(model).max_length or 10**6, tokenizer.model_max_length)
+        # A tokenizer without a limit has one of 10^30.
+        self._longest = Encoder.from_model(model).at_most(min(tokenizer.model_max_length, 10**6))
         by_id = sorted((number, text) for text, number in whole_words(tokenizer).items())
         self._texts = [text for _, text in by_id]
         self._whole = torch.tensor([number for number, _ in by_id], device=model.device)
 
     def find(self, places: Iterable[Place]) -> Found:
-        """Candidates of many places; each distinct one is looked at once."""
+        """Candidates of many places; each distinct one is computed once."""
         distinct = list(dict.fromkeys(places))
         found = Found()
         texts = {text: number for number, text in enumerate(dict.fromkeys(place.text for place in distinct))}
@@ -112,7 +112,7 @@ class MaskedCandidates:
         return found
 
     def _masks(self, places: Sequence[Place], texts: dict[str, int], found: Found) -> list[tuple[Place, _Tokens, int]]:
-        """The places that are one token, each with its text's tokens and the token's position."""
+        """The places that are one token, each with the tokens of its text and the position of its token."""
         if not texts:
             return []
         written = list(texts)
@@ -138,7 +138,7 @@ class MaskedCandidates:
 
     @torch.inference_mode()
     def _ranked(self, masks: Sequence[tuple[_Tokens, int]]) -> tuple[Tensor, Tensor]:
-        """The logits of the best k + 1 whole words at every mask, and their numbers, `[masks, k + 1]`."""
+        """The logits of the best k + 1 whole words at every mask, and their indices, `[masks, k + 1]`."""
         width, pad = max(len(tokens.ids) for tokens, _ in masks), self.tokenizer.pad_token_id or 0
         inputs = {
             "input_ids": _padded([tokens.ids for tokens, _ in masks], width, pad),
@@ -159,10 +159,10 @@ class MaskedCandidates:
         return best.values.cpu(), best.indices.cpu()
 
 
-def _at(rows: Tensor, positions: Tensor) -> Callable[..., Any]:
-    """A hook that hands the head one position of each row: the words of all others are never computed."""
+def _at(rows: Tensor, positions: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    """A hook that passes one position of each row to the head, so that no other logits are computed."""
 
-    def gather(_module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def gather(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (args[0][rows, positions].unsqueeze(1), *args[1:])
 
     return gather

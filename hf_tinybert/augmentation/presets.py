@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
-#: Attempts at a variant of each text: 20 in the paper; the authors' code takes more for the smallest tasks and fewer
-#: for the largest. p = 0.4 and k = 15 everywhere.
+#: n, the attempts at a variant of each text: 20 in the paper; the authors' code uses more for the smallest tasks and
+#: fewer for the largest. p = 0.4 and k = 15 for all tasks.
 GLUE = {
     "cola": 30,
     "sst2": 20,
@@ -18,12 +18,23 @@ GLUE = {
 }
 
 
-def paper_settings(task: str) -> dict[str, Any]:
-    """Arguments of `TextAugmenter` for a GLUE task, written as in the Hub's `nyu-mll/glue`.
+class AugmentationSettings(TypedDict, total=False):
+    """The numbers of algorithm 1, as arguments of `TextAugmenter`."""
+
+    n: int
+    k: int
+    p: float
+
+
+def paper_settings(task: str) -> AugmentationSettings:
+    """Arguments of `TextAugmenter` for a GLUE task.
+
+    Args:
+        task: as in the Hub's `nyu-mll/glue`, such as `sst2`.
 
     Raises:
-        ValueError: there is no such task; the message lists those there are.
+        ValueError: the task is unknown; the message lists the tasks.
     """
     if task not in GLUE:
-        raise ValueError(f"There are no settings for {task!r}; there are for {', '.join(GLUE)}.")
+        raise ValueError(f"There are no settings for {task!r}, expected one of {', '.join(GLUE)}.")
     return {"n": GLUE[task], "k": 15, "p": 0.4}

@@ -1,15 +1,14 @@
-"""Variants of a text, from candidates that were found before: choices alone, no model."""
+"""Variants of a text, sampled from its candidates; no model is run."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 
 import numpy as np
 
 from hf_tinybert.augmentation.candidates import Candidates, Text, parse
 from hf_tinybert.augmentation.words import with_replacements
+from hf_tinybert.utils.hashing import json_digest
 
 
 @dataclass(frozen=True)
@@ -18,8 +17,8 @@ class Variant:
 
     Attributes:
         text: in the form of the original, a string or tokens.
-        replaced: how many words differ from the original's.
-        of_model: how many of these are the masked language model's.
+        replaced: number of words that differ from the original's.
+        of_model: number of these that come from the masked language model.
     """
 
     text: Text
@@ -29,14 +28,14 @@ class Variant:
 
 @dataclass(frozen=True)
 class VariantWriter:
-    """Algorithm 1's inner loops: n times, each word with probability p.
+    """The inner loops of algorithm 1: n attempts, in each of which every word is replaced with probability p.
 
-    What it writes depends on the text, its candidates, the column and these numbers alone.
+    The variants depend only on the text, its candidates, the column and these numbers.
 
     Attributes:
         n: attempts; a variant that equals the original or an earlier one is dropped.
         p: probability that a word is replaced.
-        seed: of all choices.
+        seed: of the random choices.
     """
 
     n: int
@@ -44,7 +43,7 @@ class VariantWriter:
     seed: int
 
     def write(self, text: Text, candidates: Candidates, column: str = "") -> list[Variant]:
-        """The variants of a text, in the order in which they were made."""
+        """The variants of a text, in the order of the attempts."""
         written, words = parse(text)
         numbers = list(candidates.words)
         if not numbers:
@@ -54,8 +53,8 @@ class VariantWriter:
         seen, variants = {written}, []
         for _ in range(self.n):
             picks = (generator.random(len(numbers)) * choices).astype(int)
-            places = np.flatnonzero(generator.random(len(numbers)) < self.p)
-            chosen = {numbers[i]: candidates.words[numbers[i]][picks[i]] for i in places}
+            replaced = np.flatnonzero(generator.random(len(numbers)) < self.p)
+            chosen = {numbers[i]: candidates.words[numbers[i]][picks[i]] for i in replaced}
             new = with_replacements(written, words, chosen)
             if new in seen:
                 continue
@@ -69,5 +68,4 @@ class VariantWriter:
         return variants
 
     def _seed_of(self, text: str, column: str) -> int:
-        digest = hashlib.sha256(json.dumps([self.seed, column, text]).encode()).digest()
-        return int.from_bytes(digest[:16], "big")
+        return int(json_digest([self.seed, column, text])[:32], 16)

@@ -1,18 +1,18 @@
-"""Nearest neighbours of words: from GloVe or word2vec files, gensim's KeyedVectors, or a model's own embeddings."""
+"""Nearest neighbours of words: from GloVe or word2vec files, gensim's KeyedVectors, or a model's embeddings."""
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,35 +20,45 @@ from transformers.utils import logging
 
 from hf_tinybert.augmentation.words import words_of
 from hf_tinybert.utils.files import file_beside
+from hf_tinybert.utils.hashing import file_digest, json_digest, stream_digest
 from hf_tinybert.utils.work_sharing import default_folder
 
 logger = logging.get_logger(__name__)
 
-#: As in the paper's code: a file's most frequent words, which it lists first.
+#: As in the paper's code: the most frequent words of a file, which come first.
 MAX_WORDS = 100_000
-#: Raise it when the meaning of a kept index changes.
+#: Raise it when the meaning of a stored index changes.
 _FORMAT = 1
 _QUERIES_AT_ONCE = 1024
-#: Looked at once more, exactly, so that the rounding of large products does not decide.
+#: Additional neighbours that are ranked again in float64, so that float32 rounding does not change the result.
 _SPARE = 8
+
+Vectors: TypeAlias = NDArray[np.float32]
+
+
+class KeyedVectors(Protocol):
+    """The attributes that are used of gensim's `KeyedVectors`."""
+
+    index_to_key: Sequence[str]
+    vectors: Vectors
 
 
 class WordVectors:
     """Words, their vectors, and exact search among them by cosine.
 
     Args:
-        words: each once; neighbours are taken from these.
+        words: n distinct words, from which neighbours are taken.
         vectors: `[n, d]`, one for each word, no row of zeros.
-        compose: makes a vector of a word that is not among them, or None where it cannot.
+        compose: returns the vector `[d]` of a word that is not among them, or None if it has none.
     """
 
     def __init__(
         self,
         words: Sequence[str],
-        vectors: np.ndarray,
-        compose: Callable[[str], np.ndarray | None] | None = None,
+        vectors: Vectors,
+        compose: Callable[[str], Vectors | None] | None = None,
     ) -> None:
-        """Bring every vector to length 1."""
+        """Normalise every vector to length 1."""
         self.words = list(words)
         self.unit = _normalised(np.asarray(vectors, dtype=np.float32))
         self._number = {word: number for number, word in enumerate(self.words)}
@@ -58,80 +68,77 @@ class WordVectors:
     def from_file(
         cls, path: str | os.PathLike[str], max_words: int = MAX_WORDS, cache_dir: str | os.PathLike[str] | None = None
     ) -> WordVectors:
-        """Read a text file of GloVe's or word2vec's form, plain or gzipped; what was read is kept for the next time.
+        """Read a text file in the format of GloVe or word2vec, plain or gzipped; the index is stored for later calls.
 
         Args:
-            path: one word a line, then its numbers, separated by spaces; a first line with two whole numbers is
-                word2vec's header. Lines of another length, or with something that is no number, are left out and
-                counted in a warning; so are words that came before.
-            max_words: how many lines are read at most.
-            cache_dir: where the index is kept. Default: hf_tinybert/word_vectors in `HF_HOME`.
+            path: one word a line, followed by its numbers, separated by spaces; a first line of two integers is
+                word2vec's header. Lines of another length or with other content than numbers are skipped and counted
+                in a warning, as are repeated words.
+            max_words: maximum number of words.
+            cache_dir: in which the index is stored. Default: hf_tinybert/word_vectors in `HF_HOME`.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: no line of it holds a vector.
+            FileNotFoundError: the file does not exist.
+            ValueError: no line holds a vector.
         """
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"The word vectors {path} do not exist: give a text file of GloVe or word2vec.")
         folder = Path(cache_dir or default_folder("word_vectors"))
-        kept = folder / f"{_key(path, max_words)}.safetensors"
-        if not kept.is_file():
+        index = folder / f"{json_digest([_FORMAT, file_digest(path), max_words])}.safetensors"
+        if not index.is_file():
             words, vectors = _read(path, max_words)
             folder.mkdir(parents=True, exist_ok=True)
-            with file_beside(kept) as file:
+            with file_beside(index) as file:
                 save_file({"vectors": vectors}, str(file), metadata={"words": json.dumps(words)})
-        with safe_open(str(kept), framework="numpy") as opened:
+        with safe_open(str(index), framework="numpy") as opened:
             return cls(json.loads(opened.metadata()["words"]), opened.get_tensor("vectors"))
 
     @classmethod
-    def from_keyed_vectors(cls, keyed_vectors: Any, max_words: int = MAX_WORDS) -> WordVectors:
-        """Take gensim's `KeyedVectors`, or anything with its `index_to_key` and `vectors`."""
+    def from_keyed_vectors(cls, keyed_vectors: KeyedVectors, max_words: int = MAX_WORDS) -> WordVectors:
+        """Use gensim's `KeyedVectors`, or any object with its `index_to_key` and `vectors`."""
         words, vectors = list(keyed_vectors.index_to_key)[:max_words], np.asarray(keyed_vectors.vectors)[:max_words]
         real = np.flatnonzero(_usable(vectors))
         return cls([words[row] for row in real], vectors[real])
 
     @classmethod
     def from_embeddings(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> WordVectors:
-        """Take a model's input embeddings: neighbours are its whole-word tokens, a word of several is their mean."""
+        """Use a model's input embeddings: neighbours are whole-word tokens; a word of several tokens is their mean."""
         table = model.get_input_embeddings().weight.detach().float().cpu().numpy()
         whole = whole_words(tokenizer)
         real = [(text, number) for text, number in whole.items() if number < len(table) and table[number].any()]
 
-        def compose(word: str) -> np.ndarray | None:
+        def compose(word: str) -> Vectors | None:
             pieces = list(tokenizer(word, add_special_tokens=False)["input_ids"])
-            known = [number for number in pieces if number != tokenizer.unk_token_id]
-            return table[known].mean(axis=0) if known and len(known) == len(pieces) else None
+            return table[pieces].mean(axis=0) if pieces and tokenizer.unk_token_id not in pieces else None
 
         return cls([text for text, _ in real], table[[number for _, number in real]], compose)
 
     def neighbours(self, words: Sequence[str], k: int) -> list[list[str]]:
-        """The k nearest other words of each word, nearest first; none for a word without a vector.
+        """The k nearest other words of each word by cosine, nearest first; none for a word without a vector.
 
-        A word is looked up as it is written, then in lower case. Itself in any case is no neighbour.
+        A word is looked up as written, then in lower case. The word itself, in any case, is not a neighbour.
         """
-        found: list[list[str]] = [[] for _ in words]
-        asked = [(place, vector) for place, word in enumerate(words) if (vector := self._vector(word)) is not None]
-        for start in range(0, len(asked), _QUERIES_AT_ONCE):
-            part = asked[start : start + _QUERIES_AT_ONCE]
+        neighbours: list[list[str]] = [[] for _ in words]
+        queried = [(number, vector) for number, word in enumerate(words) if (vector := self._vector(word)) is not None]
+        for start in range(0, len(queried), _QUERIES_AT_ONCE):
+            part = queried[start : start + _QUERIES_AT_ONCE]
             queries = np.stack([vector for _, vector in part])
             wanted = min(k + _SPARE, len(self.words))
             near = np.argpartition(-(queries @ self.unit.T), wanted - 1, axis=1)[:, :wanted]
-            for (place, query), rows in zip(part, near, strict=True):
+            for (number, query), rows in zip(part, near, strict=True):
                 rows = np.sort(rows)
                 exact = (self.unit[rows].astype(np.float64) * query.astype(np.float64)).sum(axis=1)
                 order = rows[np.argsort(-exact, kind="stable")]
-                own = words[place].casefold()
-                found[place] = [self.words[row] for row in order if self.words[row].casefold() != own][:k]
-        return found
+                folded = words[number].casefold()
+                neighbours[number] = [self.words[row] for row in order if self.words[row].casefold() != folded][:k]
+        return neighbours
 
     def digest(self) -> str:
-        """SHA-256 of the words and their vectors, in hexadecimal."""
-        digest = hashlib.sha256(json.dumps([self.words, self._compose is not None]).encode())
-        digest.update(np.ascontiguousarray(self.unit).tobytes())
-        return digest.hexdigest()
+        """The digest of the words and their vectors."""
+        return stream_digest([json.dumps([self.words, self._compose is not None]), self.unit.tobytes()])
 
-    def _vector(self, word: str) -> np.ndarray | None:
+    def _vector(self, word: str) -> Vectors | None:
         for written in (word, word.lower()):
             if written in self._number:
                 return self.unit[self._number[written]]
@@ -142,10 +149,10 @@ class WordVectors:
 
 
 def whole_words(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """The tokens that are a word of letters by themselves, as they are written -> their ids.
+    """The tokens that are whole words of letters: text -> token id.
 
-    A token is one if the tokenizer, given its text after a space, gives it back: so continuation pieces, special
-    tokens and pieces of bytes are out, whatever their marks are in this vocabulary.
+    A token is a whole word if the tokenizer encodes its text, after a space, as this token. This excludes continuation
+    pieces, special tokens and byte pieces, however the vocabulary marks them.
     """
     special = set(tokenizer.all_special_ids)
     texts: dict[str, None] = {}
@@ -163,15 +170,15 @@ def whole_words(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     }
 
 
-def _read(path: Path, max_words: int) -> tuple[list[str], np.ndarray]:
-    words: dict[str, np.ndarray] = {}
+def _read(path: Path, max_words: int) -> tuple[list[str], Vectors]:
+    words: dict[str, Vectors] = {}
     broken = repeated = 0
     size = _size(path)
     for number, line in enumerate(_lines(path)):
         parts = line.split(" ")
         if number == 0 and len(parts) == 2 and all(part.isdigit() for part in parts):
             continue
-        # GloVe's largest file has words with spaces in them.
+        # Some words of the largest GloVe file contain spaces.
         word, vector = " ".join(parts[:-size]), _numbers(parts[-size:])
         if not word or vector is None or len(vector) != size:
             broken += 1
@@ -182,14 +189,16 @@ def _read(path: Path, max_words: int) -> tuple[list[str], np.ndarray]:
         if len(words) == max_words:
             break
     if not words:
-        raise ValueError(f"No line of {path} is a word and its numbers, separated by spaces, as GloVe's lines are.")
+        raise ValueError(
+            f"No line of {path} is a word and its numbers, separated by spaces: give a text file of GloVe or word2vec."
+        )
     if broken or repeated:
-        logger.warning(f"{path}: {broken} broken lines and {repeated} repeated words are left out.")
+        logger.warning(f"{path}: {broken} broken lines and {repeated} repeated words were skipped.")
     return list(words), np.stack(list(words.values()))
 
 
 def _size(path: Path) -> int:
-    """Numbers in a line: what most of the first lines have."""
+    """The dimension of the vectors: the most frequent number of values among the first lines."""
     counts = Counter(len(line.split(" ")) - 1 for line in islice(_lines(path), 100))
     return max(counts.most_common(1)[0][0] if counts else 1, 1)
 
@@ -201,7 +210,7 @@ def _lines(path: Path) -> Iterator[str]:
             yield line.rstrip()
 
 
-def _numbers(parts: Sequence[str]) -> np.ndarray | None:
+def _numbers(parts: Sequence[str]) -> Vectors | None:
     try:
         vector = np.array(parts, dtype=np.float32)
     except ValueError:
@@ -209,16 +218,10 @@ def _numbers(parts: Sequence[str]) -> np.ndarray | None:
     return vector if _usable(vector[None])[0] else None
 
 
-def _usable(vectors: np.ndarray) -> np.ndarray:
-    return np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
+def _usable(vectors: Vectors) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1))
 
 
-def _normalised(vectors: np.ndarray) -> np.ndarray:
-    unit: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+def _normalised(vectors: Vectors) -> Vectors:
+    unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return unit
-
-
-def _key(path: Path, max_words: int) -> str:
-    with path.open("rb") as file:
-        content = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.sha256(json.dumps([_FORMAT, content, max_words]).encode()).hexdigest()

@@ -1,26 +1,28 @@
-"""Words of a text: where they stand, which of them may be replaced, and how a replacement is written."""
+"""Words of a text: their positions, which of them may be replaced, and the case of a replacement."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import regex
+from hf_tinybert.utils import extras
 
-#: A Chinese character by itself, as BERT's tokenizers cut them; or a run of letters with their marks, in which an
-#: apostrophe may stand.
+regex = extras.required("regex", "Data augmentation")
+
+#: A single Chinese character, as BERT's tokenizers split them; or a run of letters with their marks, which may contain
+#: apostrophes.
 _WORD = regex.compile(r"\p{Han}|(?:(?!\p{Han})\p{L}\p{M}*)+(?:['\u2019](?:(?!\p{Han})\p{L}\p{M}*)+)*")
 _REPLACEABLE = regex.compile(r"\p{Han}|(?:\p{L}\p{M}*){2,}")
 
 
 @dataclass(frozen=True)
 class Word:
-    """A word and where it stands.
+    """A word and its position in the text.
 
     Attributes:
-        text: as it is written.
-        start: its first character's place in the text.
-        end: the place after its last.
+        text: with its case.
+        start: index of the first character.
+        end: index after the last character.
     """
 
     text: str
@@ -29,12 +31,12 @@ class Word:
 
 
 def words_of(text: str) -> list[Word]:
-    """The words of a text, in order; digits, punctuation and symbols belong to none."""
-    return [Word(found.group(), found.start(), found.end()) for found in _WORD.finditer(text)]
+    """The words of a text, in order, without digits, punctuation and symbols."""
+    return [Word(match.group(), match.start(), match.end()) for match in _WORD.finditer(text)]
 
 
 def words_of_tokens(tokens: Sequence[str]) -> tuple[str, list[Word]]:
-    """The text of a sentence that was cut into words before, and its words, one for each token."""
+    """The text of a sentence that is already split into words, and its words, one for each token."""
     words, start = [], 0
     for token in tokens:
         words.append(Word(token, start, start + len(token)))
@@ -43,15 +45,15 @@ def words_of_tokens(tokens: Sequence[str]) -> tuple[str, list[Word]]:
 
 
 def replaceable(word: Word, stop_words: Collection[str]) -> bool:
-    """Whether a word may be replaced: two letters or more and nothing else, and no stop word (without case).
+    """Whether a word may be replaced: only letters, at least two, and not a stop word (case-insensitive).
 
-    A single letter is what a tokenised text leaves of "it's" or "don't"; a Chinese character is a word.
+    Single letters are left over from "it's" or "don't" in tokenised text. A single Chinese character is a word.
     """
     return _REPLACEABLE.fullmatch(word.text) is not None and word.text.casefold() not in stop_words
 
 
 def in_the_case_of(word: str, replacement: str) -> str:
-    """A replacement with the capitals of the word that it replaces: all, the first, or its own."""
+    """A replacement in the case of the word that it replaces: upper case, capitalised, or unchanged."""
     if len(word) > 1 and word.isupper():
         return replacement.upper()
     if word[:1].isupper():
@@ -60,12 +62,12 @@ def in_the_case_of(word: str, replacement: str) -> str:
 
 
 def with_replacements(text: str, words: Sequence[Word], chosen: Mapping[int, str]) -> str:
-    """The text with some words replaced, every other character as it was.
+    """The text with some words replaced; all other characters are unchanged.
 
     Args:
         text: the original.
-        words: its words.
-        chosen: number of a word -> what stands there instead.
+        words: of the original.
+        chosen: index of a word -> its replacement.
     """
     pieces, position = [], 0
     for number in sorted(chosen):

@@ -1,6 +1,6 @@
 """Models side by side.
 
-`Comparison` is of teacher and student: metric, parameters, file size, latency, share kept. `Benchmark` is of any
+`Comparison` is of teacher and student: metric, parameters, file size, latency, score retained. `Benchmark` is of any
 models in any runtimes: parameters, FLOPs, file size, latency, throughput.
 """
 
@@ -11,27 +11,31 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import transformers
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainingArguments
 
 from hf_tinybert.benchmark.costs import Candidate, ModelCost, Plan, Timing, bytes_on_disk, latency, measure
+from hf_tinybert.models import peft
 from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.utils.files import file_beside
 from hf_tinybert.utils.latency import machine_name
+from hf_tinybert.utils.types import AnyDataset
 
+#: Tokens of the sequence that is timed, where nothing else is asked for.
+LENGTH = 32
 #: Where a run saves its comparison of teacher and student.
 SUMMARY_NAME = "summary.json"
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What is known of one model; None where it was not measured.
+    """Measurements of one model; None where it was not measured.
 
     Attributes:
-        name: how the table calls it.
+        name: its name in the table.
         parameters: all of them.
         layer_parameters: those of the transformer layers, without embeddings and head.
         bytes_on_disk: size of its weight files.
@@ -47,52 +51,66 @@ class ModelFacts:
     score: float | None = None
 
 
+class ComparedTrainer(Protocol):
+    """What is used of a `DistillationTrainer`."""
+
+    args: TrainingArguments
+    student: PreTrainedModel
+    teacher: PreTrainedModel
+    is_fsdp_enabled: bool
+
+    def evaluate(self, eval_dataset: AnyDataset, *, metric_key_prefix: str) -> dict[str, float]:
+        """The student's metrics."""
+
+    def evaluate_teacher(self, eval_dataset: AnyDataset) -> dict[str, float]:
+        """The teacher's metrics, with the prefix `teacher_`."""
+
+    def save_metrics(self, split: str, metrics: Mapping[str, float]) -> None:
+        """Write the metrics into the output folder."""
+
+    def is_world_process_zero(self) -> bool:
+        """Whether this process writes."""
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """Models side by side; the first is the teacher, against which the others are measured.
+    """Teacher and student side by side.
 
     Attributes:
-        metric: name of the score.
-        split: which data the score is of.
+        metric: name of the score; empty where none was measured.
+        split: data that the score was measured on.
         length: tokens of the sequence whose latency was measured.
-        threads: CPU threads that were used.
-        models: the rows.
-        machine: what it was measured on.
+        threads: CPU threads.
+        teacher: measurements of the teacher.
+        student: measurements of the student.
+        machine: processor that both were timed on.
     """
 
     metric: str
     split: str
     length: int
     threads: int
-    models: tuple[ModelFacts, ...]
+    teacher: ModelFacts
+    student: ModelFacts
     machine: str = ""
 
     def __str__(self) -> str:
-        """A table with a column for each model and, where there are several, the factors between them."""
-        first, several = self.models[0], len(self.models) > 1
-        header = ["", *(facts.name for facts in self.models)]
-        rows = [header]
-        score = f"{self.split} {self.metric}"
-        rows.append([score, *(_number(m.score, "{:.4f}") for m in self.models)])
-        if several:
-            rows.append(["share kept", *(_ratio(m.score, first.score, "{:.1%}") for m in self.models)])
-        rows.append(["parameters", *(_millions(m.parameters, first.parameters) for m in self.models)])
-        rows.append(["  in the layers", *(_millions(m.layer_parameters, first.layer_parameters) for m in self.models)])
-        rows.append(["file size", *(_number(m.bytes_on_disk, "{:.1f} MB", 1e-6) for m in self.models)])
-        latency = f"latency ({self.length} tokens)"
-        rows.append([latency, *(_number(m.latency_ms, "{:.2f} ms") for m in self.models)])
-        if several:
-            rows.append(["speed-up", *(_ratio(first.latency_ms, m.latency_ms, "{:.1f}x") for m in self.models)])
-        return "\n".join(_aligned(rows))
+        """A table with a column for each model, and the factors between them."""
+        return table([self.teacher, self.student], self.metric, self.split, self.length)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write as JSON, whole or not at all."""
         _save_json(path, asdict(self))
 
     @classmethod
-    def from_saved(cls, saved: Mapping[str, Any]) -> Comparison:
-        """From what `save` wrote, read as JSON."""
-        return cls(**{**saved, "models": tuple(ModelFacts(**model) for model in saved["models"])})
+    def from_saved(cls, saved: dict[str, Any]) -> Comparison:
+        """From what `save` wrote, read as JSON.
+
+        Raises:
+            KeyError, TypeError: it is not one.
+        """
+        teacher, student = ModelFacts(**saved["teacher"]), ModelFacts(**saved["student"])
+        return cls(**{**saved, "teacher": teacher, "student": student})
 
 
 @dataclass(frozen=True)
@@ -148,8 +166,8 @@ class Benchmark:
         title = f"{threads} thread{'s' if threads > 1 else ''}, batch of {batch_size}, {length} tokens"
         rows = [[title, "median", "p95", "sequences/s", "speed-up"]]
         shape = (threads, batch_size, length)
-        found = [t for t in self.timings if (t.threads, t.batch_size, t.length) == shape]
-        for cost, timing in zip(self.costs, found, strict=True):
+        timings = [t for t in self.timings if (t.threads, t.batch_size, t.length) == shape]
+        for cost, timing in zip(self.costs, timings, strict=True):
             times = [f"{timing.median_ms:.2f} ms", f"{timing.p95_ms:.2f} ms"]
             rows.append([cost.label, *times, f"{timing.sequences_per_second:,.1f}", f"{timing.speed_up:.1f}x"])
         return _aligned(rows)
@@ -160,25 +178,85 @@ class Benchmark:
 
 
 def compare(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    scores: tuple[float | None, float | None] = (None, None),
+    folders: tuple[str, str] = ("", ""),
+    metric: str = "",
+    split: str = "",
+    length: int = LENGTH,
+) -> Comparison:
+    """Measure the sizes and latencies of teacher and student, in turns.
+
+    Args:
+        teacher: on its device.
+        student: on its device.
+        scores: of teacher and student, where they were measured.
+        folders: of both; the file size is known of folders only.
+        metric: name of the scores.
+        split: data that the scores were measured on.
+        length: tokens of the sequence to time.
+    """
+    models = {"teacher": teacher, "student": student}
+    of_teacher, of_student = measure_models(
+        models, dict(zip(models, scores, strict=True)), dict(zip(models, folders, strict=True)), length
+    )
+    threads, machine = torch.get_num_threads(), machine_name(teacher.device)
+    return Comparison(metric, split, length, threads, of_teacher, of_student, machine)
+
+
+def compare_trained(
+    trainer: ComparedTrainer, dataset: AnyDataset | None = None, metric: str = "", split: str = "test"
+) -> Comparison | None:
+    """Evaluate a trainer's student and teacher on held-out data, and measure what both models cost.
+
+    Call it in every process; the metrics are also saved as `Trainer.save_metrics` does.
+
+    Args:
+        trainer: a `DistillationTrainer` whose student was saved to its `output_dir`.
+        dataset: tokenised examples; without, sizes and latencies alone are compared.
+        metric: the metric of `compute_metrics` that is compared, such as `"accuracy"`.
+        split: name of the data, the prefix of the saved metrics.
+
+    Returns:
+        The comparison; None in all processes but the first, and of a model that FSDP has sharded.
+
+    Raises:
+        ValueError: `compute_metrics` gives no such metric.
+    """
+    scores: tuple[float | None, float | None] = (None, None)
+    if dataset is not None:
+        measured = trainer.evaluate(dataset, metric_key_prefix=split)
+        trainer.save_metrics(split, measured)
+        if f"{split}_{metric}" not in measured:
+            names = ", ".join(name.removeprefix(f"{split}_") for name in measured)
+            raise ValueError(f"compute_metrics gives no {metric!r}; it gives {names}.")
+        scores = trainer.evaluate_teacher(dataset)[f"teacher_{metric}"], measured[f"{split}_{metric}"]
+    else:
+        metric = split = ""
+    if trainer.is_fsdp_enabled or not trainer.is_world_process_zero():
+        return None
+    student_folder = "" if peft.has_adapter(trainer.student) else str(trainer.args.output_dir)
+    folders = (getattr(trainer.teacher.config, "_name_or_path", "") or "", student_folder)
+    return compare(trainer.teacher, trainer.student, scores, folders, metric, split)
+
+
+def measure_models(
     models: Mapping[str, PreTrainedModel],
     scores: Mapping[str, float | None],
     folders: Mapping[str, str],
-    metric: str,
-    split: str,
-    length: int = 32,
-) -> Comparison:
-    """Measure models side by side.
+    length: int = LENGTH,
+) -> list[ModelFacts]:
+    """Size and latency of models, which take turns while they are timed.
 
     Args:
-        models: name -> model; the first is the one the others are measured against.
-        scores: name -> metric.
-        folders: name -> folder or Hub id, or nothing; the file size is known for folders only.
-        metric: name of the score.
-        split: which data the scores are of.
+        models: name -> model.
+        scores: name -> metric, where it was measured.
+        folders: name -> folder or Hub id, or nothing; the file size is known of folders only.
         length: tokens of the sequence to time.
     """
     latencies = latency(models, length)
-    facts = tuple(
+    return [
         ModelFacts(
             name=name,
             parameters=model.num_parameters(),
@@ -188,9 +266,30 @@ def compare(
             score=scores.get(name),
         )
         for name, model in models.items()
-    )
-    device = next(iter(models.values())).device
-    return Comparison(metric, split, length, torch.get_num_threads(), facts, machine_name(device))
+    ]
+
+
+def table(models: Sequence[ModelFacts], metric: str, split: str, length: int) -> str:
+    """A column for each model; of several, the factors against the first.
+
+    Args:
+        models: the columns.
+        metric: name of the scores.
+        split: data that they were measured on.
+        length: tokens of the sequence that was timed.
+    """
+    first, several = models[0], len(models) > 1
+    rows = [["", *(facts.name for facts in models)]]
+    rows.append([f"{split} {metric}" if metric else "score", *(_number(m.score, "{:.4f}") for m in models)])
+    if several:
+        rows.append(["score retained", *(_ratio(m.score, first.score, "{:.1%}") for m in models)])
+    rows.append(["parameters", *(_millions(m.parameters, first.parameters) for m in models)])
+    rows.append(["  in the layers", *(_millions(m.layer_parameters, first.layer_parameters) for m in models)])
+    rows.append(["file size", *(_number(m.bytes_on_disk, "{:.1f} MB", 1e-6) for m in models)])
+    rows.append([f"latency ({length} tokens)", *(_number(m.latency_ms, "{:.2f} ms") for m in models)])
+    if several:
+        rows.append(["speed-up", *(_ratio(first.latency_ms, m.latency_ms, "{:.1f}x") for m in models)])
+    return "\n".join(_aligned(rows))
 
 
 def benchmark(
@@ -201,7 +300,7 @@ def benchmark(
     progress: Callable[[str], None] | None = None,
     baseline: str | None = None,
 ) -> Benchmark:
-    """Measure models in runtimes; the arguments and errors are those of `inference.measure`."""
+    """Measure models in runtimes; the arguments and errors are those of `costs.measure`."""
     costs, timings = measure(candidates, plan, runtimes, device, progress, baseline)
     return Benchmark(
         device=machine_name(device),
@@ -214,7 +313,7 @@ def benchmark(
     )
 
 
-def _save_json(path: str | os.PathLike[str], value: Any) -> None:
+def _save_json(path: str | os.PathLike[str], value: object) -> None:
     """Whole or not at all."""
     with file_beside(path) as file:
         file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

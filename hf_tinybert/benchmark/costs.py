@@ -1,4 +1,4 @@
-"""What models cost when they answer: parameters, FLOPs, file size, latency and throughput, in several runtimes.
+"""The cost of inference: parameters, FLOPs, file size, latency and throughput, in several runtimes.
 
 A multiply-add counts as two FLOPs. Only matrix products are counted, as usual: in a BERT they are all but a
 percent of the work.
@@ -15,10 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForSequenceClassification, BertConfig, PretrainedConfig, PreTrainedModel
@@ -29,8 +27,9 @@ from hf_tinybert.hub.checkpoints import PROJECTIONS_NAME
 from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.loading import load_model, load_tokenizer
 from hf_tinybert.utils.latency import in_turns, medians, random_inputs
+from hf_tinybert.utils.types import Batch, Forward
 
-#: Architectures to compare with that need no weights: BERT-base and the presets, with BERT's vocabulary.
+#: Architectures for comparison that need no weights: BERT-base and the presets, with BERT's vocabulary.
 SHAPES: dict[str, dict[str, int]] = {
     "bert-base": {
         "num_hidden_layers": 12,
@@ -45,10 +44,10 @@ _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that takes part.
+    """A model to be measured.
 
     Attributes:
-        name: how the table calls it.
+        name: its name in the table.
         path: folder or Hub id of a fine-tuned model, or None for a shape with random weights.
         shape: a name in `SHAPES` where there is no path.
     """
@@ -156,10 +155,10 @@ class Timing:
 
 @dataclass(frozen=True)
 class _Contender:
-    """A model in a runtime; `opened` takes a number of threads and returns what answers with them."""
+    """A model in a runtime; `opened` returns the forward pass for a number of CPU threads."""
 
     cost: ModelCost
-    opened: Callable[[int], Callable[..., Any]]
+    opened: Callable[[int], Forward]
     config: PretrainedConfig
     special_ids: frozenset[int]
 
@@ -174,25 +173,25 @@ def find_candidates(models: Sequence[str], shapes: Sequence[str] = ()) -> tuple[
     Raises:
         ValueError: nothing was named, a name or path is empty, two have the same name, or there is no such shape.
     """
-    found = []
+    candidates = []
     for text in models:
         name, equals, path = text.partition("=")
         if not equals or os.path.isdir(text):
             name, path = os.path.basename(os.path.abspath(text)) if os.path.isdir(text) else text, text
         if not name or not path:
             raise ValueError(f"--models takes a folder, a Hub id or name=path, got {text!r}.")
-        found.append(Candidate(name, path=path))
+        candidates.append(Candidate(name, path=path))
     for shape in shapes:
         if shape not in SHAPES:
             raise ValueError(f"Unknown shape {shape!r}; the shapes are {', '.join(SHAPES)}.")
-        found.append(Candidate(shape, shape=shape))
-    if not found:
+        candidates.append(Candidate(shape, shape=shape))
+    if not candidates:
         raise ValueError("Nothing to measure: give --models or --shapes.")
-    names = [candidate.name for candidate in found]
+    names = [candidate.name for candidate in candidates]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"Two models are called {twice!r}; tell them apart with --models name=path.")
-    return tuple(found)
+    return tuple(candidates)
 
 
 def measure(
@@ -210,7 +209,7 @@ def measure(
         plan: what to time, and how.
         runtimes: names in `runtimes.RUNTIMES`; none for all that work here.
         device: where to run.
-        progress: told in a line what comes next.
+        progress: is called with a line of text before each step.
         baseline: name of the model against which speed-ups are counted, in its first runtime and with as many
             threads; the first by default.
 
@@ -222,24 +221,24 @@ def measure(
             the baseline is none of the models; all before anything is timed.
     """
     device = torch.device(device)
-    say = progress or (lambda text: None)
+    report = progress or (lambda text: None)
     names = find_runtimes(runtimes, device)
-    known = [candidate.name for candidate in candidates]
-    if baseline is not None and baseline not in known:
-        raise ValueError(f"--baseline must be one of the models, {', '.join(known)}; got {baseline!r}.")
-    first = known.index(baseline) * len(names) if baseline else 0
+    model_names = [candidate.name for candidate in candidates]
+    if baseline is not None and baseline not in model_names:
+        raise ValueError(f"--baseline must be one of the models, {', '.join(model_names)}; got {baseline!r}.")
+    first = model_names.index(baseline) * len(names) if baseline else 0
     loaded = [(candidate, _load(candidate, plan.lengths, device)) for candidate in candidates]
     contenders: list[_Contender] = []
     timings: list[Timing] = []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         for candidate, model in loaded:
-            say(f"preparing {candidate.name}")
+            report(f"preparing {candidate.name}")
             contenders += _contenders(candidate, model, names, plan, scratch)
         for threads in plan.threads:
             with _threads(threads):
                 forwards = [contender.opened(threads) for contender in contenders]
                 for batch_size, length in product(plan.batch_sizes, plan.lengths):
-                    say(f"timing batches of {batch_size}, {length} tokens, threads: {threads}")
+                    report(f"timing batches of {batch_size}, {length} tokens, threads: {threads}")
                     times = _time(contenders, forwards, batch_size, length, plan, device)
                     shape = {"threads": threads, "batch_size": batch_size, "length": length}
                     timings += _timings(contenders, times, times[first], shape)
@@ -311,7 +310,7 @@ def _contenders(
 
 def _time(
     contenders: Sequence[_Contender],
-    forwards: Sequence[Callable[..., Any]],
+    forwards: Sequence[Forward],
     batch_size: int,
     length: int,
     plan: Plan,
@@ -344,7 +343,7 @@ def _timings(
         )
 
 
-def _finish(forward: Callable[..., Any], inputs: Mapping[str, Tensor]) -> None:
+def _finish(forward: Forward, inputs: Batch) -> None:
     """Run a forward pass to its end."""
     forward(**inputs)
     if inputs["input_ids"].device.type == "cuda":
@@ -352,7 +351,7 @@ def _finish(forward: Callable[..., Any], inputs: Mapping[str, Tensor]) -> None:
 
 
 def _special_ids(path: str | None) -> frozenset[int]:
-    """The special ids of the tokenizer that a model brings, if it brings any."""
+    """The special ids of the tokenizer that is saved with a model, if there is one."""
     if path is None:
         return frozenset()
     try:

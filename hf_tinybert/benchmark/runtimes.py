@@ -1,4 +1,4 @@
-"""The runtimes in which a model can answer: PyTorch and ONNX Runtime, each also with 8-bit linear layers."""
+"""The runtimes of a model: PyTorch and ONNX Runtime, each also with 8-bit linear layers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,8 +14,10 @@ from transformers import PreTrainedModel
 
 from hf_tinybert.export import exporters, optimize, quantize
 from hf_tinybert.export.onnx import FILES, FOLDER
-from hf_tinybert.export.session import OnnxModel, required
+from hf_tinybert.export.session import OnnxModel
 from hf_tinybert.hub import upload
+from hf_tinybert.utils.extras import required
+from hf_tinybert.utils.types import Forward
 
 RUNTIMES = ("pytorch", "pytorch-int8", "onnxruntime", "onnxruntime-int8")
 
@@ -40,18 +41,18 @@ def find_runtimes(wanted: Sequence[str], device: torch.device) -> tuple[str, ...
 
 def prepare(
     runtime: str, model: PreTrainedModel, folder: str | None, scratch: str
-) -> tuple[Callable[[int], Callable[..., Any]], int | None]:
-    """A model in a runtime, and the size of what it is read from, where that is not the model's own file.
+) -> tuple[Callable[[int], Forward], int | None]:
+    """A model in a runtime, and the size of its file, where that is not the model's own.
 
     Args:
         runtime: one of `RUNTIMES`.
         model: in eval mode, on its device.
-        folder: where the model came from, which may hold an ONNX file, or None.
-        scratch: a folder for what is made on the way.
+        folder: of the model, which may hold an ONNX file, or None.
+        scratch: a folder for temporary files.
 
     Returns:
-        A function from a number of CPU threads to what answers with them, and bytes or None. PyTorch's own number of
-        threads is for the caller to set.
+        A function from a number of CPU threads to the forward pass, and bytes or None. The caller sets PyTorch's own
+        number of threads.
     """
     if runtime == "pytorch-int8":
         quantized = _quantized(model)
@@ -78,14 +79,14 @@ def _obstacle(runtime: str, device: torch.device) -> str | None:
             return f"ONNX Runtime is measured on the CPU only, not on {device.type}"
         try:
             for name in ("onnx", "onnxruntime", *(() if exporters.has_optimum() else ("onnxscript",))):
-                required(name)
+                required(name, "it")
         except ImportError as error:
-            return str(error)
+            return str(error).removesuffix(".")
     return None
 
 
 def _quantized(model: nn.Module) -> nn.Module:
-    """A copy whose linear layers compute with 8-bit whole numbers."""
+    """A copy whose linear layers compute with 8-bit integers."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch announces that quantisation moves to torchao
         return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)

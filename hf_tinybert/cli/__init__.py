@@ -15,7 +15,7 @@ VERBS = {
     "benchmark": "Measure the size and speed of models, side by side.",
     "export": "Write ONNX files of a student, checked against PyTorch.",
     "report": "One page from one or more runs: losses, layers, attention, sizes and times, mistakes.",
-    "push": "Put a student on the Hub.",
+    "push": "Upload a student to the Hub.",
     "demo": "The whole job on the data that comes with the package: no Hub, a few minutes on two cores.",
 }
 

@@ -1,16 +1,18 @@
-"""What the commands share: reading flags and configuration files."""
+"""Reading flags and configuration files, for every verb."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from transformers import HfArgumentParser, TrainingArguments
 
 from hf_tinybert.utils import compat
 
+#: What a configuration file holds for an argument.
+_Value: TypeAlias = "str | int | float | bool | list[_Value] | None"
 #: Where the training commands differ from `TrainingArguments`' own defaults.
 TRAINING_DEFAULTS = {
     "report_to": "none",
@@ -20,9 +22,7 @@ TRAINING_DEFAULTS = {
 }
 
 
-def parse(
-    verb: str, description: str, classes: Sequence[Any], argv: Sequence[str], **defaults: Any
-) -> tuple[Any, ...]:
+def parse(verb: str, description: str, classes: Sequence[type], argv: Sequence[str], **defaults: object) -> tuple:
     """Fill dataclasses from the command line, over a `--config` file, over the command's own defaults.
 
     Args:
@@ -38,19 +38,19 @@ def parse(
         SystemExit: a value has the wrong type (status 2), or help was asked for.
     """
     parser = HfArgumentParser(classes, prog=f"hf-tinybert {verb}", description=description, allow_abbrev=False)
-    known = {action.dest: action for action in parser._actions if action.dest != "help"}
+    actions = {action.dest: action for action in parser._actions if action.dest != "help"}
     parser.add_argument("--config", help="YAML or JSON file with any of these arguments; flags win over it.")
     config = _config_file(argv)
     named = config.keys() | {word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
     if "save_steps" in named:  # as in transformers, that is to save every so many steps
         defaults.pop("save_strategy", None)
-    parser.set_defaults(**{name: value for name, value in defaults.items() if name in known})
-    unknown = sorted(config.keys() - known.keys())
+    parser.set_defaults(**{name: value for name, value in defaults.items() if name in actions})
+    unknown = sorted(config.keys() - actions.keys())
     if unknown:
         raise ValueError(f"The configuration file has the unknown argument(s) {', '.join(unknown)}.")
     from_file: list[str] = []
     for name, value in config.items():
-        if isinstance(value, list) and known[name].nargs not in ("+", "*"):
+        if isinstance(value, list) and actions[name].nargs not in ("+", "*"):
             raise ValueError(f"The configuration file gives a list for {name!r}, which takes one value.")
         from_file += [f"--{name}", *_as_text(name, value)]
     filled = parser.parse_args_into_dataclasses(args=[*from_file, *argv], look_for_args_file=False)
@@ -62,7 +62,7 @@ def parse(
 
 
 def named_first(argv: Sequence[str], flag: str) -> Sequence[str]:
-    """The words that stand first, without a flag, under the flag that they belong to."""
+    """Leading words without a flag, with the flag that they belong to."""
     return [flag, *argv] if argv and not argv[0].startswith("-") else argv
 
 
@@ -72,8 +72,8 @@ def resume(args: TrainingArguments) -> str | bool | None:
     return True if str(given).lower() in ("last", "true") else given
 
 
-def _as_text(name: str, value: Any) -> list[str]:
-    """A value of a configuration file as it would stand on the command line."""
+def _as_text(name: str, value: _Value) -> list[str]:
+    """A value of a configuration file as words of a command line."""
     if value is None or value == "":
         raise ValueError(f"The configuration file gives no value for {name!r}.")
     if isinstance(value, str):
@@ -83,7 +83,7 @@ def _as_text(name: str, value: Any) -> list[str]:
     return [json.dumps(value)]
 
 
-def _config_file(argv: Sequence[str]) -> dict[str, Any]:
+def _config_file(argv: Sequence[str]) -> dict[str, _Value]:
     path: Path | None = None
     for index, flag in enumerate(argv):
         if flag == "--config" and index + 1 < len(argv):

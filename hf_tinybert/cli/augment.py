@@ -6,13 +6,18 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from hf_tinybert.augmentation import TextAugmenter, WordVectors, keep_labels, paper_settings, report
+from hf_tinybert.augmentation.presets import AugmentationSettings
 from hf_tinybert.cli import arguments
 from hf_tinybert.data import column_names, loading
 from hf_tinybert.models.loading import load_model, load_tokenizer
@@ -67,7 +72,7 @@ class AugmentArguments:
     seed: int = field(default=0, metadata={"help": "Of all choices."})
     batch_size: int = field(default=64, metadata={"help": "Masks in one pass of the model."})
     num_proc: int | None = field(default=None, metadata={"help": "Processes that write variants."})
-    use_cpu: bool = field(default=False, metadata={"help": "Leave a GPU alone."})
+    use_cpu: bool = field(default=False, metadata={"help": "Run on the CPU even if a GPU is available."})
 
 
 def run(argv: Sequence[str]) -> None:
@@ -84,7 +89,7 @@ def run(argv: Sequence[str]) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     state = PartialState(cpu=args.use_cpu)
     augmenter = _augmenter(args, state.device)
-    filtering: tuple[Any, Any] | None = None
+    filtering: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
     if args.filter_teacher is not None:
         teacher = load_model(args.filter_teacher, AutoModelForSequenceClassification, role="filtering teacher")
         filtering = teacher.to(state.device), load_tokenizer(args.filter_teacher, "filtering teacher")
@@ -117,8 +122,13 @@ def _check_output(output: Path, source: Path) -> None:
 
 
 def _augmenter(args: AugmentArguments, device: torch.device) -> TextAugmenter:
-    settings = paper_settings(args.task) if args.task else {}
-    settings |= {name: value for name in ("n", "k", "p") if (value := getattr(args, name)) is not None}
+    settings = paper_settings(args.task) if args.task else AugmentationSettings()
+    if args.n is not None:
+        settings["n"] = args.n
+    if args.k is not None:
+        settings["k"] = args.k
+    if args.p is not None:
+        settings["p"] = args.p
     model = tokenizer = None
     if args.masked_lm is not None:
         model = load_model(

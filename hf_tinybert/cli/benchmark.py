@@ -1,4 +1,4 @@
-"""`hf-tinybert benchmark`: what models cost when they answer, side by side."""
+"""`hf-tinybert benchmark`: size and speed of models, side by side."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class BenchmarkArguments:
     )
     rounds: int = field(default=30, metadata={"help": "Batches timed of each model, all models taking turns."})
     warm_up: int = field(default=5, metadata={"help": "Rounds before these, which do not count."})
-    use_cpu: bool = field(default=False, metadata={"help": "Leave a GPU alone."})
+    use_cpu: bool = field(default=False, metadata={"help": "Run on the CPU even if a GPU is available."})
     output_dir: str | None = field(default=None, metadata={"help": f"Folder for {RESULT_NAME}; made if missing."})
 
 
@@ -62,11 +62,11 @@ def run(argv: Sequence[str]) -> None:
     if args.output_dir is not None:
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() and not args.use_cpu else "cpu"
-    result = comparison.benchmark(candidates, plan, args.runtimes, device, _say, args.baseline)
+    result = comparison.benchmark(candidates, plan, args.runtimes, device, _progress, args.baseline)
     print(result)
     if args.output_dir is not None:
         result.save(Path(args.output_dir) / RESULT_NAME)
 
 
-def _say(text: str) -> None:
+def _progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

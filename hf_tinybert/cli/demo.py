@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from types import ModuleType
 
 from transformers import pipeline
 
@@ -26,7 +27,7 @@ _QUESTIONS = (
 
 @dataclass
 class DemoArguments:
-    """What the demo may be told."""
+    """Where the demo writes, and how long it trains."""
 
     output_dir: str = field(default="demo-output", metadata={"help": "Folder for teacher, student and picture."})
     student: str = field(default="tinybert-4l-312d", metadata={"help": "Preset of the student."})
@@ -41,7 +42,7 @@ def run(argv: Sequence[str]) -> None:
     teacher, student, picture = output / "teacher", output / "student", output / "comparison.png"
     data = _data_flags()
     common = ["--disable-tqdm", "False" if sys.stderr.isatty() else "True", "--logging-steps", "100"]
-    _say("1. Fine-tune the teacher: a pretrained MiniLM, 6 layers, 384 wide")
+    _headline("1. Fine-tune the teacher: a pretrained MiniLM, 6 layers, 384 wide")
     _call(
         finetune,
         [
@@ -49,7 +50,7 @@ def run(argv: Sequence[str]) -> None:
             *("--num-train-epochs", str(args.teacher_epochs), "--learning-rate", "2e-4", "--seed", "1"),
         ],
     )
-    _say(f"2. Distil it into {args.student}")
+    _headline(f"2. Distil it into {args.student}")
     _call(
         distill,
         [
@@ -61,7 +62,7 @@ def run(argv: Sequence[str]) -> None:
     comparison = Comparison.from_saved(json.loads((student / SUMMARY_NAME).read_text(encoding="utf-8")))
     plots.comparison_picture(comparison, picture, "Teacher and student on 300 held-out requests")
     print(f"The picture is {picture}")
-    _say(f'3. Use it: pipeline("text-classification", model="{student}")')
+    _headline(f'3. Use it: pipeline("text-classification", model="{student}")')
     answer = pipeline("text-classification", model=str(student))
     for question in _QUESTIONS:
         best = answer(question)[0]
@@ -83,10 +84,10 @@ def _body() -> str:
     return str(Path(spec.origin).parent / "model")
 
 
-def _say(text: str) -> None:
+def _headline(text: str) -> None:
     print(f"\n=== {text}", flush=True)
 
 
-def _call(verb: object, argv: list[str]) -> None:
-    print(f"$ hf-tinybert {verb.__name__.rpartition('.')[2]} {' '.join(argv)}\n", flush=True)  # type: ignore[attr-defined]
-    verb.run(argv)  # type: ignore[attr-defined]
+def _call(verb: ModuleType, argv: list[str]) -> None:
+    print(f"$ hf-tinybert {verb.__name__.rpartition('.')[2]} {' '.join(argv)}\n", flush=True)
+    verb.run(argv)

@@ -1,4 +1,4 @@
-"""`hf-tinybert push`: a student's folder goes to the Hub."""
+"""`hf-tinybert push`: upload a student's folder to the Hub."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hf_tinybert.hub import upload
 
 @dataclass
 class PushArguments:
-    """What goes where."""
+    """What to upload, and where to."""
 
     folder: str = field(metadata={"help": "Folder of the student; may also stand first, without --folder."})
     repo_id: str = field(metadata={"help": "Repository, OWNER/NAME; created if it is not there."})
@@ -26,9 +26,9 @@ class PushArguments:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Upload weights, tokenizer, card, pictures and `onnx/` of a folder, nothing else that lies there."""
+    """Upload weights, tokenizer, card, pictures and `onnx/` of a folder, and nothing else."""
     argv = arguments.named_first(argv, "--folder")
-    (args,) = arguments.parse("push", "Put a student on the Hub.", (PushArguments,), argv)
+    (args,) = arguments.parse("push", "Upload a student to the Hub.", (PushArguments,), argv)
     upload.check_folder(args.folder)
     name = upload.create_repository(args.repo_id, args.token, args.private)
     done = upload.push(args.folder, name, args.token, args.revision, args.commit_message)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hf_tinybert import tasks
 from hf_tinybert.cli import arguments
-from hf_tinybert.data import loading
-from hf_tinybert.model_card import SENTENCE
-from hf_tinybert.models.loading import load_config
-from hf_tinybert.report import Answers, LayerSimilarity, Run, check, make, measure, read
+from hf_tinybert.data.arguments import DataArguments
 
 
 @dataclass
@@ -28,7 +24,9 @@ class ReportArguments:
     output: str = field(
         default="report.html", metadata={"help": "Page to write: .html with all in it, or .md with pictures beside."}
     )
-    sentence: str = field(default=SENTENCE, metadata={"help": "Text on which attention is shown."})
+    sentence: str | None = field(
+        default=None, metadata={"help": "Text on which attention is shown; a sentence about a film by default."}
+    )
     mistakes: int = field(
         default=20,
         metadata={"help": "Mistakes of a student alone to list at most. 0: shares of right answers alone, no texts."},
@@ -37,7 +35,7 @@ class ReportArguments:
         default=None,
         metadata={"help": "Default: the task that the teacher was saved for.", "choices": list(tasks.WITH_LABELS)},
     )
-    use_cpu: bool = field(default=False, metadata={"help": "Leave a GPU alone."})
+    use_cpu: bool = field(default=False, metadata={"help": "Run on the CPU even if a GPU is available."})
 
 
 def run(argv: Sequence[str]) -> None:
@@ -48,33 +46,28 @@ def run(argv: Sequence[str]) -> None:
     """
     argv = arguments.named_first(argv, "--runs")
     args, data_args = arguments.parse(
-        "report", "One page from one or more runs.", (ReportArguments, loading.DataArguments), argv
+        "report", "One page from one or more runs.", (ReportArguments, DataArguments), argv
     )
     if not args.runs:
         raise ValueError("Nothing to report on: name the output folders of one or more runs.")
     if args.mistakes < 0:
         raise ValueError(f"--mistakes is a number of at least 0, got {args.mistakes}.")
-    found = _named([read(folder) for folder in args.runs])
     has_data = any((data_args.eval_file, data_args.test_file, data_args.dataset))
     if has_data and args.teacher is None:
         raise ValueError("The data is for comparing answers with the teacher's: give --teacher as well.")
-    check(found, args.output)
-    alike: dict[str, LayerSimilarity] = {}
-    said: dict[str, Answers] = {}
-    if args.teacher is not None:
-        task = None
-        if has_data:
-            config = load_config(args.teacher)
-            task = tasks.start(args.task or tasks.of_model(config) or "feature-extraction", config, data_args, False)
-        alike, said = measure(found, args.teacher, task, args.sentence, args.mistakes, args.use_cpu)
-    print(make(found, args.output, alike, said, args.sentence))
+    # Here, so that --help does not import models and data.
+    from hf_tinybert.model_card import SENTENCE
+    from hf_tinybert.models.loading import load_config
+    from hf_tinybert.report import check, make, measure, read_all
 
-
-def _named(found: list[Run]) -> list[Run]:
-    """Runs with different names: all are called by their paths where two share one."""
-    names = [one.name for one in found]
-    if len(set(names)) < len(names):
-        found = [dataclasses.replace(one, name=str(one.folder)) for one in found]
-    if len({one.name for one in found}) < len(found):
-        raise ValueError("The same run is named twice.")
-    return found
+    runs, sentence = read_all(args.runs), args.sentence or SENTENCE
+    check(runs, args.output)
+    if args.teacher is None:
+        print(make(runs, args.output, sentence=sentence))
+        return
+    task = None
+    if has_data:
+        config = load_config(args.teacher)
+        task = tasks.start(args.task or tasks.of_model(config) or "feature-extraction", config, data_args, False)
+    similarities, answers = measure(runs, args.teacher, task, sentence, args.mistakes, args.use_cpu)
+    print(make(runs, args.output, similarities, answers, sentence))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 TEXT = ("text", "sentence", "sentence1", "question1", "premise", "question", "tokens")
+#: Columns of whole texts, not of sentences that are split into words.
+TEXT_COLUMNS = tuple(name for name in TEXT if name != "tokens")
 PAIR = {"sentence1": "sentence2", "question1": "question2", "premise": "hypothesis"}
 LABEL = ("label", "labels", "intent", "score")
 

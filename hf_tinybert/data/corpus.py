@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import glob
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset, Features, IterableDataset, List, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from hf_tinybert.data import loading
+from hf_tinybert.data import column_names, loading
+from hf_tinybert.data.arguments import CorpusArguments, DataArguments
 from hf_tinybert.data.packing import COLUMN, Packer
 from hf_tinybert.utils.resumable_map import ResumableMap
 from hf_tinybert.utils.work_sharing import default_folder
@@ -23,48 +23,13 @@ _SHUFFLE_BUFFER = 10_000
 _FEATURES = Features({COLUMN: List(Value("int32"))})
 
 
-@dataclass
-class CorpusArguments:
-    """How plain text is read, in the general stage."""
-
-    documents: str | None = field(
-        default=None,
-        metadata={
-            "help": "'row': each row of a data set is a document. 'blank': documents end at empty rows. Default: "
-            "'blank' for text files, else 'row'.",
-            "choices": ["row", "blank"],
-        },
-    )
-    streaming: bool = field(
-        default=False, metadata={"help": "Tokenise on the fly, for text larger than the disk. Needs --max-steps."}
-    )
-    held_out: int = field(
-        default=256, metadata={"help": "Sequences kept for evaluation where no --eval-file is given; 0: none."}
-    )
-
-    def check(self, args: loading.DataArguments, max_steps: int) -> None:
-        """Refuse what cannot work.
-
-        Raises:
-            ValueError: says what does not fit.
-        """
-        unused = [name for name in ("test_file", "label_column", "text_pair_column") if getattr(args, name)]
-        if unused:
-            flag = "--" + unused[0].replace("_", "-")
-            raise ValueError(f"{flag} is for tasks; the general stage reads plain text.")
-        if self.held_out < 0:
-            raise ValueError(f"--held-out must not be negative, got {self.held_out}.")
-        if self.streaming and max_steps <= 0:
-            raise ValueError("A stream has no length: say how long to train with --max-steps.")
-
-
 def load(
-    args: loading.DataArguments, corpus: CorpusArguments, tokenizer: Any, seed: int
-) -> tuple[Dataset | IterableDataset, Dataset | None]:
+    args: DataArguments, corpus: CorpusArguments, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> tuple[loading.Rows, Dataset | None]:
     """Packed sequences to train on, and held-out ones.
 
-    Text is tokenised once, piece by piece, and kept in `HF_HOME/hf_tinybert/corpus`; a run that is killed goes on
-    where it was, and several processes share the pieces. A stream is tokenised as it comes.
+    Text is tokenised once, piece by piece, and cached in `HF_HOME/hf_tinybert/corpus`. An interrupted run resumes with
+    the next piece; several processes share the pieces. A stream is tokenised on the fly.
 
     Args:
         args: `train_file` (a text file, a folder of `.txt` files, or rows with a text column) or `dataset`;
@@ -99,9 +64,7 @@ def load(
     return train, held_out
 
 
-def _hold_out(
-    train: Dataset | IterableDataset, wanted: int, max_length: int, seed: int
-) -> tuple[Dataset | IterableDataset, Dataset | None]:
+def _hold_out(train: loading.Rows, wanted: int, max_length: int, seed: int) -> tuple[loading.Rows, Dataset | None]:
     """Sequences to train on, and so many others, or as many as half of them.
 
     Raises:
@@ -123,7 +86,7 @@ def _hold_out(
     return split["train"], split["test"]
 
 
-def _rows(args: loading.DataArguments, streaming: bool) -> tuple[Dataset | IterableDataset, str]:
+def _rows(args: DataArguments, streaming: bool) -> tuple[loading.Rows, str]:
     if args.train_file:
         return _file_rows(Path(args.train_file), streaming)
     try:
@@ -132,7 +95,7 @@ def _rows(args: loading.DataArguments, streaming: bool) -> tuple[Dataset | Itera
         raise ValueError(f"The data set {args.dataset} could not be read: {error.__cause__ or error}") from error
 
 
-def _file_rows(path: Path, streaming: bool) -> tuple[Dataset | IterableDataset, str]:
+def _file_rows(path: Path, streaming: bool) -> tuple[loading.Rows, str]:
     """Rows of text and what ends a document there."""
     if not path.is_dir() and path.suffix.lower() != ".txt":
         rows = loading.load_file(path)
@@ -149,12 +112,12 @@ def _file_rows(path: Path, streaming: bool) -> tuple[Dataset | IterableDataset, 
         raise ValueError(f"The text {path} could not be read: {error.__cause__ or error}") from error
 
 
-def _packer(args: loading.DataArguments, documents: Any, rows: Dataset | IterableDataset, tokenizer: Any) -> Packer:
-    column = loading.pick_column(rows, args.text_column, loading.TEXT_COLUMNS, "text", "--text-column")
+def _packer(args: DataArguments, documents: str, rows: loading.Rows, tokenizer: PreTrainedTokenizerBase) -> Packer:
+    column = loading.pick_column(rows, args.text_column, column_names.TEXT_COLUMNS, "text", "--text-column")
     return Packer(tokenizer, args.max_length, column, documents)
 
 
-def _packed(rows: Dataset | IterableDataset, packer: Packer) -> Any:
+def _packed(rows: loading.Rows, packer: Packer) -> loading.Rows:
     if isinstance(rows, IterableDataset):
         return rows.map(packer, batched=True, batch_size=1000, remove_columns=rows.column_names, features=_FEATURES)
     pieces = ResumableMap(rows, [packer.column], packer.key(), _ROWS_AT_ONCE, default_folder("corpus"))

@@ -9,63 +9,24 @@ import csv
 import glob
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import SupportsFloat, TypeAlias
 
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, IterableDataset, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from hf_tinybert.data import column_names
+from hf_tinybert.data.arguments import DataArguments
 
 logger = logging.get_logger(__name__)
 
 _BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-#: Texts, not sentences that were cut into words.
-TEXT_COLUMNS = tuple(name for name in column_names.TEXT if name != "tokens")
+#: A data set or a stream.
+Rows: TypeAlias = Dataset | IterableDataset
 _ENDINGS = (*_BUILDERS, ".conll")
 _EVAL_SPLITS = ("validation", "validation_matched", "eval", "dev")
-
-
-@dataclass
-class DataArguments:
-    """Where the examples come from and which columns hold what."""
-
-    train_file: str | None = field(
-        default=None,
-        metadata={"help": "Training examples: a .csv, .tsv, .json(l), .parquet or (words and tags) .conll file."},
-    )
-    eval_file: str | None = field(default=None, metadata={"help": "Examples to evaluate on while training."})
-    test_file: str | None = field(default=None, metadata={"help": "Held-out examples for the final table."})
-    dataset: str | None = field(
-        default=None, metadata={"help": "A data set on the Hub or a local folder, instead of files."}
-    )
-    dataset_config: str | None = field(
-        default=None, metadata={"help": "Configuration of --dataset, for example sst2 of nyu-mll/glue."}
-    )
-    text_column: str | None = field(
-        default=None,
-        metadata={"help": f"Column of the text. Default: the first of {', '.join(TEXT_COLUMNS)}."},
-    )
-    text_pair_column: str | None = field(
-        default=None, metadata={"help": "Column of the second text, for pairs of sentences."}
-    )
-    label_column: str | None = field(
-        default=None,
-        metadata={"help": f"Column of the label. Default: the first of {', '.join(column_names.LABEL)}."},
-    )
-    max_length: int = field(
-        default=128, metadata={"help": "Longest input in tokens; longer texts are cut at the end."}
-    )
-    doc_stride: int = field(
-        default=64,
-        metadata={"help": "Question answering: tokens by which the windows of a long text overlap."},
-    )
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "Train on the first N examples only (for a quick try)."}
-    )
 
 
 def load_raw(args: DataArguments) -> DatasetDict:
@@ -109,7 +70,7 @@ def load_file(path: Path) -> Dataset:
         raise ValueError(f"The data file {path} is empty.")
     if builder is None:
         return _load_conll(path)
-    options: dict[str, Any] = {}
+    options: dict[str, str | bool | int] = {}
     if builder == "csv":
         options = {"encoding": "utf-8-sig", "keep_default_na": False}
         if path.suffix.lower() == ".tsv":
@@ -157,9 +118,9 @@ def _load_named_dataset(name: str, config: str | None) -> DatasetDict:
             raise ValueError(f"The data set {name} could not be read: {error.__cause__ or error}") from error
     splits = DatasetDict()
     for split, candidates in {"train": ("train",), "eval": _EVAL_SPLITS, "test": ("test",)}.items():
-        found = next((candidate for candidate in candidates if candidate in loaded), None)
-        if found is not None:
-            splits[split] = loaded[found]
+        name_there = next((candidate for candidate in candidates if candidate in loaded), None)
+        if name_there is not None:
+            splits[split] = loaded[name_there]
     if not splits:
         raise ValueError(f"The data set {name} has splits {', '.join(loaded)}; expected train, validation or test.")
     return splits
@@ -172,7 +133,7 @@ def _load_folder(folder: Path) -> dict[str, Dataset]:
     return {split: load_file(path) for split, path in paths.items()}
 
 
-def pick_column(dataset: Any, given: str | None, usual: tuple[str, ...], what: str, flag: str) -> str:
+def pick_column(dataset: Rows, given: str | None, usual: tuple[str, ...], what: str, flag: str) -> str:
     """The named column of a data set or stream, or the first of the usual ones.
 
     Raises:
@@ -193,7 +154,7 @@ def text_columns(dataset: Dataset, args: DataArguments) -> tuple[str, str | None
     Raises:
         ValueError: a column is not there; the message lists those that are.
     """
-    text = pick_column(dataset, args.text_column, TEXT_COLUMNS, "text", "--text-column")
+    text = pick_column(dataset, args.text_column, column_names.TEXT_COLUMNS, "text", "--text-column")
     pair = args.text_pair_column
     if pair is not None:
         return text, pick_column(dataset, pair, (), "second text", "--text-pair-column")
@@ -216,22 +177,22 @@ def require_texts(name: str, dataset: Dataset, columns: Iterable[str]) -> None:
             raise ValueError(f"The {name} data has no text in row {empty + 1}, column {column!r}.")
 
 
-def number(value: Any, name: str, column: str) -> float:
+def number(value: object, name: str, column: str) -> float:
     """A finite number.
 
     Raises:
         ValueError: the value is none; the message names its split and column.
     """
     try:
-        found = float(value)
-    except (TypeError, ValueError):
-        found = math.nan
-    if not math.isfinite(found):
+        finite = float(value) if isinstance(value, str | SupportsFloat) else math.nan
+    except ValueError:
+        finite = math.nan
+    if not math.isfinite(finite):
         raise ValueError(f"The {name} data's column {column!r} holds a value that is no number: {value!r}.")
-    return found
+    return finite
 
 
-def require_columns(name: str, dataset: Any, columns: Iterable[str]) -> None:
+def require_columns(name: str, dataset: Rows, columns: Iterable[str]) -> None:
     """Refuse a split that lacks a column.
 
     Raises:

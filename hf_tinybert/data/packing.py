@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Iterator
 
 from transformers import PreTrainedTokenizerBase
 
-Documents = Literal["row", "blank"]
+from hf_tinybert.utils.hashing import json_digest
+from hf_tinybert.utils.types import Columns
+
+DOCUMENTS = ("row", "blank")
 #: Raise it when the meaning of kept sequences changes.
 _FORMAT = 1
 COLUMN = "input_ids"
@@ -29,13 +30,15 @@ class Packer:
             ends), as in files of one sentence a line.
 
     Raises:
-        ValueError: no text fits beside the special tokens.
+        ValueError: no text fits beside the special tokens, or `documents` is unknown.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, max_length: int, column: str = "text", documents: Documents = "row"
+        self, tokenizer: PreTrainedTokenizerBase, max_length: int, column: str = "text", documents: str = "row"
     ) -> None:
-        """Find out which special tokens the tokenizer puts where."""
+        """Find the special tokens that the tokenizer puts around a text."""
+        if documents not in DOCUMENTS:
+            raise ValueError(f"documents must be one of {', '.join(DOCUMENTS)}, got {documents!r}.")
         self._tokenizer, self.column, self._documents = tokenizer, column, documents
         bare, whole = (list(tokenizer("a", add_special_tokens=special)[COLUMN]) for special in (False, True))
         start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
@@ -46,10 +49,10 @@ class Packer:
                 f"max_length must be more than a sequence's {len(whole) - len(bare)} special tokens, got {max_length}."
             )
 
-    def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[list[int]]]:
+    def __call__(self, batch: Columns) -> dict[str, list[list[int]]]:
         """The sequences of a batch of rows, as `input_ids`."""
         sequences = []
-        for tokens in self._token_documents([text or "" for text in batch[self.column]]):
+        for tokens in self._token_documents([str(text or "") for text in batch[self.column]]):
             for start in range(0, len(tokens), self._room):
                 sequences.append([*self._before, *tokens[start : start + self._room], *self._after])
         return {COLUMN: sequences}
@@ -57,7 +60,7 @@ class Packer:
     def key(self) -> str:
         """64 hexadecimal digits that change with everything that changes the sequences of a text."""
         parts = [_FORMAT, _definition(self._tokenizer), self._max_length, self.column, self._documents]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return json_digest(parts)
 
     def _token_documents(self, texts: list[str]) -> Iterator[list[int]]:
         # Longer than the model takes is what a document may be: no warning about it.
@@ -73,6 +76,7 @@ class Packer:
             yield document
 
 
-def _definition(tokenizer: Any) -> str:
+def _definition(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Everything that decides how a tokenizer splits text."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))

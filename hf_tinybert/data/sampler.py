@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pyarrow.compute
 import torch
@@ -12,6 +11,7 @@ from transformers import TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 
 from hf_tinybert.utils import compat
+from hf_tinybert.utils.types import AnyDataset
 
 
 class SeededLengthGroupedSampler(LengthGroupedSampler):
@@ -42,7 +42,7 @@ class SeededLengthGroupedSampler(LengthGroupedSampler):
         return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
 
 
-def lengths_of(dataset: Any, length_column: str) -> list[int] | None:
+def lengths_of(dataset: AnyDataset, length_column: str) -> list[int] | None:
     """The length of every example, or None where it cannot be known without computing every row.
 
     Args:
@@ -66,7 +66,7 @@ def token_counts(dataset: Dataset, column: str = "input_ids") -> list[int] | Non
     return lengths
 
 
-def grouped_by_length(dataset: Any, args: TrainingArguments) -> SeededLengthGroupedSampler | None:
+def grouped_by_length(dataset: AnyDataset, args: TrainingArguments) -> SeededLengthGroupedSampler | None:
     """The sampler of a training set whose lengths are known, where the arguments ask for length grouping."""
     lengths = lengths_of(dataset, args.length_column_name) if compat.groups_by_length(args) else None
     if lengths is None:

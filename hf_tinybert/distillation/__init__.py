@@ -1,1 +1,1 @@
-"""The objective: what of the student is compared with what of the teacher, and when."""
+"""The distillation objective: the levels at which student and teacher are compared, their losses and phases."""

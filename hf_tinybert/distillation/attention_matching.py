@@ -1,11 +1,11 @@
-"""How the attention of two models is compared, where their heads are as many, and where they are not.
+"""How the attention of two models is compared, with equal and with different numbers of heads.
 
 | kind | what is compared |
 | --- | --- |
 | `heads` | score maps head by head: equation 7 |
 | `mean` | the means over heads of the score maps |
 | `mixing` | the teacher's score maps with learnt linear combinations of the student's |
-| `relations` | softmax(X X^T / sqrt(d)) of queries, keys and values, split anew into as many relation heads in both |
+| `relations` | softmax(X X^T / sqrt(d)) of queries, keys and values, re-split into the same number of relation heads |
 
 A mean over heads, and a combination of heads, is again a product of queries and keys: with all heads side by side in
 one wide head, sum over j of w_j Q_j K_j^T = [w_1 Q_1, ..., w_h Q_h] [K_1, ..., K_h]^T. So the first three are one
@@ -37,9 +37,9 @@ class HeadMatching:
         kind: `heads`, `mean`, `mixing` or `relations`.
         student_heads: attention heads of the student's layers.
         teacher_heads: attention heads of the teacher's layers.
-        relation_heads: heads into which both are split anew for `relations`.
-        windows: student layer -> how far apart two positions may be that both layers look at; None: any.
-        why: why this kind was chosen.
+        relation_heads: number of heads into which both are re-split for `relations`.
+        windows: student layer -> the largest distance of two positions within the attention of both layers; None: any.
+        why: the reason for this kind.
     """
 
     kind: str
@@ -51,54 +51,55 @@ class HeadMatching:
 
     @classmethod
     def from_encoders(cls, kind: str, student: Encoder, teacher: Encoder, mapping: LayerMapping) -> HeadMatching:
-        """Choose, where `kind` is `auto`, and check that it can be.
+        """Resolve `auto`, and check that the kind fits the two models.
 
         Raises:
-            ValueError: the kind is unknown, or these two models cannot be compared so.
+            ValueError: the kind is unknown, or does not fit these two models.
         """
         if kind not in HEAD_MATCHINGS:
             raise ValueError(f"head_matching must be one of {', '.join(HEAD_MATCHINGS)}, got {kind!r}.")
-        ours, theirs = student.num_heads, teacher.num_heads
-        known = student.known_scores and teacher.known_scores
+        student_heads, teacher_heads = student.num_heads, teacher.num_heads
+        scores_known = student.known_scores and teacher.known_scores
         why = "asked for"
         if kind == "auto":
-            kind, why = _choose(ours, theirs, known)
-        if kind == "heads" and ours != theirs:
+            kind, why = _choose(student_heads, teacher_heads, scores_known)
+        if kind == "heads" and student_heads != teacher_heads:
             raise ValueError(
-                f"head_matching='heads' compares head with head, but the teacher has {theirs} heads and the student "
-                f"{ours}: use 'mean', 'mixing' or 'relations', or make the student with `create_student`."
+                f"head_matching='heads' compares head with head, but the teacher has {teacher_heads} heads and the "
+                f"student {student_heads}: use 'mean', 'mixing' or 'relations', or make the student with "
+                "`create_student`."
             )
-        if kind != "relations" and not known:
+        if kind != "relations" and not scores_known:
             raise ValueError(
                 f"head_matching={kind!r} compares attention scores, and one of the models adds terms to them that are "
                 "not known here (relative positions): use head_matching='relations', or set attention_weight=0."
             )
         relation_heads = _relation_heads(student, teacher) if kind == "relations" else 0
         windows = {
-            layer: _narrower(student.attention[layer - 1].window, teacher.attention[above - 1].window)
-            for layer, above in mapping.layers.items()
+            layer: _narrower(student.attention[layer - 1].window, teacher.attention[teacher_layer - 1].window)
+            for layer, teacher_layer in mapping.layers.items()
         }
-        return cls(kind, ours, theirs, relation_heads, windows, why)
+        return cls(kind, student_heads, teacher_heads, relation_heads, windows, why)
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What is wanted of the matched layers (see `FeatureCapture`)."""
+        """The features captured in the matched layers (see `FeatureCapture`)."""
         return ("queries", "keys", "values") if self.kind == "relations" else ("queries", "keys", "bias")
 
     @property
     def distinct_windows(self) -> set[int]:
-        """The windows that pairs must be counted for."""
+        """The windows within which pairs are counted."""
         return set() if self.kind == "relations" else {w for w in self.windows.values() if w is not None}
 
     def count(self, layer: int, counts: BatchCounts) -> Tensor:
-        """What the loss of a layer is a mean over: real pairs within its window, or rows for `relations`."""
+        """The denominator of a layer's loss: real pairs within its window, or rows for `relations`."""
         if self.kind == "relations":
             return counts.tokens
         window = self.windows.get(layer)
         return counts.pairs if window is None else counts.windowed[window]
 
     def start_of_mixing(self) -> Tensor:
-        """Each of the teacher's heads begins with one of the student's, evenly spread; `[h_T, h_S]`."""
+        """Initial mixture `[h_T, h_S]`: one student head for each of the teacher's, evenly spread."""
         start = torch.zeros(self.teacher_heads, self.student_heads)
         for head in range(self.teacher_heads):
             start[head, head * self.student_heads // self.teacher_heads] = 1.0
@@ -107,7 +108,7 @@ class HeadMatching:
     def loss(
         self,
         layer: int,
-        above: int,
+        teacher_layer: int,
         student: Features,
         teacher: Features,
         mixing: Tensor | None = None,
@@ -121,47 +122,59 @@ class HeadMatching:
 
         Args:
             layer: of the student.
-            above: of the teacher.
+            teacher_layer: of the teacher.
             student: with `kinds` of the layer.
             teacher: with `kinds` of its layer.
             mixing: `[h_T, h_S]`, for `mixing`.
             mask: `[B, S]` or None.
             reduction: see `hf_tinybert.losses`.
+
+        Raises:
+            ValueError: `mixing` is missing.
         """
         if self.kind == "relations":
             pairs = [
-                (getattr(student, kind)[layer], getattr(teacher, kind)[above])
-                for kind in ("queries", "keys", "values")
+                (student.queries[layer], teacher.queries[teacher_layer]),
+                (student.keys[layer], teacher.keys[teacher_layer]),
+                (student.values[layer], teacher.values[teacher_layer]),
             ]
             parts = [
-                losses.relation_loss(ours, theirs, self.relation_heads, mask, reduction) for ours, theirs in pairs
+                losses.relation_loss(student_x, teacher_x, self.relation_heads, mask, reduction)
+                for student_x, teacher_x in pairs
             ]
             return torch.stack(parts).sum()
-        ours = _Scores(student.queries[layer], student.keys[layer], student.bias.get(layer))
-        theirs = _Scores(teacher.queries[above], teacher.keys[above], teacher.bias.get(above))
+        student_scores = _Scores(student.queries[layer], student.keys[layer], student.bias.get(layer))
+        teacher_scores = _Scores(
+            teacher.queries[teacher_layer], teacher.keys[teacher_layer], teacher.bias.get(teacher_layer)
+        )
         heads = self.teacher_heads
         if self.kind == "mean":
-            ours, theirs, heads = ours.mean(self.student_heads), theirs.mean(self.teacher_heads), 1
+            student_scores, teacher_scores = (
+                student_scores.mean(self.student_heads),
+                teacher_scores.mean(self.teacher_heads),
+            )
+            heads = 1
         elif self.kind == "mixing":
-            assert mixing is not None
-            ours = ours.mixed(mixing)
+            if mixing is None:
+                raise ValueError("head_matching='mixing' needs the mixture of heads [h_T, h_S]; got None.")
+            student_scores = student_scores.mixed(mixing)
         return losses.attention_loss(
-            ours.queries,
-            ours.keys,
-            theirs.queries,
-            theirs.keys,
+            student_scores.queries,
+            student_scores.keys,
+            teacher_scores.queries,
+            teacher_scores.keys,
             heads,
             mask=mask,
             reduction=reduction,
-            student_bias=ours.bias,
-            teacher_bias=theirs.bias,
+            student_bias=student_scores.bias,
+            teacher_bias=teacher_scores.bias,
             window=self.windows.get(layer),
         )
 
 
 @dataclass(frozen=True)
 class _Scores:
-    """What a layer's score maps are made of: queries and keys `[B, S, h * d]`, bias `[B, h, S, S]` or None."""
+    """The factors of a layer's score maps: queries and keys `[B, S, h * d]`, bias `[B, h, S, S]` or None."""
 
     queries: Tensor
     keys: Tensor
@@ -173,22 +186,23 @@ class _Scores:
         return _Scores(self.queries.float() / math.sqrt(heads), self.keys, bias)
 
     def mixed(self, weights: Tensor) -> _Scores:
-        """As many heads as `weights` has rows, each as wide as all of these together: sum over j of w_ij A_j."""
-        into, heads = weights.shape
+        """One head for each row of `weights`, as wide as all of these together: sum over j of w_ij A_j."""
+        mixtures, heads = weights.shape
         weights = weights.float()
-        # Scores are divided by sqrt(h d) where one head's are divided by sqrt(d).
+        # Scores are divided by sqrt(h d), those of one head by sqrt(d).
         wide = self.queries.float().unflatten(-1, (1, heads, -1)) * (weights * math.sqrt(heads))[:, :, None]
-        keys = self.keys.float().unsqueeze(2).expand(-1, -1, into, -1)
+        keys = self.keys.float().unsqueeze(2).expand(-1, -1, mixtures, -1)
         bias = None if self.bias is None else torch.einsum("ij,bjst->bist", weights, self.bias.float())
         return _Scores(wide.flatten(2), keys.flatten(2), bias)
 
 
-def _choose(ours: int, theirs: int, known: bool) -> tuple[str, str]:
-    if not known:
+def _choose(student_heads: int, teacher_heads: int, scores_known: bool) -> tuple[str, str]:
+    """The kind for `auto`, and the reason."""
+    if not scores_known:
         return "relations", "one of the models adds unknown terms to its attention scores"
-    if ours != theirs:
-        return "mixing", f"the teacher has {theirs} heads and the student {ours}"
-    return "heads", f"both have {ours} heads"
+    if student_heads != teacher_heads:
+        return "mixing", f"the teacher has {teacher_heads} heads and the student {student_heads}"
+    return "heads", f"both have {student_heads} heads"
 
 
 def _relation_heads(student: Encoder, teacher: Encoder) -> int:
@@ -197,6 +211,6 @@ def _relation_heads(student: Encoder, teacher: Encoder) -> int:
     return max(heads for heads in range(1, teacher.num_heads + 1) if common % heads == 0)
 
 
-def _narrower(ours: int | None, theirs: int | None) -> int | None:
-    windows = [window for window in (ours, theirs) if window is not None]
+def _narrower(student: int | None, teacher: int | None) -> int | None:
+    windows = [window for window in (student, teacher) if window is not None]
     return min(windows, default=None)

@@ -1,20 +1,28 @@
-"""What a global batch holds: the numbers that losses are means over."""
+"""Counts of a global batch: the denominators of the losses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from hf_tinybert import losses
+from hf_tinybert.utils.types import Batch
+
+
+class Reduce(Protocol):
+    """`accelerator.reduce`."""
+
+    def __call__(self, tensor: Tensor, /, reduction: str = "sum") -> Tensor:
+        """The tensor, summed over all processes."""
 
 
 @dataclass(frozen=True)
 class BatchCounts:
-    """How many things a global batch holds, over all its micro-batches and processes.
+    """Counts of a global batch, over all its micro-batches and processes.
 
     Means are taken over these counts, so that accumulating micro-batches, or splitting them over processes,
     gives the gradient of the whole batch whatever their lengths.
@@ -39,53 +47,53 @@ class BatchCounts:
     @classmethod
     def from_batches(
         cls,
-        batches: Sequence[Mapping[str, Any]],
+        batches: Sequence[Batch],
         device: torch.device,
         longest: int | None = None,
-        reduce: Callable[..., Tensor] | None = None,
+        reduce: Reduce | None = None,
         processes: int = 1,
         count_rows: bool = False,
         windows: Iterable[int] = (),
     ) -> BatchCounts:
-        """Count a step's micro-batches, over all processes, without waiting for the device.
+        """Count a step's micro-batches, over all processes, without synchronising with the device.
 
         Args:
             batches: this process's micro-batches, with `input_ids` `[B, S]` and, where they have them,
                 `attention_mask` and `labels`.
-            device: where the counts live.
+            device: of the counts.
             longest: the longest input that the models take.
-            reduce: `accelerator.reduce`, where there are several processes.
-            processes: how many there are.
+            reduce: `accelerator.reduce`, if there are several processes.
+            processes: number of processes.
             count_rows: every row counts as one label, as in multi-label tasks, whose labels are `[B, C]`.
-            windows: for which pairs are counted by their distance, too.
+            windows: maximum distances for which pairs are also counted.
 
         Raises:
             ValueError: an input is longer than `longest`.
         """
-        rows: list[Tensor] = []
+        micro_batches: list[Tensor] = []
         windows = sorted(windows)
         for batch in batches:
             ids, mask, labels = batch["input_ids"], batch.get("attention_mask"), batch.get("labels")
-            sequences, positions = ids.shape
+            rows, positions = ids.shape
             if longest is not None and positions > longest:
                 raise ValueError(
                     f"An input of {positions} tokens is longer than the {longest} positions of the student or the "
                     "teacher: truncate when tokenising (`truncation=True, max_length=...`)."
                 )
-            full = torch.full((sequences,), positions, device=device)
+            full = torch.full((rows,), positions, device=device)
             lengths = full if mask is None else mask.to(device).sum(-1)
-            labelled = torch.full((), sequences, device=device)
+            labelled = torch.full((), rows, device=device)
             if labels is not None and not labels.is_floating_point() and not count_rows:
                 labelled = (labels.to(device) != -100).sum()
-            count = torch.full((), sequences, device=device)
+            count = torch.full((), rows, device=device)
             counted = [count, lengths.sum(), lengths.square().sum(), labelled]
             if windows:
                 real = torch.ones_like(ids, device=device) if mask is None else mask.to(device)
                 counted += [losses.real_pairs(real, window) for window in windows]
-            rows.append(torch.stack([value.float() for value in counted]))
-        total = torch.stack(rows).sum(dim=0)
+            micro_batches.append(torch.stack([value.float() for value in counted]))
+        total = torch.stack(micro_batches).sum(dim=0)
         if reduce is not None:
             total = reduce(total, reduction="sum")
-        sequences, tokens, pairs, labelled, *near = total.unbind()
-        windowed = dict(zip(windows, near, strict=True))
-        return cls(sequences, tokens, pairs, labelled, len(batches) * processes, windowed)
+        sequences, tokens, pairs, labels_total, *within = total.unbind()
+        windowed = dict(zip(windows, within, strict=True))
+        return cls(sequences, tokens, pairs, labels_total, len(batches) * processes, windowed)

@@ -1,4 +1,4 @@
-"""The losses of every level and layer, added up between two logs."""
+"""The loss of every level, summed between two logs."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from hf_tinybert.distillation.levels import Level
 from hf_tinybert.distillation.phases import Phase
 
 
 def check_finite(loss: float, step: int, logs: Mapping[str, float]) -> None:
-    """Stop at a loss that is not a number.
+    """Stop the run if the loss is NaN or infinite.
 
     Raises:
-        FloatingPointError: says what to do, with the last values of every level.
+        FloatingPointError: the loss is not finite; the message lists the last loss of every level.
     """
     if not math.isfinite(loss):
         last = {name: value for name, value in logs.items() if name.startswith("loss_")}
@@ -27,7 +28,7 @@ def check_finite(loss: float, step: int, logs: Mapping[str, float]) -> None:
 
 
 class LossSeries:
-    """Adds the parts of the loss up on their device; they are read from it when they are logged."""
+    """Sums the loss of every level on its device; the sums are copied from it only for a log."""
 
     def __init__(self) -> None:
         """Start empty."""
@@ -40,18 +41,18 @@ class LossSeries:
         self._steps[phase] += 1
 
     def add(self, parts: Mapping[str, Tensor], phase: Phase) -> None:
-        """Add the parts of a micro-batch, scalars by name."""
+        """Add the parts of a micro-batch, scalars by level name."""
         for name, value in parts.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._phase_of[name] = phase
 
     def drain(self, reduce: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
-        """Means over the steps since the last call in which a level was matched, as `loss_{name}`.
+        """Means over the steps since the last call in which a level was matched, by `Level.loss_name`.
 
-        This is the one place where the parts are read from the device.
+        Only this method synchronises with the device.
 
         Args:
-            reduce: sums a tensor over all processes, where there are several.
+            reduce: sums a tensor over all processes, if there are several.
         """
         if not self._sums:
             return {}
@@ -59,7 +60,7 @@ class LossSeries:
         sums = torch.stack([self._sums[name] for name in names])
         values = (sums if reduce is None else reduce(sums)).tolist()
         means = {
-            f"loss_{name}": value / self._steps[self._phase_of[name]]
+            Level.parse(name).loss_name: value / self._steps[self._phase_of[name]]
             for name, value in zip(names, values, strict=True)
         }
         self._sums = {}

@@ -1,7 +1,7 @@
 """Student and projections as one module whose forward pass in training is the distillation loss.
 
-This is what the Trainer trains, and what DDP or FSDP wraps: the loss is computed inside the wrapped forward
-pass, and the projections are parameters like any other. In eval mode it is the student and nothing else.
+The Trainer trains this module, and DDP or FSDP wraps it: the loss is computed inside the wrapped forward pass, and
+the projections are parameters like any other. Without a `Step`, its forward pass is the student's.
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.utils import logging
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput, logging
 
 from hf_tinybert import losses
 from hf_tinybert.distillation.attention_matching import HeadMatching
 from hf_tinybert.distillation.attention_precision import fast_attention
 from hf_tinybert.distillation.batch_counts import BatchCounts
+from hf_tinybert.distillation.levels import Level
 from hf_tinybert.distillation.output_matching import OutputLoss
 from hf_tinybert.distillation.projections import Projections
 from hf_tinybert.layer_mapping import LayerMapping
@@ -28,8 +29,12 @@ from hf_tinybert.models.features import PLAIN_OUTPUT, FeatureCapture, Features
 from hf_tinybert.models.label_alignment import LabelAlignment
 from hf_tinybert.models.output_types import LABELS, logits_of
 from hf_tinybert.models.peft import unwrapped
+from hf_tinybert.utils.types import Batch
 
 logger = logging.get_logger(__name__)
+
+#: Name and weight of a level, and this share's part of the global mean of its loss.
+_Term: TypeAlias = tuple[str, float, Tensor]
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Weights:
     """The weight of every level and layer: lambda_m of equation 5.
 
     Attributes:
-        levels: level -> weight, for `embedding`, `hidden`, `attention`, `prediction` and `hard_label`; a
+        levels: kind of level -> weight, for `embedding`, `hidden`, `attention`, `prediction` and `hard_label`; a
             level with weight 0 is not computed.
         layers: student layer -> factor on that layer's hidden and attention loss; 1 where missing.
     """
@@ -45,22 +50,22 @@ class Weights:
     levels: Mapping[str, float]
     layers: Mapping[int, float] = field(default_factory=dict)
 
-    def __getitem__(self, level: str) -> float:
-        """The weight of a level."""
-        return float(self.levels.get(level, 0.0))
+    def __getitem__(self, kind: str) -> float:
+        """The weight of a kind of level."""
+        return float(self.levels.get(kind, 0.0))
 
-    def of_layer(self, level: str, layer: int) -> float:
-        """The weight of a level at a student layer."""
-        return self[level] * float(self.layers.get(layer, 1.0))
+    def of(self, level: Level) -> float:
+        """The weight of a level, times the factor on its layer."""
+        return self[level.kind] * (1.0 if level.layer is None else float(self.layers.get(level.layer, 1.0)))
 
 
 class Step:
-    """What one training forward pass needs beside the student's inputs.
+    """The inputs of one training forward pass other than the student's.
 
     Args:
         teacher: the teacher's features of the batch, which the forward pass takes.
-        levels: which levels are matched.
-        counts: what the global batch holds.
+        levels: the kinds of level that are matched.
+        counts: of the global batch.
     """
 
     def __init__(self, teacher: Features, levels: frozenset[str], counts: BatchCounts) -> None:
@@ -70,10 +75,10 @@ class Step:
         self._teacher: Features | None = teacher
 
     def take_teacher(self) -> Features:
-        """The teacher's features, which are the caller's to consume from then on.
+        """The teacher's features, which the caller may consume.
 
         Raises:
-            RuntimeError: they have been taken; a step is for one forward pass.
+            RuntimeError: they have been taken before; a step is for one forward pass.
         """
         if self._teacher is None:
             raise RuntimeError(
@@ -92,7 +97,7 @@ class ObjectiveConfig:
         weights: of levels and layers.
         heads: how attention is compared; None where it is not.
         prediction: how the prediction level is computed.
-        label_order: where the student's classes are among the teacher's.
+        label_alignment: the indices of the student's classes among the teacher's.
     """
 
     mapping: LayerMapping
@@ -104,34 +109,33 @@ class ObjectiveConfig:
     @property
     def hidden_layers(self) -> list[int]:
         """Student layers whose output is matched; 0 is the embedding block."""
-        layers = [m for m in self.mapping.layers if self.weights.of_layer("hidden", m)]
-        return ([0] if self.mapping.has_embeddings and self.weights["embedding"] else []) + layers
+        return [m for m in self.mapping if self.weights.of(Level.of_states(m))]
 
     @property
     def attention_layers(self) -> list[int]:
         """Student layers whose attention is matched."""
         if self.heads is None:
             return []
-        return [m for m in self.mapping.layers if self.weights.of_layer("attention", m)]
+        return [m for m in self.mapping.layers if self.weights.of(Level("attention", m))]
 
     @property
     def attention_kinds(self) -> tuple[str, ...]:
-        """What is wanted of the layers whose attention is matched (see `FeatureCapture`)."""
+        """The features captured in the layers whose attention is matched (see `FeatureCapture`)."""
         return () if self.heads is None else self.heads.kinds
 
     @property
     def windows(self) -> set[int]:
-        """The windows that pairs must be counted for."""
+        """The windows within which pairs are counted."""
         return set() if self.heads is None else self.heads.distinct_windows
 
     def mixing(self) -> dict[int, Tensor]:
-        """Student layer -> starting weights of its mixture of heads, where heads are mixed."""
+        """Student layer -> initial weights of its mixture of heads; empty if heads are not mixed."""
         if self.heads is None or self.heads.kind != "mixing":
             return {}
         return {layer: self.heads.start_of_mixing() for layer in self.attention_layers}
 
     def say_heads(self) -> None:
-        """Say how attention is compared where heads do not simply meet their like."""
+        """Log how attention is compared, unless it is head by head."""
         if self.heads is not None and self.heads.kind != "heads":
             logger.warning_once(f"Attention is compared by head_matching={self.heads.kind!r}: {self.heads.why}.")
 
@@ -140,10 +144,10 @@ class DistillationObjective(nn.Module):
     """The module that is trained; its parameters are the student's and the projections'.
 
     Args:
-        student: the model to be trained, left as it is but for hooks that `detach` removes.
+        student: the model to be trained; only hooks are added, which `detach` removes.
         encoder: the student's parts.
         projections: from the student's width to the teacher's.
-        settings: what to match and how.
+        settings: which levels are matched, and how.
     """
 
     def __init__(
@@ -157,14 +161,24 @@ class DistillationObjective(nn.Module):
         self._capture = FeatureCapture(
             encoder, settings.hidden_layers, settings.attention_layers, settings.attention_kinds
         )
+        # Student layer -> name and weight of its losses; computed here, outside of what torch.compile traces.
+        states = {m: Level.of_states(m) for m in settings.hidden_layers}
+        attentions = {m: Level("attention", m) for m in settings.attention_layers}
+        self._states = {m: (level.name, settings.weights.of(level)) for m, level in states.items()}
+        self._attentions = {m: (level.name, settings.weights.of(level)) for m, level in attentions.items()}
+        # The layers' losses are sums over this share, which `_part` divides by the global counts.
+        self._reduction: losses.Reduction = "paper" if settings.prediction.reduction == "paper" else "sum"
         self._accepted = set(inspect.signature(unwrapped(student).forward).parameters)
 
-    def forward(self, step: Step | None = None, **inputs: Any) -> Any:
+    def forward(self, step: Step | None = None, **inputs: Tensor) -> ModelOutput | tuple[Tensor, dict[str, Tensor]]:
         """The student's output, or with a `step` the pair (loss, parts).
 
         The loss is this share's part of the mean over the global batch, times the number of shares (see
-        `BatchCounts`). The parts are detached and unweighted, by name: `embedding`, `hidden_1`,
+        `BatchCounts`). The parts are detached and unweighted, by level name: `embedding`, `hidden_1`,
         `attention_1`, `prediction`, `hard_label`; summed over all shares they are the global batch's means.
+
+        Raises:
+            ValueError: no level of the step has a weight above 0, or a model has no logits for the prediction level.
         """
         if step is None:
             return self.student(**inputs)
@@ -181,7 +195,9 @@ class DistillationObjective(nn.Module):
             features.logits = logits_of(output, inputs.get("attention_mask"), self.settings.prediction.pooling)
         weighted: list[Tensor] = []
         parts: dict[str, Tensor] = {}
-        for name, weight, value in self._losses(features, step.take_teacher(), step, inputs):
+        teacher = step.take_teacher()
+        terms = self._layer_terms(features, teacher, step, inputs.get("attention_mask"))
+        for name, weight, value in terms + self._output_terms(features, teacher, step, inputs):
             weighted.append(weight * value)
             parts[name] = value.detach()
         if not weighted:
@@ -189,79 +205,71 @@ class DistillationObjective(nn.Module):
         return torch.stack(weighted).sum() * step.counts.shares, parts
 
     def start_phase(self, layers: bool) -> None:
-        """A phase begins; without layers to match, there are no hooks."""
+        """Begin a phase; the hooks are on the student only in phases that match layers."""
         if layers:
             self._capture.attach()
         else:
             self._capture.remove()
 
     def detach(self) -> PreTrainedModel:
-        """Take the hooks off and hand the student back."""
+        """Remove the hooks and return the student."""
         self._capture.remove()
         return self.student
 
-    def _losses(self, student: Features, teacher: Features, step: Step, inputs: Mapping[str, Any]) -> Any:
-        """Yield (name, weight, this share's part of the global mean) for every loss of the step.
+    def _layer_terms(self, student: Features, teacher: Features, step: Step, mask: Tensor | None) -> list[_Term]:
+        """The losses of the embedding, hidden and attention levels.
 
-        The teacher's features of a layer are let go as soon as its losses are computed.
+        The teacher's features of a layer are dropped as soon as its losses are computed.
         """
-        settings, weights = self.settings, self.settings.weights
-        mask = inputs.get("attention_mask")
-        layers = sorted({*settings.hidden_layers, *settings.attention_layers})
+        settings, reduction = self.settings, self._reduction
+        terms: list[_Term] = []
+        layers = sorted({*self._states, *self._attentions})
         while layers:
             layer = layers.pop()
-            above = settings.mapping[layer]
-            if layer in settings.attention_layers and "attention" in step.levels:
-                assert settings.heads is not None
+            teacher_layer = settings.mapping[layer]
+            if settings.heads is not None and layer in self._attentions and "attention" in step.levels:
                 mixing = self.projections.mixing_of(layer)
+                value = settings.heads.loss(layer, teacher_layer, student, teacher, mixing, mask, reduction)
                 count = settings.heads.count(layer, step.counts)
-                value = self._share(
-                    count, step, settings.heads.loss, layer, above, student, teacher, mixing=mixing, mask=mask
-                )
-                yield f"attention_{layer}", weights.of_layer("attention", layer), value
-            if layer in settings.hidden_layers and ("hidden" if layer else "embedding") in step.levels:
+                terms.append((*self._attentions[layer], self._part(value, count, step)))
+            if layer in self._states and ("hidden" if layer else "embedding") in step.levels:
                 projected = self.projections(student.hidden[layer], layer)
-                value = self._share(
-                    step.counts.tokens, step, losses.hidden_loss, projected, teacher.hidden[above], mask=mask
-                )
+                value = losses.hidden_loss(projected, teacher.hidden[teacher_layer], mask, reduction)
                 del projected
-                if layer == 0:
-                    yield "embedding", weights["embedding"], value
-                else:
-                    yield f"hidden_{layer}", weights.of_layer("hidden", layer), value
-            if all(settings.mapping[other] != above for other in layers):
-                teacher.forget(above)
-        if "prediction" in step.levels and weights["prediction"]:
-            assert student.logits is not None
-            assert teacher.logits is not None
-            said = student.logits
-            if settings.prediction.pooling is not None:
-                said = self.projections.vectors(said)
-            total, count = settings.prediction.soft(said, teacher.logits, inputs, step.counts)
-            yield "prediction", weights["prediction"], self._part(total, count, step)
-        if "hard_label" in step.levels and weights["hard_label"]:
-            assert student.logits is not None
-            yield "hard_label", weights["hard_label"], settings.prediction.hard(student.logits, inputs, step.counts)
+                terms.append((*self._states[layer], self._part(value, step.counts.tokens, step)))
+            if all(settings.mapping[other] != teacher_layer for other in layers):
+                teacher.forget(teacher_layer)
+        return terms
 
-    def _share(self, count: Tensor, step: Step, loss: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """An intermediate loss over this share as its part of the mean over the global batch."""
-        reduction = "paper" if self.settings.prediction.reduction == "paper" else "sum"
-        return self._part(loss(*args, reduction=reduction, **kwargs), count, step)
+    def _output_terms(self, student: Features, teacher: Features, step: Step, inputs: Batch) -> list[_Term]:
+        """The losses of the prediction and hard-label levels."""
+        prediction, weights = self.settings.prediction, self.settings.weights
+        terms: list[_Term] = []
+        if "prediction" in step.levels and weights["prediction"]:
+            logits = _logits(student, "student")
+            if prediction.pooling is not None:
+                logits = self.projections.vectors(logits)
+            total, count = prediction.soft(logits, _logits(teacher, "teacher"), inputs, step.counts)
+            terms.append(("prediction", weights["prediction"], self._part(total, count, step)))
+        if "hard_label" in step.levels and weights["hard_label"]:
+            value = prediction.hard(_logits(student, "student"), inputs, step.counts)
+            terms.append(("hard_label", weights["hard_label"], value))
+        return terms
 
     def _part(self, value: Tensor, count: Tensor, step: Step) -> Tensor:
         """A sum over this share, divided by the global count (or, as in the paper's code, a plain mean)."""
-        if self.settings.prediction.reduction == "paper":
+        if self._reduction == "paper":
             return value / step.counts.shares
         return value / count.clamp(min=1)
 
-    # What the Trainer and its callbacks ask a model for.
+    # Methods of a model that the Trainer and its callbacks call.
 
     @property
-    def config(self) -> Any:
+    def config(self) -> PretrainedConfig:
         """The student's configuration."""
         return self.student.config
 
-    def floating_point_ops(self, inputs: dict[str, Any], exclude_embeddings: bool = True) -> int:
+    def floating_point_ops(self, inputs: Batch, exclude_embeddings: bool = True) -> int:
         """The student's floating-point operations for a batch, forward and backward."""
         operations: int = self.student.floating_point_ops(inputs, exclude_embeddings=exclude_embeddings)
         return operations
@@ -271,10 +279,16 @@ class DistillationObjective(nn.Module):
         number: int = self.student.num_parameters(only_trainable, exclude_embeddings)
         return number
 
-    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+    def gradient_checkpointing_enable(self, *args: object, **kwargs: object) -> None:
         """Pass on to the student."""
         self.student.gradient_checkpointing_enable(*args, **kwargs)
 
-    def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+    def activation_checkpointing_enable(self, *args: object, **kwargs: object) -> None:
         """Pass on to the student (the newer name of gradient checkpointing)."""
         self.student.activation_checkpointing_enable(*args, **kwargs)
+
+
+def _logits(features: Features, model: str) -> Tensor:
+    if features.logits is None:
+        raise ValueError(f"The {model} has no logits for the prediction level to compare: use phases='intermediate'.")
+    return features.logits

@@ -1,4 +1,4 @@
-"""The prediction level: what a model's head says, and how student and teacher are compared there (equation 10).
+"""The prediction level: the losses on the outputs of student and teacher (equation 10).
 
 | kind | logits | soft loss | hard-label loss |
 | --- | --- | --- | --- |
@@ -15,9 +15,8 @@ models without a head (sentence encoders).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 from torch import Tensor
 from transformers.utils import ModelOutput
@@ -25,6 +24,16 @@ from transformers.utils import ModelOutput
 from hf_tinybert import losses
 from hf_tinybert.distillation.batch_counts import BatchCounts
 from hf_tinybert.models.output_types import LABELS, MULTI_LABEL, REGRESSION, SINGLE_LABEL, SPANS, TOKENS, VECTORS
+from hf_tinybert.utils.types import Batch
+
+
+class LabelLoss(Protocol):
+    """A loss on gold labels, as the Trainer's `compute_loss_func`."""
+
+    def __call__(
+        self, outputs: ModelOutput, labels: Tensor | tuple[Tensor, ...], /, *, num_items_in_batch: Tensor
+    ) -> Tensor:
+        """This share's part of the mean over the global batch, whose labels number `num_items_in_batch`."""
 
 
 @dataclass(frozen=True)
@@ -32,39 +41,37 @@ class OutputLoss:
     """How the prediction level is computed.
 
     Attributes:
-        kind: see above.
+        kind: the output type, a row of the table above.
         temperature: of the soft loss.
         reduction: `"mean"` or `"paper"` (see `hf_tinybert.losses`).
         label_smoothing: of the hard-label loss.
         hard_label_function: replaces the hard-label loss; called as the Trainer's `compute_loss_func`.
-        pooling: of models without a head: `"mean"` or `"cls"`; None of all others.
+        pooling: `"mean"` or `"cls"` for models without a head; None for all others.
     """
 
     kind: str = SINGLE_LABEL
     temperature: float = 1.0
     reduction: str = "mean"
     label_smoothing: float = 0.0
-    hard_label_function: Any = None
+    hard_label_function: LabelLoss | None = None
     pooling: str | None = None
 
     @property
     def counts_rows(self) -> bool:
-        """Whether every row counts as one label, whatever its labels look like."""
+        """Whether every row counts as one label, whatever the shape of its labels."""
         return self.kind in (MULTI_LABEL, SPANS)
 
-    def soft(
-        self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Any], counts: BatchCounts
-    ) -> tuple[Tensor, Tensor]:
-        """The loss against the teacher's logits, and what it is a mean over.
+    def soft(self, student: Tensor, teacher: Tensor, inputs: Batch, counts: BatchCounts) -> tuple[Tensor, Tensor]:
+        """The loss against the teacher's logits, summed over the micro-batch, and the count to divide it by.
 
         Args:
             student: logits.
             teacher: logits of the same shape.
-            inputs: of the batch: `attention_mask` and the labels, where there are any.
+            inputs: of the batch: `attention_mask` and labels, if it has any.
             counts: of the global batch.
         """
         mask, labels = inputs.get("attention_mask"), inputs.get("labels")
-        reduction: Any = "paper" if self.reduction == "paper" else "sum"
+        reduction: losses.Reduction = "paper" if self.reduction == "paper" else "sum"
         if self.kind == REGRESSION:
             if reduction == "paper" and labels is not None:
                 teacher = labels.float()
@@ -85,7 +92,7 @@ class OutputLoss:
             count = counts.tokens
         return losses.soft_cross_entropy(student, teacher, self.temperature, mask, reduction), count
 
-    def hard(self, logits: Tensor, inputs: Mapping[str, Any], counts: BatchCounts) -> Tensor:
+    def hard(self, logits: Tensor, inputs: Batch, counts: BatchCounts) -> Tensor:
         """This share's part of the mean loss on gold labels.
 
         Raises:
@@ -98,8 +105,7 @@ class OutputLoss:
         if self.hard_label_function is not None:
             output = self.output_of(logits)
             labels = gold[0] if len(gold) == 1 else tuple(gold)
-            value: Tensor = self.hard_label_function(output, labels, num_items_in_batch=counts.labels)
-            return value
+            return self.hard_label_function(output, labels, num_items_in_batch=counts.labels)
         if self.kind == SPANS:
             mask = inputs.get("attention_mask")
             total = losses.span_label_loss(logits, gold[0], gold[1], mask, self.label_smoothing, "sum")
@@ -108,7 +114,7 @@ class OutputLoss:
             total = losses.hard_label_loss(logits, gold[0], problem, self.label_smoothing, reduction="sum")
         return total / counts.labels.clamp(min=1)
 
-    def evaluate(self, logits: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, ModelOutput]:
+    def evaluate(self, logits: Tensor, inputs: Batch) -> tuple[Tensor, ModelOutput]:
         """The loss on a batch's gold labels, 0 without any, and the logits as a model of this kind returns them."""
         counts = BatchCounts.from_batches([inputs], logits.device, count_rows=self.counts_rows)
         labelled = any(inputs.get(name) is not None for name in LABELS)
@@ -117,7 +123,7 @@ class OutputLoss:
 
     def output_of(self, logits: Tensor, loss: Tensor | None = None) -> ModelOutput:
         """Logits as a model of this kind returns them."""
-        known = {} if loss is None else {"loss": loss}
+        loss_field = {} if loss is None else {"loss": loss}
         if self.kind == SPANS:
-            return ModelOutput(**known, start_logits=logits[..., 0], end_logits=logits[..., 1])
-        return ModelOutput(**known, logits=logits)
+            return ModelOutput(**loss_field, start_logits=logits[..., 0], end_logits=logits[..., 1])
+        return ModelOutput(**loss_field, logits=logits)

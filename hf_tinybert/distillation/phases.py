@@ -1,7 +1,7 @@
-"""Which phase of task distillation a step is in, what it matches, and its learning rate.
+"""The phases of task distillation, the levels that each matches, and their learning rates.
 
-The phase is a function of the global step alone, so that resume, callbacks and early stopping stay the
-Trainer's own (section 3.2 of the paper: first the intermediate layers, then the prediction layer).
+Section 3.2 of the paper: first the intermediate layers, then the prediction layer. The phase is a function of the
+global step alone, so that resuming, callbacks and early stopping are the Trainer's own.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class PhasePlan:
 
     Attributes:
         total_steps: optimiser steps of the whole run.
-        intermediate_steps: how many of them, from the first, are the intermediate phase.
+        intermediate_steps: number of steps of the intermediate phase, which comes first.
         joint: all levels are matched in every step; `intermediate_steps` is then 0.
     """
 
@@ -50,11 +50,11 @@ class PhasePlan:
         Args:
             args: `phases`, `intermediate_share` or `num_intermediate_epochs`.
             total_steps: optimiser steps of the run.
-            resumed: the boundary of the checkpoint that the run continues, which stays where it was.
+            resumed: `intermediate_steps` of the checkpoint that the run continues, which stays the same.
         """
         if args.phases == "joint":
             return cls(total_steps, 0, joint=True)
-        if args.phases == "intermediate":  # also where a resumed run goes on for longer than it was to
+        if args.phases == "intermediate":  # also for a resumed run with more steps
             return cls(total_steps, total_steps)
         if resumed is not None:
             return cls(total_steps, resumed)
@@ -67,7 +67,7 @@ class PhasePlan:
 
     @classmethod
     def passes(cls, args: DistillationTrainingArguments, rows: int) -> tuple[float, float]:
-        """How often a run goes over its data for layers, and for logits.
+        """Passes over the data in which layers are matched, and in which logits are matched.
 
         Args:
             args: the arguments of the run.
@@ -96,7 +96,7 @@ class PhasePlan:
 def learning_rate_function(args: DistillationTrainingArguments, plan: PhasePlan) -> Callable[[int], float]:
     """The schedules of both phases, each counting from its phase's first step, as one factor of the base rate.
 
-    It is a plain function, so that a scheduler's saved state holds nothing but numbers.
+    It is a plain function, so that a scheduler's saved state contains numbers only.
     """
     boundary, main_steps = plan.intermediate_steps, max(plan.total_steps - plan.intermediate_steps, 0)
     rate, intermediate_rate = args.learning_rate, args.intermediate_learning_rate

@@ -1,12 +1,11 @@
-"""The learnt maps from the student to the teacher: W_e and W_h of equations 8 and 9, and how heads are mixed.
+"""The learnt maps from student to teacher: W_e and W_h of equations 8 and 9, and mixtures of attention heads.
 
-They are trained with the student and thrown away afterwards.
+They are trained with the student and discarded afterwards.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +25,8 @@ class Projections(nn.Module):
         mixing: student layer -> starting weights `[teacher_heads, student_heads]` of the mixture of the student's
             heads that each of the teacher's is compared with (see `hf_tinybert.distillation.attention_matching`); none
             if empty.
-        vectors: whether the pooled vector is projected, too. Of equal width it never is: the student's own vector
-            then learns to be the teacher's.
+        vectors: also project the pooled vector. With equal widths it is never projected: the student's vector is
+            then trained to match the teacher's.
     """
 
     def __init__(
@@ -66,8 +65,7 @@ class Projections(nn.Module):
     @property
     def of_vectors(self) -> nn.Linear | None:
         """The projection of the pooled vector, if there is one."""
-        linear: Any = dict(self.linear.items()).get(VECTORS)
-        return linear
+        return self._linears().get(VECTORS)
 
     def vectors(self, pooled: Tensor) -> Tensor:
         """Project pooled vectors `[B, d']` to `[B, d]`."""
@@ -80,19 +78,23 @@ class Projections(nn.Module):
         return projected
 
     def start_from(self, offered: Mapping[str, Tensor]) -> None:
-        """Copy starting values offered by the student (see `student.projection_init`), where their shapes fit.
+        """Copy starting values offered by the student (see `student.projection_init`) whose shapes fit.
 
-        A shared offer serves every level; offers by level serve a shared layer through their mean. Pooled vectors,
-        where nothing is offered for them, start from what is offered for the last layer: pooling is linear.
+        A shared offer initialises every level; a shared layer is initialised with the mean of the levels' offers.
+        Without an offer for pooled vectors, their projection starts from the offer for the last layer: pooling is
+        linear.
         """
-        linear: Any
-        for name, linear in self.linear.items():
+        for name, linear in self._linears().items():
             weight, bias = (_pick(offered, name, part) for part in ("weight", "bias"))
             if weight is None or bias is None or weight.shape != linear.weight.shape:
                 continue
             with torch.no_grad():
                 linear.weight.copy_(weight)
                 linear.bias.copy_(bias)
+
+    def _linears(self) -> dict[str, nn.Linear]:
+        """The linear layers by name."""
+        return {name: module for name, module in self.linear.items() if isinstance(module, nn.Linear)}
 
 
 def _pick(offered_values: Mapping[str, Tensor], name: str, part: str) -> Tensor | None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState
+from torch import Tensor, nn
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
-from hf_tinybert.distillation.batch_counts import BatchCounts
+from hf_tinybert.distillation.batch_counts import BatchCounts, Reduce
 from hf_tinybert.distillation.loss_series import LossSeries
 from hf_tinybert.distillation.objective import DistillationObjective, ObjectiveConfig, Step
 from hf_tinybert.distillation.phases import INTERMEDIATE_LEVELS, LEVELS, Phase, PhasePlan
@@ -22,24 +21,23 @@ from hf_tinybert.teacher.ensemble import Teachers
 from hf_tinybert.teacher.source import OnlineTeacher, TeacherSource
 from hf_tinybert.training_args import DistillationTrainingArguments
 from hf_tinybert.utils import compat
+from hf_tinybert.utils.types import AnyDataset, Batch, Collator
 
 logger = logging.get_logger(__name__)
 
-Reduce = Callable[..., Tensor]
-
 
 class DistillationRun(TrainerCallback):
-    """Alive while `train()` runs. It is the first callback of the run, so that others see the phase of the step.
+    """The state of one `train()` call. It is the run's first callback, so that others see the phase of the step.
 
     Args:
-        objective: what is trained.
+        objective: the module that is trained.
         source: of the teacher's features.
-        teachers: whose inputs are checked, and whose classes are put into the student's order.
+        teachers: they check their inputs, and align their classes with the student's.
         args: of the run.
-        boundary: of a resumed run: its checkpoint's number of intermediate steps.
+        boundary: number of intermediate steps in the checkpoint of a resumed run; None for a new run.
         max_length: the longest input of both models in tokens, or None.
-        reduce: sums a tensor over all processes, where there are several.
-        wait: waits for the other processes, where there are several.
+        reduce: sums a tensor over all processes, if there are several.
+        wait: waits for the other processes, if there are several.
 
     Attributes:
         boundary: as given.
@@ -71,30 +69,40 @@ class DistillationRun(TrainerCallback):
         self._wait = wait
 
     def plan(self, total_steps: int) -> PhasePlan:
-        """The phases of a run of so many optimiser steps."""
+        """The phases of a run of `total_steps` optimiser steps."""
         return PhasePlan.from_arguments(self._args, total_steps, self.boundary)
 
     # Callback
 
-    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Enter the first phase, before any evaluation."""
         self._enter(self.plan(state.max_steps).phase(state.global_step))
 
     def on_step_begin(
-        self, args: Any, state: TrainerState, control: TrainerControl, optimizer: Any = None, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        optimizer: torch.optim.Optimizer,
+        **kwargs: object,
     ) -> None:
-        """Enter the phase of the step; the prediction phase of the paper is a run of its own, with a fresh Adam."""
+        """Enter the phase of the step. The prediction phase starts with a fresh Adam, as a run of its own would."""
         plan = self.plan(state.max_steps)
         self._enter(plan.phase(state.global_step))
         if plan.begins_prediction(state.global_step):
             getattr(optimizer, "optimizer", optimizer).state.clear()
         self.series.begin_step(self.phase)
 
-    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Flush the teacher cache after each pass over the data."""
         self.source.flush(self._wait)
 
-    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Flush the teacher cache with each checkpoint."""
         self.source.flush(self._wait)
 
@@ -105,14 +113,14 @@ class DistillationRun(TrainerCallback):
         self.objective.start_phase(layers)
         self.source.start_phase(layers)
         if self._args.torch_compile:
-            # Compiled code does not notice that hooks have come or gone.
+            # Compiled code does not notice that hooks were added or removed.
             torch._dynamo.reset()
         self.phase = phase
 
     # A step
 
-    def counts(self, batches: Sequence[Mapping[str, Any]], device: torch.device) -> BatchCounts:
-        """What the micro-batches of a step hold over all processes."""
+    def counts(self, batches: Sequence[Batch], device: torch.device) -> BatchCounts:
+        """Counts of the micro-batches of a step over all processes."""
         settings = self.objective.settings
         return BatchCounts.from_batches(
             batches,
@@ -124,16 +132,16 @@ class DistillationRun(TrainerCallback):
             windows=settings.windows,
         )
 
-    def loss(self, model: Any, inputs: Mapping[str, Any], counts: BatchCounts) -> Tensor:
-        """The loss of a micro-batch, through the objective as the Trainer has wrapped it."""
+    def loss(self, model: nn.Module, inputs: Batch, counts: BatchCounts) -> Tensor:
+        """The loss of a micro-batch, computed by the objective as the Trainer has wrapped it."""
         levels = LEVELS[self.phase]
         if rows.ROW not in inputs and not isinstance(self.source, OnlineTeacher):
             logger.warning_once(
-                "The training batches carry no row numbers, which the default get_train_dataloader gives them: the "
-                "teacher cache is of no use, and the teacher runs in every step."
+                "The training batches have no row numbers, which the default get_train_dataloader adds: the teacher "
+                "cache cannot be used, and the teacher runs in every step."
             )
-        read = self._teachers.check_inputs(inputs)
-        features = self.source.features(read, intermediate="hidden" in levels, prediction="prediction" in levels)
+        checked = self._teachers.check_inputs(inputs)
+        features = self.source.features(checked, intermediate="hidden" in levels, prediction="prediction" in levels)
         if features.logits is not None:
             features.logits = self._teachers.label_alignment.logits(features.logits)
         loss, parts = model(**inputs, step=Step(features, levels, counts))
@@ -146,7 +154,7 @@ class DistillationRun(TrainerCallback):
         return self.series.drain(self._reduce)
 
     def close(self) -> None:
-        """Take the hooks off both models, and let go of the teacher cache."""
+        """Remove the hooks from both models, and close the teacher cache."""
         self.objective.detach()
         if self._args.torch_compile:
             torch._dynamo.reset()
@@ -157,23 +165,23 @@ def open_source(
     teachers: Teachers,
     settings: ObjectiveConfig,
     args: DistillationTrainingArguments,
-    dataset: Any,
-    collator: Any,
+    dataset: AnyDataset,
+    collator: Collator,
     mixed_precision: str,
 ) -> TeacherSource:
-    """Where the teacher's features come from in training: the teacher itself, or its cache.
+    """The source of the teacher's features in training: the teacher itself, or its cache.
 
     Args:
         teachers: of the run.
-        settings: what is matched.
+        settings: which levels are matched.
         args: of the run.
         dataset: the training data, with the columns that batches are made of.
-        collator: makes batches of them.
+        collator: makes the batches.
         mixed_precision: of the student.
 
     Raises:
-        ValueError: a cache was asked for that these data cannot have.
-        OSError: there is no room for it.
+        ValueError: a cache was requested, and these data cannot have one.
+        OSError: the disk has no room for it.
     """
     online = teachers.source(
         [settings.mapping[m] for m in settings.hidden_layers],
@@ -197,8 +205,8 @@ def projections_for(
 
     Args:
         student: the model to be trained.
-        teacher: whose width they lead to.
-        settings: what is matched.
+        teacher: the projections lead to its width.
+        settings: which levels are matched.
         args: `projection` and `seed`.
         before: the objective of an earlier run.
     """
@@ -224,7 +232,7 @@ def projections_for(
 
 
 def join_optimizer(optimizer: torch.optim.Optimizer | None, projections: Projections) -> None:
-    """Give an optimiser that was passed in, and knows the student's parameters only, the projections too."""
+    """Add the projections to an optimiser that the caller made of the student's parameters."""
     if optimizer is None:
         return
     held = _held(optimizer)
@@ -237,7 +245,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer | None, student: torch.nn.M
     """Refuse an optimiser that holds none of the student's trainable parameters.
 
     Raises:
-        ValueError: says what to do.
+        ValueError: the message says what to do.
     """
     if optimizer is None:
         return

@@ -1,18 +1,19 @@
-"""From arguments and two models to the settings of a run, refusing what cannot work before any training."""
+"""Build a run's settings from arguments and models, and refuse invalid combinations before training starts."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypeAlias
 
 from datasets import Dataset
 from transformers import PreTrainedModel
 
 from hf_tinybert.data import sampler
 from hf_tinybert.distillation.attention_matching import HeadMatching
+from hf_tinybert.distillation.levels import Level
 from hf_tinybert.distillation.objective import ObjectiveConfig, Weights
-from hf_tinybert.distillation.output_matching import OutputLoss
+from hf_tinybert.distillation.output_matching import LabelLoss, OutputLoss
 from hf_tinybert.distillation.phases import INTERMEDIATE_LEVELS
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.models.architectures import Encoder
@@ -22,72 +23,80 @@ from hf_tinybert.models.output_types import MULTI_LABEL, OF_ROWS, REGRESSION, SI
 from hf_tinybert.teacher import inputs
 from hf_tinybert.teacher.ensemble import pooling_of
 from hf_tinybert.training_args import DistillationTrainingArguments
+from hf_tinybert.utils.types import AnyDataset
+
+#: One data set, or several by name, as the Trainer's `eval_dataset`.
+EvaluationData: TypeAlias = "AnyDataset | Mapping[str, AnyDataset]"
 
 
 def build_objective_config(
     args: DistillationTrainingArguments,
     student: PreTrainedModel,
     teacher: PreTrainedModel,
-    hard_label_function: Any = None,
+    hard_label_function: LabelLoss | None = None,
     separate_vocabulary: bool = False,
 ) -> ObjectiveConfig:
-    """What to match and how.
+    """The settings of the objective, checked against both models.
 
     Args:
         args: the arguments of the run.
         student: the model to be trained.
         teacher: the model it learns from.
         hard_label_function: a user's `compute_loss_func`, which replaces the hard-label loss.
-        separate_vocabulary: the teacher reads other tokens than the student.
+        separate_vocabulary: the teacher has another tokenizer than the student.
 
     Raises:
-        ValueError: says what does not fit, and what to do.
+        ValueError: arguments and models do not fit each other; the message says what to do.
     """
-    ours, theirs = Encoder.from_model(student), Encoder.from_model(teacher)
-    kind, predicts = output_type(student), args.phases != "intermediate"
+    student_encoder, teacher_encoder = Encoder.from_model(student), Encoder.from_model(teacher)
+    student_type, predicts = output_type(student), args.phases != "intermediate"
     if predicts:
         _check_problem(student, teacher)
     if separate_vocabulary:
-        _check_separate_vocabulary(args, kind)
+        _check_separate_vocabulary(args, student_type)
     else:
         check_vocabularies(student.config, teacher.config)
     levels = args.level_weights()
     if args.phases == "prediction":
         levels |= dict.fromkeys(INTERMEDIATE_LEVELS, 0.0)
     weights = Weights(levels, args.parsed_layer_weights())
-    beyond = [layer for layer in weights.layers if layer > ours.num_layers]
+    beyond = [layer for layer in weights.layers if layer > student_encoder.num_layers]
     if beyond:
-        raise ValueError(f"layer_weights names layer {beyond[0]}; the student has layers 1..{ours.num_layers}.")
-    mapping = LayerMapping.from_spec(args.layer_mapping, ours.num_layers, theirs.num_layers)
-    matches_attention = any(weights.of_layer("attention", m) for m in mapping.layers)
+        raise ValueError(
+            f"layer_weights names layer {beyond[0]}; the student has layers 1..{student_encoder.num_layers}."
+        )
+    mapping = LayerMapping.from_spec(args.layer_mapping, student_encoder.num_layers, teacher_encoder.num_layers)
+    matches_attention = any(weights.of(Level("attention", m)) for m in mapping.layers)
     settings = ObjectiveConfig(
         mapping=mapping,
         weights=weights,
-        heads=HeadMatching.from_encoders(args.head_matching, ours, theirs, mapping) if matches_attention else None,
+        heads=HeadMatching.from_encoders(args.head_matching, student_encoder, teacher_encoder, mapping)
+        if matches_attention
+        else None,
         prediction=OutputLoss(
-            kind=kind,
+            kind=student_type,
             temperature=args.temperature,
             reduction=args.loss_reduction,
             label_smoothing=args.label_smoothing_factor,
             hard_label_function=hard_label_function,
-            pooling=pooling_of(args, teacher) if predicts and kind == VECTORS else None,
+            pooling=pooling_of(args, teacher) if predicts and student_type == VECTORS else None,
         ),
         label_alignment=LabelAlignment.from_configs(student.config, teacher.config)
-        if predicts and kind != VECTORS
+        if predicts and student_type != VECTORS
         else LabelAlignment(),
     )
-    if predicts and kind == VECTORS and weights["hard_label"]:
-        raise ValueError("hard_label_weight is above 0, and a model without a head has no labels.")
+    if predicts and student_type == VECTORS and weights["hard_label"]:
+        raise ValueError("hard_label_weight is above 0, and a model without a head has no labels: set it to 0.")
     if predicts and hard_label_function is not None and not weights["hard_label"]:
-        raise ValueError("compute_loss_func takes the place of the hard-label loss, and hard_label_weight is 0.")
+        raise ValueError("compute_loss_func replaces the hard-label loss, and hard_label_weight is 0: set it above 0.")
     return settings
 
 
-def check_arguments(args: Any) -> None:
-    """Refuse arguments that no distillation can run with.
+def check_arguments(args: object) -> None:
+    """Refuse arguments of another class, and `nn.DataParallel`.
 
     Raises:
-        ValueError: they are of another class, or mean `nn.DataParallel`.
+        ValueError: the class is not `DistillationTrainingArguments`, or several GPUs are visible to one process.
     """
     if not isinstance(args, DistillationTrainingArguments):
         raise ValueError(
@@ -97,31 +106,31 @@ def check_arguments(args: Any) -> None:
     if args.n_gpu > 1:
         raise ValueError(
             f"{args.n_gpu} GPUs are visible to one process, which means nn.DataParallel, and that drops the "
-            "hooks. Start the script with `torchrun --nproc-per-node N` or `accelerate launch`, or show it one "
-            "GPU with CUDA_VISIBLE_DEVICES=0."
+            "hooks. Start the script with `torchrun --nproc-per-node N` or `accelerate launch`, or select one GPU "
+            "with CUDA_VISIBLE_DEVICES=0."
         )
 
 
 def check_fsdp(args: DistillationTrainingArguments, enabled: bool, second_version: bool) -> None:
-    """Refuse FSDP where it would not be on, or of a version that cannot give the student back.
+    """Refuse FSDP that was requested and is not active, and version 1, which cannot gather the student's weights.
 
     Args:
         args: of the run.
         enabled: the Trainer shards the model.
-        second_version: with FSDP2.
+        second_version: it uses FSDP2.
 
     Raises:
-        ValueError: says what to do.
+        ValueError: FSDP is inactive or of version 1; the message says what to do.
     """
     if (args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")) and not enabled:
         raise ValueError(
-            "FSDP was asked for and is not on: accelerate shards models on accelerators, in a launched run, only. "
-            "Use DDP (`torchrun --nproc-per-node N` or `accelerate launch --multi_gpu`)."
+            "FSDP was requested and is not active: accelerate shards models only on accelerators and in a launched "
+            "run. Use DDP (`torchrun --nproc-per-node N` or `accelerate launch --multi_gpu`)."
         )
     if enabled and not second_version:
         raise ValueError(
-            "FSDP of version 1 cannot give the student's weights back whole once training is over: use version 2 "
-            "(`fsdp_version: 2` in accelerate's file, see examples/accelerate/fsdp.yaml)."
+            "FSDP version 1 cannot gather the student's weights at the end of training: use version 2 "
+            "(`fsdp_version: 2` in accelerate's configuration file, see examples/accelerate/fsdp.yaml)."
         )
 
 
@@ -129,8 +138,8 @@ def check_datasets(
     args: DistillationTrainingArguments,
     student: PreTrainedModel,
     teachers: Sequence[PreTrainedModel],
-    train: Any,
-    evaluation: Any,
+    train: AnyDataset | None,
+    evaluation: EvaluationData | None,
     separate_vocabulary: bool,
 ) -> int | None:
     """Check that the data fit both models.
@@ -138,7 +147,7 @@ def check_datasets(
     Args:
         args: `report_fidelity`.
         student: the model to be trained.
-        teachers: what it learns from.
+        teachers: the models it learns from.
         train: the training data.
         evaluation: one data set, several by name, or None.
         separate_vocabulary: the teachers read columns of their own.
@@ -162,35 +171,42 @@ def check_datasets(
 
 
 def _check_problem(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    """Refuse a student that would read its labels otherwise than a teacher says it does."""
-    ours, theirs = output_type(student), teacher.config.problem_type
-    if theirs is not None and ours in (SINGLE_LABEL, MULTI_LABEL, REGRESSION) and ours != theirs:
+    """Refuse a student whose problem type differs from the one in the teacher's configuration."""
+    student_type, teacher_type = output_type(student), teacher.config.problem_type
+    is_classifier = student_type in (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
+    if teacher_type is not None and is_classifier and student_type != teacher_type:
         raise ValueError(
-            f"The teacher's problem_type is {theirs!r}, and the student's {ours!r} (where none is set, that of one "
-            f"label or one number): set student.config.problem_type = {theirs!r}, or use `create_student`."
+            f"The teacher's problem_type is {teacher_type!r}, and the student's {student_type!r} (if none is set: "
+            "single-label, or regression with one output): set student.config.problem_type = "
+            f"{teacher_type!r}, or use `create_student`."
         )
 
 
-def _check_separate_vocabulary(args: DistillationTrainingArguments, kind: str) -> None:
-    """Refuse levels that compare tokens where teacher and student cut texts into different ones."""
-    why = "teacher_processing_class says that the teacher reads other tokens than the student"
+def _check_separate_vocabulary(args: DistillationTrainingArguments, student_type: str) -> None:
+    """Refuse levels that compare tokens where teacher and student tokenise differently."""
+    why = "teacher_processing_class gives the teacher another tokenizer than the student's"
     if args.phases != "prediction":
         raise ValueError(
             f"{why}, so the embedding, hidden and attention levels have no positions in common: use "
-            f"phases='prediction', which compares what both say of a whole text; got phases={args.phases!r}."
+            f"phases='prediction', which compares sequence-level outputs; got phases={args.phases!r}."
         )
-    if kind not in OF_ROWS:
+    if student_type not in OF_ROWS:
         raise ValueError(
-            f"{why}, and this task's logits are of tokens, which do not correspond. Use a teacher with the student's "
-            "tokenizer; classification, regression and sentence vectors work with any."
+            f"{why}, and this task's logits belong to tokens, which do not correspond. Use a teacher with the "
+            "student's tokenizer; classification, regression and sentence vectors work with any."
         )
 
 
-def check_teacher_inputs(dataset: Any, teacher: PreTrainedModel, what: str) -> None:
-    """Refuse data without the teacher's own inputs, or with one too long for it.
+def check_teacher_inputs(dataset: AnyDataset | None, teacher: PreTrainedModel, what: str) -> None:
+    """Refuse data without the teacher's own inputs, or with inputs too long for it.
+
+    Args:
+        dataset: the data.
+        teacher: the model that reads them.
+        what: `"training"` or `"evaluation"`, for the message.
 
     Raises:
-        ValueError: says what is missing.
+        ValueError: a column is missing, or an example is too long.
     """
     inputs.check_columns(dataset, what)
     check_data(dataset, Encoder.from_model(teacher).max_length, inputs.IDS)
@@ -200,26 +216,29 @@ def check_further_teachers(args: DistillationTrainingArguments, teachers: Sequen
     """Check that the logits of several teachers can be averaged.
 
     Raises:
-        ValueError: another vocabulary, other labels or another task, or there are no logits to average.
+        ValueError: vocabularies, labels or tasks differ, or there are no logits to average.
     """
     first = teachers[0]
     for number, teacher in enumerate(teachers[1:], start=2):
         if args.phases == "intermediate":
-            raise ValueError("Several teachers are averaged in their logits, and phases='intermediate' matches none.")
+            raise ValueError(
+                "The logits of several teachers are averaged, and phases='intermediate' matches no logits. Give one "
+                "teacher."
+            )
         if output_type(first) == VECTORS:
             raise ValueError(
-                "Several teachers are averaged in their logits; the vectors of several sentence encoders lie in "
-                "spaces of their own, and their mean says nothing. Give one teacher."
+                "The logits of several teachers are averaged; the vector spaces of several sentence encoders differ, "
+                "so the mean of their vectors has no meaning. Give one teacher."
             )
         if output_type(teacher) != output_type(first):
             raise ValueError(
                 f"Teacher {number} is a {type(teacher).__name__} and the first a {type(first).__name__}: their logits "
-                "mean different things."
+                "cannot be averaged. Give teachers of one task."
             )
         if teacher.config.vocab_size != first.config.vocab_size:
             raise ValueError(
                 f"Teacher {number} has a vocabulary of {teacher.config.vocab_size} tokens and the first of "
-                f"{first.config.vocab_size}: they read the same input ids."
+                f"{first.config.vocab_size}: all teachers read the same input ids, so they need one tokenizer."
             )
         try:
             LabelAlignment.from_configs(first.config, teacher.config)
@@ -233,7 +252,7 @@ def longest_input(student: PreTrainedModel, teacher: PreTrainedModel) -> int | N
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def check_data(dataset: Any, longest: int | None, column: str = "input_ids") -> None:
+def check_data(dataset: AnyDataset | None, longest: int | None, column: str = "input_ids") -> None:
     """Refuse an already tokenised map-style data set with an example that is too long.
 
     Raises:

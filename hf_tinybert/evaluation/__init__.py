@@ -1,1 +1,1 @@
-"""How good a student is, and how closely it follows its teacher."""
+"""Task metrics of the student, and its fidelity to the teacher."""

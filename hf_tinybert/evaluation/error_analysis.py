@@ -1,4 +1,4 @@
-"""What teacher and student answer: where both are right, and which mistakes the student makes alone."""
+"""Predictions of teacher and student compared with the gold labels, and the mistakes of the student alone."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A case that the teacher has right and the student wrong.
+    """An example that the teacher predicts correctly and the student does not.
 
     Attributes:
-        text: what was asked.
-        gold: the right answer, which is the teacher's.
-        answer: the student's.
-        confidence: the probability that the student gave its own answer.
+        text: the input.
+        gold: name of the gold label, which the teacher predicts.
+        answer: name of the label that the student predicts.
+        confidence: the student's probability of its prediction.
     """
 
     text: str
@@ -28,14 +29,14 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers of both to the same questions.
+    """Predictions of both models on the same examples.
 
     Attributes:
-        both: share of cases that both have right.
-        only_teacher: that the teacher alone has right.
-        only_student: that the student alone has right.
-        neither: that none has right.
-        mistakes: of the student alone, the most confident first.
+        both: share of examples that both predict correctly.
+        only_teacher: share that only the teacher predicts correctly.
+        only_student: share that only the student predicts correctly.
+        neither: share that neither predicts correctly.
+        mistakes: mistakes of the student alone, the most confident first.
     """
 
     both: float
@@ -46,34 +47,35 @@ class Answers:
 
 
 def compare(
-    student: np.ndarray,
-    teacher: np.ndarray,
-    gold: np.ndarray,
+    student: NDArray[np.float32],
+    teacher: NDArray[np.float32],
+    gold: NDArray[np.int64],
     texts: Sequence[str],
     names: Mapping[int, str],
     shown: int,
 ) -> Answers:
-    """Compare logits.
+    """Compare the predictions of both models.
 
     Args:
         student: logits `[n, classes]`.
-        teacher: the same of the teacher, with its classes in the student's order.
+        teacher: logits of the teacher, with its classes in the student's order.
         gold: class ids, `[n]`.
-        texts: n of them.
+        texts: n inputs.
         names: class id -> name.
-        shown: mistakes to list, at most.
+        shown: the largest number of mistakes to list.
     """
-    own, theirs = student.argmax(-1), teacher.argmax(-1)
-    right, above = own == gold, theirs == gold
+    predictions = student.argmax(-1)
+    student_right, teacher_right = predictions == gold, teacher.argmax(-1) == gold
     confidence = torch.from_numpy(student).softmax(-1).amax(-1).numpy()
-    alone = np.flatnonzero(above & ~right)
-    alone = alone[np.argsort(-confidence[alone], kind="stable")][:shown].tolist()
+    alone = np.flatnonzero(teacher_right & ~student_right)
+    alone = alone[np.argsort(-confidence[alone], kind="stable")][:shown]
     return Answers(
-        both=float((right & above).mean()),
-        only_teacher=float((above & ~right).mean()),
-        only_student=float((right & ~above).mean()),
-        neither=float((~right & ~above).mean()),
+        both=float((student_right & teacher_right).mean()),
+        only_teacher=float((teacher_right & ~student_right).mean()),
+        only_student=float((student_right & ~teacher_right).mean()),
+        neither=float((~student_right & ~teacher_right).mean()),
         mistakes=[
-            Mistake(texts[int(i)], names[int(gold[i])], names[int(own[i])], float(confidence[i])) for i in alone
+            Mistake(texts[i], names[int(gold[i])], names[int(predictions[i])], float(confidence[i]))
+            for i in alone.tolist()
         ],
     )

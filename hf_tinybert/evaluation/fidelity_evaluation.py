@@ -1,14 +1,15 @@
-"""What a trainer's evaluations measure beside the Trainer's metrics: the fidelity of the student to its teacher."""
+"""The fidelity of the student to its teacher, measured in a trainer's evaluations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 from hf_tinybert.distillation.objective import DistillationObjective, ObjectiveConfig
 from hf_tinybert.distillation.output_matching import OutputLoss
@@ -19,23 +20,33 @@ from hf_tinybert.models import peft
 from hf_tinybert.models.output_types import VECTORS, logits_of, output_type
 from hf_tinybert.teacher.ensemble import Teachers
 from hf_tinybert.training_args import DistillationTrainingArguments
+from hf_tinybert.utils.types import Batch, Reduces
+
+
+class EvaluationAccelerator(Reduces, Protocol):
+    """The part of accelerate's `Accelerator` that an evaluation uses."""
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context in which the student runs under mixed precision."""
 
 
 class FidelityEvaluation:
-    """Measures, while an evaluation runs: of a student with a head how its predictions agree with the teacher's
-    (`PredictionFidelity`), of one without how closely its layers and vectors follow (`LayerFidelity`).
+    """Measures fidelity while an evaluation runs: of a student with a head, the agreement of its predictions with the
+    teacher's (`PredictionFidelity`); of one without, the similarity of layers and vectors (`LayerFidelity`).
 
     Args:
-        teachers: what the student is compared with.
+        teachers: the models that the student is compared with.
         args: `report_fidelity` and `phases`.
         accelerator: of the trainer.
 
     Attributes:
-        of_teacher: the evaluation under way is the teacher's own.
+        of_teacher: the running evaluation is of the teacher.
     """
 
-    def __init__(self, teachers: Teachers, args: DistillationTrainingArguments, accelerator: Any) -> None:
-        """No evaluation is under way."""
+    def __init__(
+        self, teachers: Teachers, args: DistillationTrainingArguments, accelerator: EvaluationAccelerator
+    ) -> None:
+        """No evaluation is running."""
         self.of_teacher = False
         self._teachers = teachers
         self._args = args
@@ -44,7 +55,7 @@ class FidelityEvaluation:
 
     @property
     def replaces_forward(self) -> bool:
-        """Whether `step` takes the place of the Trainer's own prediction step, which needs a head."""
+        """Whether `step` replaces the Trainer's prediction step, which needs a head."""
         return isinstance(self._measure, LayerFidelity)
 
     @contextmanager
@@ -55,13 +66,13 @@ class FidelityEvaluation:
         settings: Callable[[PreTrainedModel], ObjectiveConfig],
         trained: DistillationObjective | None,
     ) -> Iterator[None]:
-        """Meanwhile batches are measured.
+        """Measure the batches inside this context.
 
         Args:
-            student: in training or not.
-            loss_only: nobody asks for the vectors.
-            settings: what is matched of a student.
-            trained: the objective that the student was trained in, if it was.
+            student: the model that is evaluated.
+            loss_only: the vectors are not needed.
+            settings: gives the levels that are matched for a student.
+            trained: the objective with which the student was trained, if any.
         """
         args = self._args
         headless = peft.unwrapped(student).base_model is peft.unwrapped(student)
@@ -81,7 +92,7 @@ class FidelityEvaluation:
             self._measure = None
             self._teachers.end_evaluation()
 
-    def observe(self, inputs: Mapping[str, Any], outputs: Any) -> None:
+    def observe(self, inputs: Batch, outputs: object) -> None:
         """Compare the student's outputs on a batch with the teacher's, if predictions are compared."""
         if not isinstance(self._measure, PredictionFidelity) or not isinstance(outputs, Mapping):
             return
@@ -89,33 +100,36 @@ class FidelityEvaluation:
         if student is not None and teacher is not None:
             self._measure.update(student, teacher, inputs)
 
-    def step(self, inputs: Mapping[str, Any], loss_only: bool) -> tuple[Tensor | None, Any, Any]:
+    def step(self, inputs: Batch, loss_only: bool) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Loss, predictions and labels of a student without a head: its vectors, and the teacher's as labels."""
         if not isinstance(self._measure, LayerFidelity):
-            raise RuntimeError("This evaluation compares no layers.")
+            raise RuntimeError("This evaluation compares no layers: call `step` only where `replaces_forward`.")
         loss, vectors, teacher = self._measure.update(self._teachers.check_inputs(inputs))
         if loss_only or vectors is None:
             return loss, None, None
         return (torch.zeros_like(loss), teacher, teacher) if self.of_teacher else (loss, vectors, teacher)
 
-    def teacher_outputs(self, inputs: Mapping[str, Any], student: PreTrainedModel) -> tuple[Tensor, Any]:
+    def teacher_outputs(self, inputs: Batch, student: PreTrainedModel) -> tuple[Tensor, ModelOutput]:
         """Loss and outputs of the teachers' mean, in the student's order of classes."""
         logits = self._teachers.logits(inputs)
         if logits is None:
-            raise ValueError(f"{type(self._teachers.first).__name__} gives no logits.")
+            raise ValueError(f"{type(self._teachers.first).__name__} has no logits to evaluate.")
         return OutputLoss(output_type(student)).evaluate(logits, inputs)
 
     def metrics(self, prefix: str) -> dict[str, float]:
-        """What was measured, over all processes; empty in an evaluation of the teacher."""
+        """The fidelity over all processes; empty in an evaluation of the teacher."""
         if self._measure is None or self.of_teacher:
             return {}
         return self._measure.compute(prefix, self._accelerator)
 
     def check_teacher(self) -> None:
-        """Refuse to evaluate a teacher that has no metrics.
+        """Refuse to evaluate a teacher without metrics.
 
         Raises:
-            ValueError: it has no head, and vectors are not compared.
+            ValueError: the teacher has no head, and vectors are not compared.
         """
         if output_type(self._teachers.first) == VECTORS and self._args.phases == "intermediate":
-            raise ValueError("A teacher without a head has no metrics of its own where only layers are matched.")
+            raise ValueError(
+                "A teacher without a head has no metrics of its own where only layers are matched: use phases='joint' "
+                "or 'prediction', which compare vectors."
+            )

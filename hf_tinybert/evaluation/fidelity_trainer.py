@@ -1,29 +1,35 @@
-"""A Trainer that evaluates a student, its teacher, and how closely the one follows the other."""
+"""A Trainer that evaluates a student, its teacher, and the fidelity of the student."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
+from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import ModelOutput
 
 from hf_tinybert.distillation.objective import DistillationObjective, ObjectiveConfig
+from hf_tinybert.distillation.validation import EvaluationData
 from hf_tinybert.evaluation.fidelity_evaluation import FidelityEvaluation
 from hf_tinybert.hub.trainer import HubTrainer
 from hf_tinybert.models.output_types import VECTORS, output_type
 from hf_tinybert.teacher import inputs as teacher_inputs
 from hf_tinybert.teacher.ensemble import Teachers
+from hf_tinybert.utils.types import AnyDataset
 
 
 class ScoreRecorder(Protocol):
-    """Notes what was measured."""
+    """Records metrics."""
 
-    def note_student(self, metrics: Mapping[str, Any], prefix: str, dataset: Any) -> None:
-        """Note metrics of the student on a data set."""
+    def note_student(self, metrics: Mapping[str, float], prefix: str, dataset: AnyDataset | None) -> None:
+        """Record metrics of the student on a data set."""
 
-    def note_teacher(self, metrics: Mapping[str, Any], prefix: str, dataset: Any) -> None:
-        """Note the teacher's."""
+    def note_teacher(self, metrics: Mapping[str, float], prefix: str, dataset: AnyDataset | None) -> None:
+        """Record metrics of the teacher on a data set."""
 
 
 class FidelityTrainer(HubTrainer):
@@ -32,28 +38,32 @@ class FidelityTrainer(HubTrainer):
     Attributes:
         student: the model that is evaluated.
         teacher: the first of the teachers.
-        recorder: notes what was measured, for the model card.
+        recorder: records metrics for the model card.
     """
 
     student: PreTrainedModel
     teacher: PreTrainedModel
     recorder: ScoreRecorder
-    model_wrapped: Any
-    eval_dataset: Any
+    model_wrapped: nn.Module
+    eval_dataset: EvaluationData | None
     _teachers: Teachers
     _fidelity: FidelityEvaluation
     _objective: DistillationObjective | None
 
     def _settings_of(self, student: PreTrainedModel) -> ObjectiveConfig:
-        """What is matched of a student."""
+        """The levels that are matched for a student."""
         raise NotImplementedError
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """The student's ordinary loss; the teachers' in the student's order of labels, the mean of several."""
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, ModelOutput]:
+        """The student's task loss; for teachers, the loss of their mean, with labels in the student's order."""
         plain = self._teachers.are_plain or self.accelerator.unwrap_model(model) is not self.teacher
-        if plain:  # on a copy: the Trainer takes labels that it smooths out
+        if plain:  # on a copy: with label smoothing, the Trainer removes the labels
             loss, outputs = super().compute_loss(model, dict(inputs), return_outputs=True)
         else:
             loss, outputs = self._fidelity.teacher_outputs(inputs, self.student)
@@ -62,17 +72,17 @@ class FidelityTrainer(HubTrainer):
 
     def evaluation_loop(
         self,
-        dataloader: Any,
+        dataloader: DataLoader,
         description: str,
         prediction_loss_only: bool | None = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
-    ) -> Any:
+    ) -> EvalLoopOutput:
         """The Trainer's loop, with the fidelity of the student to the teacher among the metrics.
 
-        A student without a head has no loss of its own: its evaluation measures how closely its layers and vectors
-        follow the teacher's (see `hf_tinybert.evaluation.layer_fidelity`). `compute_metrics` is given its vectors as
-        predictions and the teacher's as labels.
+        A student without a head has no task loss: its evaluation measures the fidelity of its layers and vectors (see
+        `hf_tinybert.evaluation.layer_fidelity`). `compute_metrics` gets its vectors as predictions and the teacher's
+        as labels.
         """
         with self._fidelity.measuring(self.student, bool(prediction_loss_only), self._settings_of, self._objective):
             output = super().evaluation_loop(
@@ -82,45 +92,57 @@ class FidelityTrainer(HubTrainer):
         return output
 
     def prediction_step(
-        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> Any:
-        """The Trainer's step, or that of a student without a head; the teacher's columns are kept from the student."""
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, object, object]:
+        """The Trainer's step, or that of a student without a head; the student does not get the teacher's columns."""
         inputs = self._prepare_inputs(inputs)
         if self._fidelity.replaces_forward:
             return self._fidelity.step(inputs, prediction_loss_only)
         is_teacher = self.accelerator.unwrap_model(model) is self.teacher
-        own = dict(teacher_inputs.of_teacher(inputs)) if is_teacher else teacher_inputs.of_student(inputs)
+        model_inputs = dict(teacher_inputs.of_teacher(inputs)) if is_teacher else teacher_inputs.of_student(inputs)
         with self._teachers.reading(inputs):
-            return super().prediction_step(model, own, prediction_loss_only, ignore_keys)
+            result: tuple[Tensor | None, object, object] = super().prediction_step(
+                model, model_inputs, prediction_loss_only, ignore_keys
+            )
+        return result
 
     def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+        self,
+        eval_dataset: EvaluationData | str | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """The student's metrics, as of any Trainer."""
         metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         dataset = self._evaluated(eval_dataset)
-        if not isinstance(dataset, Mapping):  # of several data sets, each was evaluated by itself
+        if not isinstance(dataset, Mapping):  # several data sets were evaluated by one call each
             self.recorder.note_student(metrics, metric_key_prefix, dataset)
         return metrics
 
-    def evaluate_teacher(self, eval_dataset: Any = None, metric_key_prefix: str = "teacher") -> dict[str, float]:
-        """The teacher's own metrics on a data set, computed as the student's are.
+    def evaluate_teacher(
+        self, eval_dataset: EvaluationData | str | None = None, metric_key_prefix: str = "teacher"
+    ) -> dict[str, float]:
+        """The teacher's metrics on a data set, computed like the student's.
 
         Args:
-            eval_dataset: tokenised examples; the trainer's `eval_dataset` by default. Of several, by name, or of the
-                name of one in the trainer's `eval_dataset`, as in `evaluate`.
+            eval_dataset: tokenised examples; the trainer's `eval_dataset` by default. Several data sets by name, or
+                the name of one in the trainer's `eval_dataset`, are taken as in `evaluate`.
             metric_key_prefix: prefix of the metrics' names.
 
         Raises:
-            ValueError: there are no data, or the models have no head, and their vectors are not compared.
+            ValueError: there are no data, or the models have no head and their vectors are not compared.
         """
         self._fidelity.check_teacher()
         dataset = self._evaluated(eval_dataset)
         if dataset is None:
             raise ValueError("evaluate_teacher() needs data: give eval_dataset, here or to the trainer.")
         if isinstance(dataset, Mapping):
-            each = [self.evaluate_teacher(data, f"{metric_key_prefix}_{name}") for name, data in dataset.items()]
-            return {name: value for found in each for name, value in found.items()}
+            by_name = [self.evaluate_teacher(data, f"{metric_key_prefix}_{name}") for name, data in dataset.items()]
+            return {name: value for values in by_name for name, value in values.items()}
         with self._evaluating_teacher():
             output = self.evaluation_loop(
                 self.get_test_dataloader(dataset), "Evaluation of the teacher", metric_key_prefix=metric_key_prefix
@@ -131,7 +153,7 @@ class FidelityTrainer(HubTrainer):
 
     @contextmanager
     def _evaluating_teacher(self) -> Iterator[None]:
-        """Meanwhile the teacher is evaluated in the student's place; without a head, its vectors are."""
+        """Evaluate the teacher, or without a head its vectors, in place of the student inside this context."""
         model, wrapped = self.model, self.model_wrapped
         self._fidelity.of_teacher = True
         if output_type(self.teacher) != VECTORS:
@@ -141,8 +163,10 @@ class FidelityTrainer(HubTrainer):
         finally:
             self.model, self.model_wrapped, self._fidelity.of_teacher = model, wrapped, False
 
-    def _evaluated(self, eval_dataset: Any) -> Any:
-        """The data set, or the mapping of them, that an argument of `evaluate` means."""
+    def _evaluated(self, eval_dataset: EvaluationData | str | None) -> EvaluationData | None:
+        """Resolve an argument of `evaluate` to a data set, or to several by name."""
         if isinstance(eval_dataset, str):
+            if not isinstance(self.eval_dataset, Mapping):
+                raise ValueError(f"eval_dataset={eval_dataset!r} is a name, and the trainer has no data sets by name.")
             return self.eval_dataset[eval_dataset]
         return self.eval_dataset if eval_dataset is None else eval_dataset

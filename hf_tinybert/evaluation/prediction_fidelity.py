@@ -1,27 +1,25 @@
-"""How closely a student follows its teacher on evaluation data."""
+"""Fidelity of the student's predictions to the teacher's on evaluation data."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hf_tinybert.models.output_types import MULTI_LABEL, REGRESSION, SPANS
+from hf_tinybert.utils.types import Batch, Reduces
 
 
 class PredictionFidelity:
-    """Adds up agreement over the batches of an evaluation, on the device, without waiting for it.
+    """Sums agreement over the batches of an evaluation, on the device and without synchronising with it.
 
     `agreement` is the share of equal predictions, and `kl` the mean Kullback-Leibler divergence of the teacher's
-    distribution from the student's in nats: over rows for classification, over (row, class) pairs with a threshold of
-    one half for several labels, over labelled positions for tokens, over starts and ends for spans. Regression gives
-    `teacher_mse`.
+    distribution from the student's in nats: over rows for single-label classification, over (row, class) pairs with a
+    threshold of one half for multi-label classification, over labelled positions for tokens, over starts and ends for
+    spans. Regression gives `teacher_mse`.
 
     Args:
-        kind: of the prediction (see `hf_tinybert.distillation.output_matching`).
+        kind: the output type (see `hf_tinybert.distillation.output_matching`).
     """
 
     def __init__(self, kind: str) -> None:
@@ -30,13 +28,13 @@ class PredictionFidelity:
         self._sums: Tensor | None = None
 
     @torch.no_grad()
-    def update(self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Any]) -> None:
+    def update(self, student: Tensor, teacher: Tensor, inputs: Batch) -> None:
         """Add a batch.
 
         Args:
             student: logits `[B, C]` or `[B, S, C]`.
             teacher: the same shape.
-            inputs: `attention_mask` and `labels` of the batch, where there are any.
+            inputs: `attention_mask` and `labels` of the batch, if it has any.
         """
         student, teacher = student.float(), teacher.float()
         kept: Tensor | None = None
@@ -62,7 +60,7 @@ class PredictionFidelity:
     def close(self) -> None:
         """Nothing is held."""
 
-    def compute(self, prefix: str, accelerator: Any) -> dict[str, float]:
+    def compute(self, prefix: str, accelerator: Reduces) -> dict[str, float]:
         """The metrics over all processes, named with a prefix; empty if nothing was added."""
         if self._sums is None:
             return {}

@@ -1,14 +1,14 @@
-"""What a student's card says of its ONNX files."""
+"""The section on ONNX files in a student's card."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jinja2
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 
 if TYPE_CHECKING:
     from hf_tinybert.export.onnx import Export
@@ -39,7 +39,7 @@ def with_section(card: str, export: Export, pipeline_tag: str) -> str:
     first, _, rest = card.partition(_BEGIN)
     if _END in rest:
         card = first + rest.partition(_END)[2].lstrip("\n")
-    found = _MODEL_ID.search(card)
+    named = _MODEL_ID.search(card)
     template = jinja2.Environment(autoescape=False, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
     section = template.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         begin=_BEGIN,
@@ -47,15 +47,15 @@ def with_section(card: str, export: Export, pipeline_tag: str) -> str:
         export=export,
         metrics=sorted(set.intersection(*(set(file.scores) for file in export.files.values()))),
         best=export.files[export.fastest].name.rpartition("/")[2],
-        model_id=found[1] if found else export.folder.resolve().name,
+        model_id=named[1] if named else export.folder.resolve().name,
         tag=pipeline_tag,
         piped=pipeline_tag != "feature-extraction",
         ort_class=_CLASSES[pipeline_tag],
     )
-    place = card.find(_BEFORE)
-    place = len(card) if place < 0 else place
-    before = card[:place].rstrip("\n")
-    return _tagged(f"{before}\n\n{section}\n{card[place:]}".rstrip("\n") + "\n")
+    position = card.find(_BEFORE)
+    position = len(card) if position < 0 else position
+    before = card[:position].rstrip("\n")
+    return _tagged(f"{before}\n\n{section}\n{card[position:]}".rstrip("\n") + "\n")
 
 
 def _tagged(card: str) -> str:
@@ -63,10 +63,11 @@ def _tagged(card: str) -> str:
     if not card.startswith("---"):
         return card
     try:
-        read = ModelCard(card)
+        page = ModelCard(card)
     except (ValueError, yaml.YAMLError):
         return card
-    data: Any = read.data
+    data = page.data
+    assert isinstance(data, ModelCardData)
     data.tags = list(dict.fromkeys([*(data.tags or []), *_TAGS]))
-    text = read.text.lstrip("\n")
+    text = page.text.lstrip("\n")
     return f"---\n{data.to_yaml()}\n---\n\n{text}"

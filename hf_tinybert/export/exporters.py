@@ -9,16 +9,16 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_tinybert.export.session import required
+from hf_tinybert.export.model_inputs import ModelInputs
 from hf_tinybert.models.loading import pipeline_tag
+from hf_tinybert.utils.extras import required
 
-#: What a head says, in the order of Optimum's outputs.
+#: Outputs of each task, in Optimum's order.
 _OUTPUTS = {
     "text-classification": ("logits",),
     "token-classification": ("logits",),
@@ -50,7 +50,7 @@ def write(model: PreTrainedModel, file: Path) -> str:
     Returns:
         `"optimum"` or `"torch"`.
     """
-    required("onnxruntime")
+    required("onnxruntime", "Export")
     if has_optimum():
         _by_optimum(model, file)
         return "optimum"
@@ -85,12 +85,10 @@ def by_torch(model: PreTrainedModel, file: Path, mask_axes: int = 2) -> None:
         mask_axes: 4 hands the model an attention mask of `[B, 1, 1, S]`, which transformers 5 passes on to the layers
             as it is; 2 the usual `[B, S]`.
     """
-    required("onnx")
-    required("onnxscript")
-    some = torch.arange(16).reshape(2, 8) % model.config.vocab_size
-    inputs = {"input_ids": some, "attention_mask": torch.ones_like(some), "token_type_ids": torch.zeros_like(some)}
-    if model.config.model_type != "bert" and getattr(model.config, "type_vocab_size", 0) < 2:
-        del inputs["token_type_ids"]
+    required("onnx", "Export")
+    required("onnxscript", "Export")
+    example = torch.arange(16).reshape(2, 8) % model.config.vocab_size
+    inputs = ModelInputs.from_model(model).complete({"input_ids": example})
     outputs = _OUTPUTS[pipeline_tag(model)]
     batch, length = torch.export.Dim(_BATCH), torch.export.Dim(_LENGTH)
     log = logging.getLogger("torch.onnx")
@@ -121,7 +119,7 @@ class _Positional(nn.Module):
         super().__init__()
         self.model, self.names, self.outputs, self.mask_axes = model, names, outputs, mask_axes
 
-    def forward(self, *arguments: Tensor) -> Any:
+    def forward(self, *arguments: Tensor) -> tuple[Tensor, ...]:
         inputs = dict(zip(self.names, arguments, strict=True))
         if self.mask_axes == 4:
             inputs["attention_mask"] = inputs["attention_mask"][:, None, None, :]

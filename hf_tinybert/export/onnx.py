@@ -1,4 +1,4 @@
-"""A student's folder to a folder with ONNX files, which were checked before anybody sees them."""
+"""From a student's folder to ONNX files, which are checked before they are moved into place."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import torch
-from transformers import PreTrainedModel
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_tinybert import tasks
 from hf_tinybert.data.demo import demo_requests
 from hf_tinybert.export import exporters
 from hf_tinybert.export.card_section import with_section
 from hf_tinybert.export.optimize import LEVELS, can_fuse, fuse
-from hf_tinybert.export.quantize import to_int8
-from hf_tinybert.export.session import OnnxModel, milliseconds
+from hf_tinybert.export.quantize import Rows, to_int8
+from hf_tinybert.export.session import ExportedModel, OnnxModel, milliseconds
 from hf_tinybert.hub.upload import CARD_NAME, EXPORT_NAME, TOKENIZER_FILES, weights_sha256
 from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.loading import load_config, load_model, load_tokenizer, pipeline_tag
 from hf_tinybert.models.peft import is_adapter
 from hf_tinybert.utils.files import written_beside
 from hf_tinybert.utils.latency import machine_name
+from hf_tinybert.utils.types import Batch
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +42,9 @@ FILES = {"fp32": "model.onnx", "int8": "model_quantized.onnx"}
 LENGTH = 128
 #: A plain graph, which other engines read, too, is left for a fused one that is at least so many times faster.
 _WORTH_FUSING = 1.05
-#: Measures an opened file, `fp32` or `int8`.
-Check = Callable[[str, Any], Mapping[str, float] | None]
-_Made = tuple[str | None, str | None]  # how a file was optimised and quantised
+#: Measures an open file, `fp32` or `int8`.
+Check: TypeAlias = Callable[[str, ExportedModel], Mapping[str, float] | None]
+_Made: TypeAlias = tuple[str | None, str | None]  # how a file was optimised and quantised
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Export:
     """What was exported.
 
     Attributes:
-        folder: where it lies.
+        folder: that holds the files.
         exporter: `"optimum"` or `"torch"`.
         files: `fp32`, `int8` -> what was written.
         length: tokens of the sequence that was timed.
@@ -99,7 +101,7 @@ def export_onnx(
     output_dir: str | os.PathLike[str] | None = None,
     quantize: str | None = None,
     optimize: str | None = AUTO,
-    calibration: Sequence[Mapping[str, Sequence[int]]] | None = None,
+    calibration: Rows | None = None,
     tolerance: float = 1e-4,
     sentences: Sequence[str] = (),
     check: Check | None = None,
@@ -126,39 +128,38 @@ def export_onnx(
         threads: CPU threads while files are timed; PyTorch's own number by default.
 
     Returns:
-        what was written.
+        Which files were written, and what was measured.
 
     Raises:
-        ValueError: an argument is wrong, or a file does not say what the model says; nothing is left behind then.
+        ValueError: an argument is wrong, or a file's outputs differ from the model's; nothing is left behind then.
         ImportError: says what to install.
     """
     _refuse(model_dir, output_dir, quantize, optimize, calibration)
     source = os.fspath(model_dir)
     model, tokenizer, inputs = opened(source, sentences)
-    config = model.config
-    length, threads = min(LENGTH, Encoder.from_model(model).max_length or LENGTH), threads or torch.get_num_threads()
+    length, threads = Encoder.from_model(model).at_most(LENGTH), threads or torch.get_num_threads()
     with written_beside(output_dir or source) as staging:
         onnx, scratch = Path(staging) / FOLDER, Path(staging) / "candidates"
         onnx.mkdir()
         scratch.mkdir()
         graphs, exporter = _graphs(model, scratch, optimize)
-        found: dict[_Made, Path] = {(level, None): file for level, file in graphs.items()}
-        found |= _quantised(model, graphs, scratch, quantize, calibration)
-        times = milliseconds(found, config, length, threads)
-        order = sorted(found, key=lambda made: times[made] * (1 if made[0] is None else _WORTH_FUSING))
+        candidates: dict[_Made, Path] = {(level, None): file for level, file in graphs.items()}
+        candidates |= _quantised(model, graphs, scratch, quantize, calibration)
+        times = milliseconds(candidates, model.config, length, threads)
+        order = sorted(candidates, key=lambda made: times[made] * (1 if made[0] is None else _WORTH_FUSING))
 
         def take(kind: str, made: _Made) -> ExportedFile:
             file = onnx / FILES[kind]
-            shutil.copyfile(found[made], file)
+            shutil.copyfile(candidates[made], file)
             try:
-                exported = OnnxModel(file, config)
-                apart = difference(model, exported, inputs)
-                refuse_difference(apart, tolerance if kind == "fp32" else math.inf)
+                exported = OnnxModel(file, model.config)
+                largest = difference(model, exported, inputs)
+                refuse_difference(largest, tolerance if kind == "fp32" else math.inf)
                 scores = (check(kind, exported) if check is not None else None) or {}
             except ValueError:
                 file.unlink()
                 raise
-            return ExportedFile(f"{FOLDER}/{FILES[kind]}", *made, apart, file.stat().st_size, times[made], scores)
+            return ExportedFile(f"{FOLDER}/{FILES[kind]}", *made, largest, file.stat().st_size, times[made], scores)
 
         files = {"fp32": _first_that_passes("fp32", [made for made in order if made[1] is None], take)}
         in_int8 = [made for made in order if made[1] is not None]
@@ -185,7 +186,7 @@ def export_onnx(
 
 
 def write_facts(done: Export, source: str, folder: Path) -> None:
-    """Write `export.json`: what was measured, and the weights that it was made from, for who looks at it later."""
+    """Write `export.json`: measurements, and the digest of the weights, by which a stale export is recognised."""
     facts = {
         "weights": weights_sha256(source) if os.path.isdir(source) else None,
         "exporter": done.exporter,
@@ -197,15 +198,15 @@ def write_facts(done: Export, source: str, folder: Path) -> None:
     (folder / EXPORT_NAME).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
-def refuse_difference(found: float, tolerance: float) -> None:
-    """Refuse a file that says something else than the model; of any, that answers with what is no number.
+def refuse_difference(largest: float, tolerance: float) -> None:
+    """Refuse a file whose outputs differ from the model's by more than the tolerance, or are not finite.
 
     Raises:
-        ValueError: it does.
+        ValueError: they do.
     """
-    if not found <= tolerance or math.isinf(found):
+    if not largest <= tolerance or math.isinf(largest):
         raise ValueError(
-            f"The exported model's outputs differ from PyTorch's by up to {found:.2g}, more than the tolerance of "
+            f"The exported model's outputs differ from PyTorch's by up to {largest:.2g}, more than the tolerance of "
             f"{tolerance:g}: nothing was written."
         )
 
@@ -227,7 +228,7 @@ def _refuse(
     output_dir: str | os.PathLike[str] | None,
     quantize: str | None,
     optimize: str | None,
-    calibration: Sequence[Any] | None,
+    calibration: Rows | None,
 ) -> None:
     """What cannot be done.
 
@@ -249,10 +250,10 @@ def _refuse(
 
 
 def refuse_place(model_dir: str | os.PathLike[str], output_dir: str | os.PathLike[str] | None, what: str) -> None:
-    """Files go into a student's own folder only where there is one that could be opened with them.
+    """Refuse to write into a student's own folder where there is none, or where the files would not fit it.
 
     Raises:
-        ValueError: there is none.
+        ValueError: says which.
     """
     if output_dir is None and not os.path.isdir(model_dir):
         raise ValueError(f"{model_dir} is no folder: say with output_dir where its {what} files go.")
@@ -282,7 +283,7 @@ def _quantised(
     graphs: Mapping[str | None, Path],
     scratch: Path,
     quantize: str | None,
-    calibration: Sequence[Mapping[str, Sequence[int]]] | None,
+    calibration: Rows | None,
 ) -> dict[_Made, Path]:
     """How it was made -> file in 8 bits, of all that `quantize` asks for."""
     wanted: list[_Made] = []
@@ -290,43 +291,45 @@ def _quantised(
         wanted += [(level, "dynamic") for level in graphs]
     if None in graphs and calibration and quantize in ("int8-static", AUTO):
         wanted.append((None, "static"))
-    found = {}
-    for level, kind in wanted:
-        found[level, kind] = scratch / f"{level}-{kind}.onnx"
-        rows = calibration if kind == "static" else None
-        to_int8(graphs[level], found[level, kind], model.config, rows)
-    return found
+    files = {}
+    for level, mode in wanted:
+        files[level, mode] = scratch / f"{level}-{mode}.onnx"
+        rows = calibration if mode == "static" else None
+        to_int8(graphs[level], files[level, mode], model.config, rows)
+    return files
 
 
 @torch.inference_mode()
-def difference(model: PreTrainedModel, exported: Any, inputs: dict[str, Any]) -> float:
+def difference(model: PreTrainedModel, exported: ExportedModel, inputs: Batch) -> float:
     """The largest difference of any output at real positions."""
-    accepted = {name: value for name, value in inputs.items() if name in exported.inputs}
-    own, found = model(**accepted, return_dict=True), exported(**accepted)
+    accepted = exported.inputs.complete(inputs)
+    expected, outputs = model(**accepted, return_dict=True), exported(**accepted)
     real = inputs["attention_mask"].bool()
     of_tokens = pipeline_tag(model) != "text-classification"
     worst = torch.zeros(())
     for name in exported.outputs:
-        apart = (own[name] - found[name]).abs()
-        worst = torch.maximum(worst, (apart[real] if of_tokens else apart).max())  # NaN stays NaN
+        differences = (expected[name] - outputs[name]).abs()
+        worst = torch.maximum(worst, (differences[real] if of_tokens else differences).max())  # NaN stays NaN
     return float(worst)
 
 
-def opened(source: str, sentences: Sequence[str] = ()) -> tuple[PreTrainedModel, Any, dict[str, Any]]:
+def opened(
+    source: str, sentences: Sequence[str] = ()
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Tensor]]:
     """A student in float32 and eval mode, its tokenizer, and a batch of sentences to compare on."""
     task = tasks.of_model(load_config(source, "model")) or "feature-extraction"
     model = load_model(source, tasks.TASKS[task].auto, role="model").to("cpu").float().eval()
     tokenizer = load_tokenizer(source, "model")
-    texts, longest = list(sentences) or demo_requests(), min(LENGTH, Encoder.from_model(model).max_length or LENGTH)
+    texts, longest = list(sentences) or demo_requests(), Encoder.from_model(model).at_most(LENGTH)
     inputs = tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
     return model, tokenizer, dict(inputs)
 
 
-def copy_beside(source: str, folder: Path, model: PreTrainedModel, tokenizer: Any) -> None:
-    """Configuration and tokenizer, without weights."""
+def copy_beside(source: str, folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Copy configuration and tokenizer, without weights."""
     model.config.save_pretrained(folder)
-    own = [path for path in Path(source).glob("*") if path.is_file() and path.name in TOKENIZER_FILES]
-    for path in own:
+    files = [path for path in Path(source).glob("*") if path.is_file() and path.name in TOKENIZER_FILES]
+    for path in files:
         shutil.copyfile(path, folder / path.name)
-    if not own:  # of a Hub id, or an adapter whose base brings it
+    if not files:  # of a Hub id, or an adapter whose base brings it
         tokenizer.save_pretrained(folder)

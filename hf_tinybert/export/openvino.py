@@ -8,13 +8,14 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from hf_tinybert.export.model_inputs import ModelInputs
 from hf_tinybert.export.onnx import (
     LENGTH,
     Check,
@@ -44,12 +45,22 @@ _CLASSES = {
 }
 
 
+class _OpenvinoClass(Protocol):
+    """A class of optimum-intel."""
+
+    def __call__(self, **kwargs: object) -> object:
+        """Make one."""
+
+    def from_pretrained(self, folder: str | Path, **kwargs: object) -> PreTrainedModel:
+        """Load or export a model."""
+
+
 class OpenvinoModel(nn.Module):
-    """A student in OpenVINO that answers `forward(**inputs)`, so that a Trainer can evaluate it.
+    """A student in OpenVINO that answers `forward(**inputs)`, so that a `Trainer` can evaluate it.
 
     Args:
         folder: where `openvino_model.xml` lies.
-        config: of the model that it was made of.
+        config: of the exported model.
         tag: its task as `pipeline()` names it.
         exact: compute in float32, where OpenVINO would take bfloat16 on processors that have it.
     """
@@ -60,17 +71,14 @@ class OpenvinoModel(nn.Module):
         settings = {"INFERENCE_PRECISION_HINT": "f32"} if exact else {}
         self.config, self.path = config, folder / FILE
         self.model = _class(tag).from_pretrained(folder, config=config, ov_config=settings)
-        self.inputs = list(self.model.input_names)
+        self.inputs = ModelInputs(list(self.model.input_names))
         self.outputs = list(self.model.output_names)
 
-    def forward(self, input_ids: Tensor, **given: Any) -> ModelOutput:
-        """What the model says of a batch; labels are not looked at, and the loss is zero."""
-        usual = {"attention_mask": torch.ones_like(input_ids), "token_type_ids": torch.zeros_like(input_ids)}
-        fed = {
-            name: value for name, value in (usual | given | {"input_ids": input_ids}).items() if name in self.inputs
-        }
-        said = self.model(**fed)
-        return ModelOutput(loss=torch.zeros(()), **said) if given.keys() - fed.keys() else ModelOutput(said)
+    def forward(self, input_ids: Tensor, **given: Tensor) -> ModelOutput:
+        """The outputs of a batch. Labels are ignored; beside them the loss is zero."""
+        inputs = self.inputs.complete({"input_ids": input_ids} | given)
+        outputs = self.model(**inputs)
+        return ModelOutput(loss=torch.zeros(()), **outputs) if given.keys() - inputs.keys() else ModelOutput(outputs)
 
 
 def export_openvino(
@@ -92,10 +100,10 @@ def export_openvino(
         check: as in `export_onnx`.
 
     Returns:
-        what was written.
+        Which files were written, and what was measured.
 
     Raises:
-        ValueError: an argument is wrong, or the files do not say what the model says; nothing is left behind then.
+        ValueError: an argument is wrong, or the outputs differ from the model's; nothing is left behind then.
         ImportError: says what to install.
     """
     if quantize not in (None, "int8"):
@@ -104,14 +112,15 @@ def export_openvino(
     source = os.fspath(model_dir)
     model, tokenizer, inputs = opened(source, sentences)
     tag, kind = pipeline_tag(model), "int8" if quantize else "fp32"
-    length = min(LENGTH, Encoder.from_model(model).max_length or LENGTH)
+    length = Encoder.from_model(model).at_most(LENGTH)
     with written_beside(output_dir or source) as staging:
         target = Path(staging) / FOLDER
-        given: dict[str, Any] = {"export": True, "compile": False}
-        given["quantization_config"] = _of_optimum_intel("OVWeightQuantizationConfig")(bits=8) if quantize else None
+        in_8_bits = _of_optimum_intel("OVWeightQuantizationConfig")(bits=8) if quantize else None
         with tempfile.TemporaryDirectory() as merged:
             model.save_pretrained(merged)
-            _class(tag).from_pretrained(merged, **given).save_pretrained(target)
+            _class(tag).from_pretrained(
+                merged, export=True, compile=False, quantization_config=in_8_bits
+            ).save_pretrained(target)
         apart = difference(model, OpenvinoModel(target, model.config, tag, exact=True), inputs)
         refuse_difference(apart, math.inf if quantize else tolerance)
         exported = OpenvinoModel(target, model.config, tag)
@@ -127,13 +136,14 @@ def export_openvino(
     return done
 
 
-def _class(tag: str) -> Any:
+def _class(tag: str) -> _OpenvinoClass:
     return _of_optimum_intel(_CLASSES[tag])
 
 
-def _of_optimum_intel(name: str) -> Any:
+def _of_optimum_intel(name: str) -> _OpenvinoClass:
     try:
-        return getattr(importlib.import_module("optimum.intel"), name)
+        found: _OpenvinoClass = getattr(importlib.import_module("optimum.intel"), name)
+        return found
     except ImportError as error:
         raise ImportError(
             "Exporting to OpenVINO needs optimum-intel, which works with transformers 4.57 and some releases of 5: "

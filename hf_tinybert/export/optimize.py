@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from transformers import PreTrainedModel
 
 from hf_tinybert.export import exporters
 from hf_tinybert.models.architectures import Encoder
+
+if TYPE_CHECKING:
+    from transformers.models.bert.modeling_bert import BertLayer, BertSelfAttention
 
 #: Optimum's levels: the standard's own simplifications; fused operators; GELU by its tanh approximation as well.
 LEVELS = ("O1", "O2", "O3")
@@ -93,23 +96,23 @@ def _by_onnxruntime(model: PreTrainedModel, plain: Path, scratch: Path, level: s
 def _with_fused_attention(model: PreTrainedModel) -> PreTrainedModel:
     """A copy whose attention is one operator each; it can be exported, not run."""
     copied = copy.deepcopy(model)
+    layer: BertLayer
     for layer in Encoder.from_model(copied).layers:
-        inner: Any = layer
-        inner.attention.self = _FusedAttention(inner.attention.self)
+        layer.attention.self = _FusedAttention(layer.attention.self)
     return copied
 
 
 class _FusedAttention(nn.Module):
     """`com.microsoft.Attention` in the place of BERT's self-attention."""
 
-    def __init__(self, plain: Any) -> None:
+    def __init__(self, plain: BertSelfAttention) -> None:
         super().__init__()
         projections = (plain.query, plain.key, plain.value)
         self.weight = nn.Parameter(torch.cat([one.weight for one in projections]).T.contiguous())
         self.bias = nn.Parameter(torch.cat([one.bias for one in projections]))
         self.num_heads = plain.num_attention_heads
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor, **kwargs: Any) -> tuple[Tensor, None]:
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor, **kwargs: object) -> tuple[Tensor, None]:
         """From `[B, S, H]`, and a mask of `[B, 1, 1, S]` with 1 at real tokens."""
         context: Tensor = torch.onnx.ops.symbolic(
             "com.microsoft::Attention",

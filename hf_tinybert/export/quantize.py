@@ -1,4 +1,4 @@
-"""Weights and matrix products in 8-bit whole numbers (int8).
+"""Weights and matrix products in 8-bit integers (int8).
 
 Dynamic: activations are scaled as each batch needs. Static: by ranges that were found on calibration data.
 
@@ -15,14 +15,18 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from transformers import PretrainedConfig
 
 from hf_tinybert.export import exporters
-from hf_tinybert.export.session import required
+from hf_tinybert.export.model_inputs import ModelInputs
+from hf_tinybert.utils.extras import required
 
+#: Rows as the tokenizer makes them.
+Rows: TypeAlias = Sequence[Mapping[str, Sequence[int]]]
 #: What is multiplied or looked up with weights; the rest stays in float32.
 _DYNAMIC = ["MatMul", "Gemm", "Attention", "Gather", "EmbedLayerNormalization"]
 _STATIC = ["MatMul", "Gemm", "Gather"]
@@ -32,7 +36,7 @@ def to_int8(
     source: Path,
     target: Path,
     config: PretrainedConfig,
-    calibration: Sequence[Mapping[str, Sequence[int]]] | None = None,
+    calibration: Rows | None = None,
 ) -> None:
     """Write a quantised ONNX file; by Optimum's quantiser where it is there, else by ONNX Runtime's, which it calls.
 
@@ -42,7 +46,7 @@ def to_int8(
         config: of the model.
         calibration: rows as the tokenizer makes them, for static quantisation; None for dynamic.
     """
-    required("onnxruntime")
+    required("onnxruntime", "Quantisation")
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch, _without_advice():
         if exporters.has_optimum():
             _by_optimum(source, target, config, calibration, Path(scratch))
@@ -62,7 +66,7 @@ def _by_optimum(
     source: Path,
     target: Path,
     config: PretrainedConfig,
-    calibration: Sequence[Mapping[str, Sequence[int]]] | None,
+    calibration: Rows | None,
     scratch: Path,
 ) -> None:
     import datasets
@@ -70,7 +74,7 @@ def _by_optimum(
     from optimum.onnxruntime import ORTQuantizer
     from optimum.onnxruntime.configuration import AutoCalibrationConfig, AutoQuantizationConfig
 
-    onnx = required("onnx")
+    onnx = required("onnx", "Quantisation")
     typed = scratch / "model.onnx"  # the quantiser asks for types that ONNX does not know of fused operators
     onnx.save(SymbolicShapeInference.infer_shapes(onnx.load(source), auto_merge=True), typed)
     kind = "arm64" if platform.machine().lower() in ("arm64", "aarch64") else "avx512_vnni"
@@ -92,15 +96,13 @@ def _by_optimum(
     (scratch / "model_quantized.onnx").replace(target)
 
 
-def _by_onnxruntime(
-    source: Path, target: Path, calibration: Sequence[Mapping[str, Sequence[int]]] | None, scratch: Path
-) -> None:
+def _by_onnxruntime(source: Path, target: Path, calibration: Rows | None, scratch: Path) -> None:
     from onnxruntime import quantization
 
-    onnx = required("onnx")
+    onnx = required("onnx", "Quantisation")
     model = onnx.load(source)
     del model.graph.value_info[:]  # shapes that PyTorch's exporter noted, which the quantiser would not find again
-    common: dict[str, Any] = {
+    common = {
         "per_channel": True,
         "reduce_range": not has_vnni(),
         "weight_type": quantization.QuantType.QInt8,
@@ -114,11 +116,11 @@ def _by_onnxruntime(
     rows = iter(_rows(calibration, source))
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        """Gives a row after another."""
+        """Gives one row after another."""
 
-        def get_next(self) -> Any:
+        def get_next(self) -> dict[str, npt.NDArray[np.int64]] | None:
             row = next(rows, None)
-            return row and {name: np.asarray([value], dtype=np.int64) for name, value in row.items()}
+            return None if row is None else {name: np.asarray([value], dtype=np.int64) for name, value in row.items()}
 
     activations = quantization.QuantType.QUInt8
     quantization.quantize_static(
@@ -140,12 +142,8 @@ def _without_advice() -> Iterator[None]:
         logging.getLogger().removeFilter(wanted)
 
 
-def _rows(calibration: Sequence[Mapping[str, Sequence[int]]], source: Path) -> list[dict[str, list[int]]]:
+def _rows(calibration: Rows, source: Path) -> list[dict[str, list[int]]]:
     """Rows with the model's inputs, in its order."""
-    names = [value.name for value in required("onnx").load(source, load_external_data=False).graph.input]
-    rows = []
-    for given in calibration:
-        length = len(given["input_ids"])
-        usual = {"attention_mask": [1] * length, "token_type_ids": [0] * length}
-        rows.append({name: list(given.get(name, usual.get(name, []))) for name in names})
-    return rows
+    graph = required("onnx", "Quantisation").load(source, load_external_data=False).graph
+    inputs = ModelInputs([value.name for value in graph.input])
+    return [inputs.complete_row(row) for row in calibration]

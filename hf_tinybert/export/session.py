@@ -1,12 +1,12 @@
-"""An ONNX file as a model: in ONNX Runtime, called as a PyTorch model is called."""
+"""An ONNX file as a model: ONNX Runtime behind the interface of a PyTorch model."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -14,14 +14,28 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 from transformers.utils import ModelOutput
 
+from hf_tinybert.export.model_inputs import ModelInputs
+from hf_tinybert.utils import extras
 from hf_tinybert.utils.latency import medians, random_inputs
+from hf_tinybert.utils.types import Forward
 
 _ROUNDS, _WARM_UP = 30, 5
 _Key = TypeVar("_Key")
 
 
+class ExportedModel(Protocol):
+    """An exported file that is open, which a `Trainer` can evaluate."""
+
+    path: Path
+    inputs: ModelInputs
+    outputs: list[str]
+
+    def __call__(self, **inputs: Tensor) -> ModelOutput:
+        """The outputs of a batch."""
+
+
 class OnnxModel(nn.Module):
-    """A session that answers `forward(**inputs)`, so that a Trainer can evaluate it.
+    """A session that answers `forward(**inputs)`, so that a `Trainer` can evaluate it.
 
     Args:
         path: of the ONNX file.
@@ -35,14 +49,14 @@ class OnnxModel(nn.Module):
     def __init__(self, path: str | os.PathLike[str], config: PretrainedConfig, threads: int | None = None) -> None:
         """Load the file."""
         super().__init__()
-        onnxruntime = required("onnxruntime")
+        onnxruntime = extras.required("onnxruntime", "ONNX Runtime")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 3
         self.config, self.path = config, Path(path)
         self.session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-        self.inputs = [value.name for value in self.session.get_inputs()]
+        self.inputs = ModelInputs([value.name for value in self.session.get_inputs()])
         self.outputs = [value.name for value in self.session.get_outputs()]
 
     def forward(
@@ -50,18 +64,15 @@ class OnnxModel(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
-        **labels: Any,
+        **labels: Tensor,
     ) -> ModelOutput:
-        """What the file says of a batch; labels are not looked at, and the loss is zero."""
-        given = {
-            "input_ids": input_ids,
-            "attention_mask": torch.ones_like(input_ids) if attention_mask is None else attention_mask,
-            "token_type_ids": torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids,
-        }
-        fed = {name: np.asarray(given[name].cpu(), dtype=np.int64) for name in self.inputs}
-        answers = self.session.run(self.outputs, fed)
-        said = {name: torch.from_numpy(value) for name, value in zip(self.outputs, answers, strict=True)}
-        return ModelOutput(loss=torch.zeros(()), **said) if labels else ModelOutput(said)
+        """The outputs of a batch. Labels are ignored; beside them the loss is zero."""
+        optional = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        batch = {"input_ids": input_ids} | {name: value for name, value in optional.items() if value is not None}
+        inputs = self.inputs.complete(batch)
+        arrays = self.session.run(self.outputs, {k: np.asarray(v.cpu(), dtype=np.int64) for k, v in inputs.items()})
+        outputs = {name: torch.from_numpy(array) for name, array in zip(self.outputs, arrays, strict=True)}
+        return ModelOutput(loss=torch.zeros(()), **outputs) if labels else ModelOutput(outputs)
 
 
 def milliseconds(files: Mapping[_Key, Path], config: PretrainedConfig, length: int, threads: int) -> dict[_Key, float]:
@@ -77,27 +88,8 @@ def milliseconds(files: Mapping[_Key, Path], config: PretrainedConfig, length: i
     return median_milliseconds(opened, config, length)
 
 
-def median_milliseconds(
-    models: Mapping[_Key, Callable[..., object]], config: PretrainedConfig, length: int
-) -> dict[_Key, float]:
-    """The same of models that are open."""
+def median_milliseconds(models: Mapping[_Key, Forward], config: PretrainedConfig, length: int) -> dict[_Key, float]:
+    """The same of open models."""
     inputs = random_inputs(config, 1, length)
     calls = {key: partial(model, **inputs) for key, model in models.items()}
     return medians(calls, _ROUNDS, _WARM_UP)
-
-
-def required(name: str) -> Any:
-    """A module of the `onnx` extra.
-
-    Raises:
-        ImportError: says what to install.
-    """
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise ImportError(
-            f"Exporting needs {name}: pip install 'hf-tinybert[onnx]' (with transformers 4), or "
-            "'hf-tinybert[onnx-torch]' (with transformers 5, for which there is no Optimum exporter)."
-        ) from None

@@ -1,1 +1,1 @@
-"""Saving, checkpoints and uploads."""
+"""Saves models, reads checkpoints and uploads to the Hub."""

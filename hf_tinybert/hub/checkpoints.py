@@ -1,4 +1,4 @@
-"""What a checkpoint holds beyond the student, and which checkpoints are whole."""
+"""The distillation's part of a checkpoint, and which checkpoints are complete."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from hf_tinybert.training_args import DistillationTrainingArguments
 PROJECTIONS_NAME = "distillation_projections.safetensors"
 STATE_NAME = "distillation_state.json"
 _TRAINING_STATE, _DISTILLATION_STATE = ("scheduler.pt",), (PROJECTIONS_NAME, STATE_NAME)
-#: The Trainer's file, and those of FSDP: one, or a folder with each process's part.
+#: The optimiser's file or folder, of the Trainer and of FSDP.
 _OPTIMIZERS = ("optimizer.pt", "optimizer.bin", "optimizer_0")
 
 
 @dataclass(frozen=True)
 class DistillationState:
-    """What must not change between a checkpoint and its resumption.
+    """The settings that must not change between a checkpoint and its resumption.
 
     Attributes:
         intermediate_steps: the boundary between the phases; changing the number of epochs does not move it.
         joint: whether all levels are matched in every step.
-        layer_mapping: as written on the command line.
+        layer_mapping: as on the command line.
         projection: `"per_layer"` or `"shared"`.
     """
 
@@ -49,7 +49,7 @@ class DistillationState:
 
     @classmethod
     def from_run(cls, settings: ObjectiveConfig, projection: str, plan: PhasePlan) -> DistillationState:
-        """What a run under way leaves for its resumption."""
+        """The state of a run under way."""
         return cls(plan.intermediate_steps, plan.joint, settings.mapping.to_string(), projection)
 
     @classmethod
@@ -67,14 +67,14 @@ def resume(
     """Read a checkpoint's state, and its projections into `projections`.
 
     Raises:
-        ValueError: the checkpoint was made with another mapping, kind of projection or order of phases.
+        ValueError: the checkpoint was made with another mapping, projection or order of phases.
     """
     state = DistillationState.load(folder)
-    now = (settings.mapping.to_string(), args.projection)
-    if (state.layer_mapping, state.projection) != now:
+    current = (settings.mapping.to_string(), args.projection)
+    if (state.layer_mapping, state.projection) != current:
         raise ValueError(
             f"The checkpoint {folder} was made with layer_mapping {state.layer_mapping!r} and projection "
-            f"{state.projection!r}; the arguments now say {now[0]!r} and {now[1]!r}."
+            f"{state.projection!r}; the arguments are now {current[0]!r} and {current[1]!r}."
         )
     if state.joint != (args.phases == "joint"):
         raise ValueError(f"The checkpoint {folder} was made with other phases than {args.phases!r}.")
@@ -88,7 +88,7 @@ def is_checkpoint_folder(folder: str | os.PathLike[str]) -> bool:
 
 
 def save_projections(state: Mapping[str, Tensor], folder: str | os.PathLike[str]) -> None:
-    """Write the projections' state beside the student, in a file of their own."""
+    """Write the projections' state into a file of their own, beside the student."""
     state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     save_file(state, Path(folder) / PROJECTIONS_NAME)
 
@@ -104,17 +104,17 @@ def load_projections(projections: Projections, folder: str | os.PathLike[str]) -
 
 
 def missing_parts(folder: str | os.PathLike[str], distilled: bool = True) -> list[str]:
-    """What a checkpoint lacks to be resumed from; empty if it is whole.
+    """The files that a checkpoint lacks to be resumed from; empty if it is complete.
+
+    The Trainer writes `trainer_state.json` last, so a checkpoint whose writing was interrupted has none, or a
+    truncated one.
 
     Args:
         folder: the checkpoint.
         distilled: it is a `DistillationTrainer`'s, which holds more than a `Trainer`'s.
-
-    The Trainer writes `trainer_state.json` last, so a checkpoint whose writing was interrupted has none, or
-    one that is cut short.
     """
     path = Path(folder)
-    # DeepSpeed keeps the optimiser in a folder of its own, which it names in a file.
+    # DeepSpeed saves the optimiser in a folder of its own, whose name is in a file.
     sharded = _named_in(path / "latest")
     wanted = [*_TRAINING_STATE, *(_DISTILLATION_STATE if distilled else ())]
     missing = [name for name in wanted if not (path / name).is_file()]
@@ -139,23 +139,23 @@ def newest_complete(output_dir: str | os.PathLike[str], distilled: bool = True) 
         output_dir: of the run.
         distilled: as in `missing_parts`.
     """
-    found: list[tuple[int, Path]] = []
+    folders: list[tuple[int, Path]] = []
     if Path(output_dir).is_dir():
         for folder in Path(output_dir).iterdir():
             step = folder.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
             if folder.is_dir() and is_checkpoint_folder(folder) and step.isdigit():
-                found.append((int(step), folder))
-    for _, folder in sorted(found, reverse=True):
+                folders.append((int(step), folder))
+    for _, folder in sorted(folders, reverse=True):
         if not missing_parts(folder, distilled):
             return str(folder)
     return None
 
 
 def check_whole(folder: str | os.PathLike[str]) -> None:
-    """Refuse a checkpoint that lacks what a distillation resumes from.
+    """Refuse a checkpoint that is incomplete.
 
     Raises:
-        ValueError: names what is missing.
+        ValueError: the message names what is missing.
     """
     missing = missing_parts(folder)
     if missing:
@@ -163,19 +163,23 @@ def check_whole(folder: str | os.PathLike[str]) -> None:
 
 
 def to_resume_from(output_dir: str | os.PathLike[str], distilled: bool = True) -> str:
-    """`newest_complete`, where there has to be one.
+    """The newest complete checkpoint.
+
+    Args:
+        output_dir: of the run.
+        distilled: as in `missing_parts`.
 
     Raises:
         ValueError: there is none.
     """
-    found = newest_complete(output_dir, distilled)
-    if found is None:
+    checkpoint = newest_complete(output_dir, distilled)
+    if checkpoint is None:
         raise ValueError(f"There is no complete checkpoint in {output_dir} to resume from.")
-    return found
+    return checkpoint
 
 
 def mark_incomplete(folder: str | os.PathLike[str]) -> None:
-    """Before a checkpoint is written over an older one of the same step: it is not whole until the end."""
+    """Mark a checkpoint as incomplete before it is overwritten by one of the same step."""
     (Path(folder) / TRAINER_STATE_NAME).unlink(missing_ok=True)
 
 
@@ -184,7 +188,7 @@ def _named_in(path: Path) -> str | None:
 
 
 def _weight_files(folder: Path) -> list[str]:
-    """The weight files that a checkpoint should have: one, the shards that its index names, or an adapter's."""
+    """The weight files that a checkpoint should have: one, the shards in its index, or an adapter's."""
     if peft.is_adapter(folder):
         return [peft.WEIGHTS_NAME]
     index = folder / SAFE_WEIGHTS_INDEX_NAME

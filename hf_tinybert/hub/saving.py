@@ -1,4 +1,4 @@
-"""What is saved of a student and beside it; nothing of an earlier model, no secrets, no paths."""
+"""The files that are saved with a student; none of an earlier model, no secrets, no paths."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel, TrainingArguments
@@ -17,7 +16,7 @@ from hf_tinybert.hub import checkpoints
 from hf_tinybert.models import peft, sentence_transformers_files
 from hf_tinybert.models.architectures import Encoder
 
-#: Files by which a folder is loaded as one model or another.
+#: Files that determine which model is loaded from a folder.
 _MODEL = (
     *(CONFIG_NAME, SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, "model-*-of-*.safetensors"),
     *(peft.CONFIG_NAME, peft.WEIGHTS_NAME),
@@ -37,7 +36,12 @@ def without_secrets(args: TrainingArguments) -> TrainingArguments:
 
 
 def remove_earlier_model(folder: Path, written: set[str]) -> None:
-    """Files of the model that lay there before, which would be loaded in the place of what was written now."""
+    """Remove the files of an earlier model, which would be loaded in place of the new one.
+
+    Args:
+        folder: into which a model was saved.
+        written: names of the files that were written now.
+    """
     if written.isdisjoint((CONFIG_NAME, peft.CONFIG_NAME)):
         return
     for pattern in _MODEL:
@@ -47,9 +51,7 @@ def remove_earlier_model(folder: Path, written: set[str]) -> None:
 
 
 class StudentFiles:
-    """Writes, beside a student: its adapter's base, the files of sentence-transformers, and in a checkpoint what a
-    distillation resumes from.
-    """
+    """Writes the files beside a student: its adapter's base model, those of sentence-transformers, a checkpoint's."""
 
     def __init__(self) -> None:
         """Nothing has been written yet."""
@@ -57,7 +59,7 @@ class StudentFiles:
         self._gathered: dict[str, Tensor] | None = None
 
     def split(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The student's part of an objective's weights, which were gathered from shards; the rest is written later."""
+        """The student's part of an objective's weights, gathered from shards; the projections are written later."""
         student, self._gathered = (
             {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
             for prefix in ("student.", "projections.")
@@ -65,7 +67,7 @@ class StudentFiles:
         return student
 
     def forget(self) -> None:
-        """What was gathered has been written."""
+        """Release the gathered projections, which have been written."""
         self._gathered = None
 
     def write(
@@ -73,19 +75,19 @@ class StudentFiles:
         output_dir: str,
         staging: str,
         student: PreTrainedModel,
-        processing_class: Any,
+        processing_class: object,
         objective: DistillationObjective | None,
         state: checkpoints.DistillationState | None,
     ) -> None:
         """Write the files of `output_dir` into `staging`.
 
         Args:
-            output_dir: where they will be.
-            staging: where they are written.
-            student: perhaps with an adapter.
+            output_dir: their final folder.
+            staging: the folder into which they are written.
+            student: a model, or a `PeftModel`.
             processing_class: its tokenizer.
-            objective: that the student was trained in, if it was.
-            state: what a checkpoint resumes from; None outside of training.
+            objective: in which the student was trained, if it was.
+            state: from which a run resumes; None outside of training.
         """
         in_checkpoint, adapted = checkpoints.is_checkpoint_folder(output_dir), peft.has_adapter(student)
         if adapted and not in_checkpoint:

@@ -1,8 +1,7 @@
-"""Putting a student on the Hub: what goes up, and what to do when the Hub says no."""
+"""Uploads a student to the Hub: which files are uploaded, and what an error of the Hub means."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -12,13 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, overload
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
 from hf_tinybert.utils import compat
 from hf_tinybert.utils.files import written_beside
+from hf_tinybert.utils.hashing import file_digest, stream_digest
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 logger = logging.getLogger(__name__)
 
@@ -49,16 +52,16 @@ TOKENIZER_FILES = (
     "tokenizer.model",
 )
 _SENTENCE_FILES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json", "[0-9]_*/*")
-#: What a student, its tokenizer and the model that an adapter needs consist of.
+#: Files of a student, its tokenizer and its adapter's base model.
 STUDENT_FILES = (
     *(name for name in (*_MODEL_FILES, *TOKENIZER_FILES)),
     *(f"base/{name}" for name in (*_MODEL_FILES, *TOKENIZER_FILES)),
     *_SENTENCE_FILES,
 )
-#: Where exported models lie, and the file in it that says what they were exported from.
+#: Folders of exported models, and the file in them that records the weights they were exported from.
 EXPORTS = ("onnx", "openvino")
 EXPORT_NAME = "export.json"
-#: What goes up: nothing else in the folder does.
+#: All files that are uploaded.
 PATTERNS = (*STUDENT_FILES, CARD_NAME, f"{PICTURES}/*.png", *(f"{name}/*" for name in EXPORTS))
 
 _ERRORS: tuple[type[Exception], ...] = (
@@ -67,7 +70,7 @@ _ERRORS: tuple[type[Exception], ...] = (
     LocalTokenNotFoundError,
     *compat.connection_errors(),
 )
-#: A file that could not be sent comes as a RuntimeError around one of them, or as one of the Xet client's.
+#: A failed file upload raises a RuntimeError around one of these, or one of the Xet client's own.
 _CAUGHT: tuple[type[Exception], ...] = (*_ERRORS, RuntimeError)
 _ADVICE = {
     401: "the token is missing or not known: log in with `hf auth login`, or set HF_TOKEN",
@@ -79,66 +82,63 @@ _ADVICE = {
 }
 
 
-#: One for all: uploads in the background wait for each other in its queue.
+#: One client, in whose queue background uploads wait for each other.
 _API = HfApi()
 
 
 class PushError(OSError):
-    """An upload did not arrive; the message says why, and what to do."""
+    """An upload failed; the message gives the reason and what to do."""
 
 
 def files_of(folder: str | os.PathLike[str]) -> list[str]:
-    """The files of a folder that go up, relative to it and sorted; no export of other weights than lie there."""
+    """The files of a folder that are uploaded, relative to it and sorted; no exports of other weights."""
     root = Path(folder)
     left_out = tuple(f"{name}/" for name in EXPORTS if is_stale(root, name))
     for name in left_out:
         logger.warning(
-            f"{root / name} was exported from other weights than lie in {root}, and is left out: run "
+            f"{root / name} was exported from other weights than those in {root}, and is left out: run "
             "`hf-tinybert export` again."
         )
-    found = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
-    wanted = (name for name in found if any(fnmatch(name, pattern) for pattern in PATTERNS))
+    names = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+    wanted = (name for name in names if any(fnmatch(name, pattern) for pattern in PATTERNS))
     return sorted(name for name in wanted if not name.startswith(left_out))
 
 
 def weights_sha256(folder: str | os.PathLike[str]) -> str | None:
-    """SHA-256 over the weight files of a folder; None where there are none."""
+    """The digest of the weight files of a folder; None where there are none."""
     files = sorted(Path(folder).glob("model*.safetensors"))
     if not files:
         return None
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
+    return stream_digest(file_digest(file) for file in files)
 
 
 def is_stale(folder: str | os.PathLike[str], name: str) -> bool:
-    """Whether an export (`onnx`, `openvino`) says that it was made from other weights than lie in its folder."""
+    """Whether an export (`onnx`, `openvino`) was made from other weights than those in its folder, as it records."""
     root = Path(folder)
     try:
-        known = json.loads((root / name / EXPORT_NAME).read_text(encoding="utf-8")).get("weights")
+        recorded = json.loads((root / name / EXPORT_NAME).read_text(encoding="utf-8")).get("weights")
     except (OSError, ValueError, AttributeError):
         return False
-    return known is not None and known != weights_sha256(root)
+    return recorded is not None and recorded != weights_sha256(root)
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
-    """Refuse what is not a student's folder.
+    """Refuse a folder that does not hold a student.
 
     Raises:
-        ValueError: says what is missing.
+        ValueError: the message names what is missing.
     """
     path = Path(folder)
     if not path.is_dir():
-        raise ValueError(f"{folder} is not a folder; expected one that holds a saved student.")
+        raise ValueError(f"{folder} is not a folder; expected the folder of a saved student.")
     files = files_of(path)
     configs = {"config.json", "adapter_config.json"} & set(files)
     weights = [name for name in files if name.endswith(".safetensors") and "/" not in name]
     if "adapter_config.json" in configs:
         raise ValueError(
-            f"{folder} holds a LoRA adapter, which names its base model by a folder of this machine: save the merged "
-            "student (`merge_adapter(trainer.student).save_pretrained(...)`, and the tokenizer) and push that; "
-            "`trainer.push_to_hub()` does so itself."
+            f"{folder} holds a LoRA adapter, whose base model is named by a folder of this machine: save the merged "
+            "student (`merge_adapter(trainer.student).save_pretrained(...)`, and the tokenizer) and push that. "
+            "`trainer.push_to_hub()` does this itself."
         )
     if not configs or not weights:
         missing = "configuration (config.json)" if not configs else "weights (model.safetensors)"
@@ -146,15 +146,37 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def create_repository(repo_id: str, token: str | None = None, private: bool | None = None) -> str:
-    """The full name of a model repository, which is created if it is not there.
+    """The full name of a model repository, which is created if it does not exist.
 
     Raises:
         PushError: the Hub refused, or was not reached.
-        ValueError: `repo_id` is not a name.
+        ValueError: `repo_id` is not a valid name.
     """
     with explained(repo_id):
         url = _API.create_repo(repo_id, token=token, private=private, exist_ok=True)
     return str(url.repo_id)
+
+
+@overload
+def push(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload student",
+) -> CommitInfo: ...
+
+
+@overload
+def push(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload student",
+    *,
+    blocking: bool,
+) -> CommitInfo | Future[CommitInfo]: ...
 
 
 def push(
@@ -164,19 +186,19 @@ def push(
     revision: str | None = None,
     commit_message: str = "Upload student",
     blocking: bool = True,
-) -> Any:
+) -> CommitInfo | Future[CommitInfo]:
     """Upload the student in a folder: weights, tokenizer, card, pictures and `onnx/`, nothing else.
 
-    What has arrived is not sent again when an interrupted upload is repeated.
+    A repeated upload does not send again what the Hub already has.
 
     Args:
         folder: of the student.
-        repo_id: of the repository, OWNER/NAME, which must be there.
+        repo_id: of the repository, OWNER/NAME, which must exist.
         token: of the user; that of `hf auth login` or `HF_TOKEN` by default.
-        revision: branch; created from main if it is not there.
+        revision: branch; created from main if it does not exist.
         commit_message: of the commit.
-        blocking: wait until all has arrived; otherwise it is sent in the background as it is now, after what
-            was begun before.
+        blocking: wait until the upload is complete. Otherwise the present content is sent in the background, after
+            earlier background uploads.
 
     Returns:
         huggingface_hub's `CommitInfo`; a future of it where `blocking` is false.
@@ -189,14 +211,19 @@ def push(
     with explained(repo_id):
         _make_branch(repo_id, revision, token)
         paths = {name: Path(folder) / name for name in files_of(folder)}
-        # In the background it is sent as it is now: what is saved into the folder meanwhile must not mix with it.
+        # A background upload sends the present content: what is saved into the folder meanwhile must not mix with it.
         contents = {name: str(path) if blocking else path.read_bytes() for name, path in paths.items()}
         if CARD_NAME in contents:
             card = paths[CARD_NAME].read_text(encoding="utf-8")
             contents[CARD_NAME] = named(card, repo_id).encode("utf-8")
-        kwargs: dict[str, Any] = {"token": token, "revision": revision, "run_as_future": not blocking}
         additions = [CommitOperationAdd(name, content) for name, content in contents.items()]
-        return _API.create_commit(repo_id, additions, commit_message=commit_message, **kwargs)
+        if blocking:
+            return _API.create_commit(
+                repo_id, additions, commit_message=commit_message, token=token, revision=revision
+            )
+        return _API.create_commit(
+            repo_id, additions, commit_message=commit_message, token=token, revision=revision, run_as_future=True
+        )
 
 
 def push_checkpoint_later(
@@ -206,8 +233,8 @@ def push_checkpoint_later(
     token: str | None = None,
     revision: str | None = None,
     commit_message: str = "Upload checkpoint",
-) -> Any:
-    """Upload all of a checkpoint, which a training run elsewhere can resume from; returns a future."""
+) -> Future[CommitInfo]:
+    """Upload a whole checkpoint in the background, so that training can be resumed on another machine."""
     _make_branch(repo_id, revision, token)
     return _API.upload_folder(
         repo_id=repo_id,
@@ -221,7 +248,7 @@ def push_checkpoint_later(
 
 
 def named(card: str, repo_id: str) -> str:
-    """A card whose examples load the model from its repository: before it had one, they named it by its title."""
+    """A card whose examples load the model from its repository, in place of its title."""
     title = re.search(r"^# (.+)$", card, re.MULTILINE)
     if title is None:
         return card
@@ -235,7 +262,7 @@ def _make_branch(repo_id: str, revision: str | None, token: str | None) -> None:
 
 
 def copy_student(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """Copy a student, without card and pictures, from a checkpoint into another folder, each file whole."""
+    """Copy a student, without card and pictures, from a checkpoint into another folder, each file atomically."""
     with written_beside(target) as staging:
         for name in files_of(source):
             if any(fnmatch(name, pattern) for pattern in STUDENT_FILES):
@@ -246,7 +273,7 @@ def copy_student(source: str | os.PathLike[str], target: str | os.PathLike[str])
 
 @contextmanager
 def explained(repo_id: str) -> Iterator[None]:
-    """Turn the Hub client's errors into ones that say what to do."""
+    """Turn the Hub client's errors into ones that tell what to do."""
     try:
         yield
     except _CAUGHT as error:
@@ -254,8 +281,8 @@ def explained(repo_id: str) -> Iterator[None]:
 
 
 def explain(error: BaseException, repo_id: str) -> Exception:
-    """What a failed request means, and what to do."""
-    if type(error) is RuntimeError and isinstance(error.__cause__, _ERRORS):  # of a file that was being sent
+    """The error for a failed request: the reason, and what to do."""
+    if type(error) is RuntimeError and isinstance(error.__cause__, _ERRORS):  # of a file's upload
         error = error.__cause__
     if isinstance(error, HFValidationError):
         return ValueError(f"{repo_id!r} cannot name a repository; expected NAME or OWNER/NAME. {error}")
@@ -265,15 +292,15 @@ def explain(error: BaseException, repo_id: str) -> Exception:
         reason = _ADVICE[401]
     elif status is None:
         reason = (
-            f"it was not reached, or the connection broke ({type(error).__name__}: {error}): look at the network (and "
+            f"it was not reached, or the connection broke ({type(error).__name__}: {error}): check the network (and "
             "HF_ENDPOINT) and run the command again"
         )
     elif status >= 500:
-        reason = "it is in trouble: run the command again later"
+        reason = "it has an internal error: run the command again later"
     else:
         reason = _ADVICE.get(status, str(error))
     code = "" if status is None else f" ({status})"
     return PushError(
         f"The Hub did not take {repo_id}{code}: {reason}. Nothing on this disk has changed, and what has arrived is "
-        "not sent twice."
+        "not sent again."
     )

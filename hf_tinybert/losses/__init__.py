@@ -7,8 +7,8 @@ Every function works in float32 whatever the input's type and whether or not aut
   gradient, so padding a batch further changes nothing.
 - `"sum"`: the same without the division, so that several micro-batches and processes can be added up and
   divided by their common count (see `hf_tinybert.distillation.objective`).
-- `"paper"`: what the authors' code computes, padding included; it differs from the paper's equations and is
-  meant for numerical comparison. Each function's docstring says how.
+- `"paper"`: the computation of the authors' code, padding included; it differs from the paper's equations and is
+  meant for numerical comparison. Each function's docstring gives the difference.
 
 Shapes: B sequences, S positions, d features, h heads, C classes. A mask is `[B, S]`, 1 (or True) for a real
 position and 0 for padding; without a mask every position is real.

@@ -1,4 +1,4 @@
-"""The loss of attention scores, equation 7, and of MiniLMv2's relations."""
+"""The losses of attention scores, equation 7, and of MiniLMv2's relations."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ def attention_loss(
         A float32 scalar.
 
     Raises:
-        ValueError: the shapes do not fit each other, a width is no multiple of `num_heads`, or the linear form is
-            asked for with a bias or a window, where it does not hold.
+        ValueError: the shapes do not fit each other, a width is no multiple of `num_heads`, or `form="linear"` is
+            given with a bias or a window, where it does not hold.
     """
     check_same_shape("attention_loss (student's query and key)", student_query, student_key)
     check_same_shape("attention_loss (teacher's query and key)", teacher_query, teacher_key)
     if student_query.shape[:-1] != teacher_query.shape[:-1]:
         raise ValueError(
-            f"attention_loss: student and teacher see different positions, "
+            "attention_loss: student and teacher have different positions, "
             f"{tuple(student_query.shape[:-1])} and {tuple(teacher_query.shape[:-1])}."
         )
     with full_precision(student_query):
@@ -110,14 +110,14 @@ def relation_loss(
 ) -> Tensor:
     """KL divergence of self-attention relations: softmax(X X^T / sqrt(d)) of each head, teacher's against student's.
 
-    X is a layer's queries, keys or values, split anew into `num_heads` relation heads, whatever the number of
+    X is a layer's queries, keys or values, re-split into `num_heads` relation heads, whatever the number of
     attention heads (Wang et al. 2021, "MiniLMv2", arXiv 2012.15828, equations 4 to 6).
 
     Args:
         student: `[B, S, h * d_s]`.
         teacher: `[B, S, h * d_t]`.
         num_heads: h, the number of relation heads.
-        mask: `[B, S]` or None. Padding takes no part, neither as a row nor as what rows attend to.
+        mask: `[B, S]` or None. Padding is excluded, both as rows and as positions that rows attend to.
         reduction: `"mean"` averages over heads and real rows; `"sum"` averages over heads and sums over real rows;
             `"paper"` averages over all rows.
 
@@ -129,14 +129,14 @@ def relation_loss(
     """
     if student.shape[:-1] != teacher.shape[:-1]:
         raise ValueError(
-            f"relation_loss: student and teacher see different positions, {tuple(student.shape[:-1])} and "
+            f"relation_loss: student and teacher have different positions, {tuple(student.shape[:-1])} and "
             f"{tuple(teacher.shape[:-1])}."
         )
     with full_precision(student):
         padding = padding_of(mask, student.shape[:-1])
         maps = []
-        for side in (student, teacher):
-            heads = split_heads(side.float(), num_heads)
+        for x in (student, teacher):
+            heads = split_heads(x.float(), num_heads)
             relation = heads @ heads.mT / math.sqrt(heads.shape[-1])
             if padding is not None:
                 relation = relation.masked_fill(padding[:, None, None, :], torch.finfo(relation.dtype).min)

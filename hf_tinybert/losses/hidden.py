@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hf_tinybert.losses.kernels import (
-    SquaredDistance,
-)
+from hf_tinybert.losses.kernels import SquaredDistance
 from hf_tinybert.losses.reductions import (
     Reduction,
     check_same_shape,

@@ -1,31 +1,41 @@
-"""The arithmetic of the layers' losses: squared distances with their gradients found on the way forward."""
+"""Kernels of the layers' losses: squared distances whose gradients are computed in the forward pass."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: The additive mask of BERT's original implementation, and the threshold below which the authors' code
-#: takes a score for a masked one.
+#: The additive mask of BERT's original implementation, and the threshold at or below which the authors' code
+#: treats a score as masked.
 _PAPER_MASK_VALUE = -10000.0
 _PAPER_MASKED_BELOW = -100.0
 
 
+class _Context(Protocol):
+    """The context of an autograd function, as far as it is used here."""
+
+    needs_input_grad: tuple[bool, ...]
+    saved_tensors: tuple[Tensor, ...]
+
+    def save_for_backward(self, *tensors: Tensor) -> None:
+        """Keep tensors for the backward pass."""
+
+
 def band(positions: int, window: int, device: torch.device) -> Tensor:
     """`[S, S]`, True for pairs at most `window` positions apart."""
-    places = torch.arange(positions, device=device)
-    return (places[:, None] - places[None, :]).abs() <= window
+    index = torch.arange(positions, device=device)
+    return (index[:, None] - index[None, :]).abs() <= window
 
 
 class SquaredDistance(torch.autograd.Function):
-    """||student - teacher||^2 over real positions: one difference, kept for the backward pass, and nothing else."""
+    """||student - teacher||^2 over real positions; only the difference is kept for the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, padding: Tensor | None) -> Tensor:
+    def forward(ctx: _Context, student: Tensor, teacher: Tensor, padding: Tensor | None) -> Tensor:
         """The distance of `[B, S, d]`, with `padding` `[B, S]`."""
         difference = student - teacher
         if padding is not None:
@@ -35,7 +45,7 @@ class SquaredDistance(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Twice the difference."""
         (difference,) = ctx.saved_tensors
         of_student = difference * (2.0 * gradient)
@@ -51,16 +61,16 @@ def score_distance(q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, padding: 
 
 
 class ScoreDistance(torch.autograd.Function):
-    """`score_distance` for a frozen teacher, with its gradient found on the way forward.
+    """`score_distance` for a frozen teacher, with its gradient computed in the forward pass.
 
     With D = X Y^T the gradients in X and Y are 2 D Y and 2 D^T X; with G = X^T X and H = Y^T Y they are 2 X H and
-    2 Y G. Only the student's columns of them are computed, and only these are kept for the backward pass: no map, and
-    nothing of the teacher's width.
+    2 Y G. Only the student's columns of them are computed and kept for the backward pass: no map, and no tensor of the
+    teacher's width.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, padding: Tensor | None, linear: bool
+        ctx: _Context, q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, padding: Tensor | None, linear: bool
     ) -> Tensor:
         """The distance; arguments as of `score_distance`."""
         width, wanted = q_s.shape[-1], any(ctx.needs_input_grad)
@@ -82,8 +92,8 @@ class ScoreDistance(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """What the forward pass has kept."""
+    def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients that the forward pass has kept."""
         of_query, of_key = ctx.saved_tensors
         return gradient * of_query, gradient * of_key, None, None, None, None
 
@@ -97,7 +107,7 @@ def map_distance(
     padding: Tensor | None,
     window: int | None,
 ) -> Tensor:
-    """||A_S - A_T||_F^2 over the pairs that count, from the maps: for scores that are more than Q K^T."""
+    """||A_S - A_T||_F^2 over the real pairs within the window, from the maps: for scores with a bias or a window."""
     difference = q_s / math.sqrt(q_s.shape[-1]) @ k_s.mT - q_t.float() / math.sqrt(q_t.shape[-1]) @ k_t.float().mT
     if bias is not None:
         difference = difference + bias
@@ -109,14 +119,14 @@ def map_distance(
 
 
 def bias_difference(student: Tensor | None, teacher: Tensor | None) -> Tensor | None:
-    """The student's bias less the teacher's, in float32; None where neither has one."""
+    """The student's bias minus the teacher's, in float32; None if neither has one."""
     if student is None:
         return None if teacher is None else -teacher.float()
     return student.float() if teacher is None else student.float() - teacher.float()
 
 
 def _side_by_side(student: Tensor, teacher: Tensor, padding: Tensor | None) -> Tensor:
-    """`[B, h, S, d_s + d_t]`, float32, contiguous, padded rows zeroed: one pass over what the models gave."""
+    """`[B, h, S, d_s + d_t]`, float32, contiguous, padded rows zeroed, in one pass over both inputs."""
     width = student.shape[-1]
     both = student.new_empty(*student.shape[:-1], width + teacher.shape[-1])
     both[..., :width] = student
@@ -132,7 +142,7 @@ def linear_is_cheaper(student: Tensor, teacher: Tensor) -> bool:
 
 
 def _scale(student: Tensor, teacher: Tensor) -> Tensor:
-    """`[d_s + d_t]`, the factors that make [Q_S, Q_T] into X: 1 / sqrt(d_s) and -1 / sqrt(d_t)."""
+    """`[d_s + d_t]`, the factors that turn [Q_S, Q_T] into X: 1 / sqrt(d_s) and -1 / sqrt(d_t)."""
     widths = student.shape[-1], teacher.shape[-1]
     factors = [sign / math.sqrt(width) for sign, width in zip((1.0, -1.0), widths, strict=True)]
     return torch.cat([student.new_full((width,), factor) for width, factor in zip(widths, factors, strict=True)])
@@ -144,7 +154,7 @@ def paper_attention(
     mask: Tensor | None,
     window: int | None,
 ) -> Tensor:
-    """The authors' loss: squared error of masked maps, scores below the threshold taken for 0, padding included."""
+    """The authors' loss: squared error of masked maps, scores at or below the threshold set to 0, padding included."""
     maps = []
     for queries, keys, bias in (student, teacher):
         scores = queries.float() / math.sqrt(queries.shape[-1]) @ keys.float().mT

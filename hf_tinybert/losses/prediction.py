@@ -1,4 +1,4 @@
-"""The losses of outputs: equation 10, its kin for other kinds of output, and gold labels."""
+"""The losses of outputs: equation 10, its variants for other output types, and gold labels."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def soft_cross_entropy(
 def soft_binary_cross_entropy(
     student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, reduction: Reduction = "mean"
 ) -> Tensor:
-    """Binary cross-entropy of sigmoid(z_S / t) against sigmoid(z_T / t): equation 10 for each class by itself.
+    """Binary cross-entropy of sigmoid(z_S / t) against sigmoid(z_T / t): equation 10 for each class separately.
 
     Args:
         student_logits: `[B, C]` of a multi-label task.
@@ -76,13 +76,13 @@ def span_cross_entropy(
     mask: Tensor | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Equation 10 for the start and the end of a span, where the classes are the real positions of the sequence.
+    """Equation 10 for the start and the end of a span; the classes are the real positions of the sequence.
 
     Args:
         student_logits: `[B, S, 2]`, start and end.
         teacher_logits: the same shape.
         temperature: t > 0.
-        mask: `[B, S]` or None; padding is no class.
+        mask: `[B, S]` or None; padding positions are no classes.
         reduction: `"mean"` averages over start and end and over rows, times t^2; `"sum"` sums over rows instead;
             `"paper"` is the mean without t^2.
 
@@ -110,9 +110,9 @@ def span_label_loss(
 
     Args:
         logits: `[B, S, 2]`.
-        start: `[B]`; a position outside the sequence does not count.
+        start: `[B]`; a position outside the sequence is ignored.
         end: `[B]`.
-        mask: `[B, S]` or None; padding is no class.
+        mask: `[B, S]` or None; padding positions are no classes.
         label_smoothing: share of the target spread over all real positions.
         reduction: `"mean"` over rows, or `"sum"`.
     """
@@ -165,8 +165,8 @@ def vector_loss(student: Tensor, teacher: Tensor, reduction: Reduction = "mean")
     """
     check_same_shape("vector_loss", student, teacher)
     with full_precision(student):
-        ours, theirs = (F.normalize(x.float(), dim=-1) for x in (student, teacher))
-        return reduced_rows((ours - theirs).square().sum(dim=-1), None, reduction)
+        student_x, teacher_x = (F.normalize(x.float(), dim=-1) for x in (student, teacher))
+        return reduced_rows((student_x - teacher_x).square().sum(dim=-1), None, reduction)
 
 
 def hard_label_loss(
@@ -219,7 +219,7 @@ def _soft_rows(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _positions(logits: Tensor, mask: Tensor | None) -> Tensor:
-    """`[B, S, 2]` to `[B, 2, S]` in float32, padding as improbable as can be."""
+    """`[B, S, 2]` to `[B, 2, S]` in float32, padding at the lowest score."""
     scores = logits.float().mT
     if mask is None:
         return scores

@@ -1,4 +1,4 @@
-"""What all losses share: float32, masks, and sums or means over real positions."""
+"""Helpers of all losses: float32, masks, and sums or means over real positions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def full_precision(like: Tensor) -> torch.autocast:
 
 
 def padding_of(mask: Tensor | None, shape: tuple[int, ...] | torch.Size) -> Tensor | None:
-    """True where a position is padding; None where nothing is, as far as that is known without a wait."""
+    """True where a position is padding; None if there is none, as far as that is known without synchronising."""
     if mask is None:
         return None
     if mask.shape != torch.Size(shape):
@@ -26,7 +26,7 @@ def padding_of(mask: Tensor | None, shape: tuple[int, ...] | torch.Size) -> Tens
 
 
 def count_of(mask: Tensor | None, per_position: Tensor) -> Tensor:
-    """How many positions are real."""
+    """Number of real positions."""
     if mask is None:
         return torch.full((), float(per_position.numel()), device=per_position.device)
     return mask.bool().sum().float()

@@ -1,20 +1,21 @@
-"""What a model card can say. What was not measured, or is not known, is None or empty, and left out of the card."""
+"""The contents of a model card. What was not measured or is unknown is None or empty, and omitted from the card."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
+from hf_tinybert.distillation.levels import Level
 from hf_tinybert.layer_mapping import LayerMapping
 
 if TYPE_CHECKING:
     from hf_tinybert.benchmark.comparison import Comparison
 
-#: Metrics that say how the evaluation went, not how good the model is.
+#: Metrics of the evaluation run, not of the model.
 _NO_SCORES = ("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "epoch")
 _ERRORS = ("mse", "rmse", "mae", "error_rate", "perplexity")
-#: How closely the student follows its teacher, which is no metric of the task.
+#: Fidelity metrics, which compare the student with its teacher and are not metrics of the task.
 FOLLOWS = ("agreement", "kl", "teacher_mse")
 
 
@@ -23,7 +24,7 @@ class Scores:
     """Metrics of both models on one split.
 
     Attributes:
-        split: prefix of the metrics: `eval`, `test`.
+        split: prefix of the metrics, such as `eval` or `test`.
         student: metric -> value.
         teacher: metric -> value; empty where the teacher was not evaluated.
     """
@@ -34,46 +35,69 @@ class Scores:
 
     @property
     def names(self) -> list[str]:
-        """Those metrics that a task is judged by."""
-        known = [name for name in self.student if name not in FOLLOWS and not name.endswith(_NO_SCORES)]
-        return [name for name in known if not name.startswith(("loss_", "cosine_hidden", "attention_overlap"))]
+        """The metrics of the task."""
+        names = [name for name in self.student if name not in FOLLOWS and not name.endswith(_NO_SCORES)]
+        return [name for name in names if not _is_of_a_level(name)]
 
     def kept(self, name: str) -> float | None:
-        """Student's score as a share of the teacher's; None of an error, of which less is better."""
+        """The student's score relative to the teacher's; None for errors, of which a lower value is better."""
         teacher = self.teacher.get(name)
         return self.student[name] / teacher if teacher and name not in _ERRORS else None
 
 
+def _is_of_a_level(name: str) -> bool:
+    """Whether a metric is a loss of training, or the similarity of one layer with the teacher's."""
+    if name.startswith(("loss_", "attention_overlap_")):
+        return True
+    try:
+        return name.startswith("cosine_") and Level.parse(name.removeprefix("cosine_")).layer is not None
+    except ValueError:
+        return False
+
+
+class CardMetadata(TypedDict, total=False):
+    """The arguments of `Trainer.create_model_card` that describe a model; all but the last three are used."""
+
+    language: str | Sequence[str] | None
+    license: str | None
+    tags: str | Sequence[str] | None
+    dataset_tags: str | Sequence[str] | None
+    dataset: str | Sequence[str] | None
+    finetuned_from: str | None
+    tasks: object
+    dataset_args: object
+
+
 @dataclass(frozen=True)
 class CardFacts:
-    """Everything that a card is made from.
+    """All facts that a card is made from.
 
     Attributes:
         name: title of the page.
-        model_id: what `from_pretrained` is given.
+        model_id: the argument of `from_pretrained`.
         pipeline_tag: the task as `pipeline()` names it.
-        teachers: Hub ids, or fingerprints of weights (`sha256:...`).
-        teacher_shape: how the first teacher is built, in words.
-        student_shape: the same for the student.
-        levels: what was matched, in words.
-        mapping: which teacher layer each student layer learnt from.
-        phases: which phases were trained.
-        init: what the student started from.
-        adapter: it was trained through a LoRA adapter.
-        sentences: the folder opens with sentence-transformers.
-        dtypes: numbers that the models computed with when they were timed.
-        comparison: sizes and times of teacher and student.
-        scores: metrics of both, each split once.
-        training_rows: examples of the training data.
+        teachers: Hub ids, or digests of weights (`sha256:...`).
+        teacher_shape: architecture of the first teacher, in words.
+        student_shape: architecture of the student, in words.
+        levels: the matched levels, in words.
+        mapping: student layer -> teacher layer, of the matched layers.
+        phases: the phases of training, in words.
+        init: initialisation of the student: `teacher`, `random`, or a description.
+        adapter: the student was trained with a LoRA adapter.
+        sentences: sentence-transformers can load the folder.
+        dtypes: of the models when their latency was measured.
+        comparison: sizes and latencies of teacher and student.
+        scores: metrics of both, one entry for each split.
+        training_rows: number of training examples.
         arguments: training arguments, by name.
         versions: package -> version.
-        max_length: the longest input in tokens.
+        max_length: maximum input length in tokens.
         language: two-letter codes.
-        license: as the Hub writes it.
-        tags: further tags.
+        license: identifier of the Hub, such as `apache-2.0`.
+        tags: additional tags.
         datasets: Hub ids of the data.
-        dataset_name: what the data is called.
-        pictures: file in the folder -> what it shows.
+        dataset_name: name of the data.
+        pictures: file in the folder -> caption.
     """
 
     name: str
@@ -92,7 +116,7 @@ class CardFacts:
     comparison: Comparison | None = None
     scores: Sequence[Scores] = ()
     training_rows: int | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     max_length: int | None = None
     language: Sequence[str] = ()

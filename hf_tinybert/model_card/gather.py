@@ -5,20 +5,21 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import datasets
 from huggingface_hub import ModelCard, ModelCardData
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, TrainerState, TrainingArguments
 
 from hf_tinybert.configuration import PROVENANCE_KEY
 from hf_tinybert.distillation.phases import INTERMEDIATE_LEVELS, PREDICTION_LEVELS
 from hf_tinybert.hub.upload import CARD_NAME
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.model_card.facts import CardFacts
+from hf_tinybert.model_card.recorder import Recorder
 from hf_tinybert.models import peft, sentence_transformers_files
 from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.loading import pipeline_tag
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: The Trainer's arguments that change what is learnt; ours are shown where they are not the defaults.
+#: The Trainer's arguments that affect training. Those of this package are shown where they are not the defaults.
 _SHOWN = (
     "num_train_epochs",
     "max_steps",
@@ -48,9 +49,9 @@ _SHOWN = (
     "seed",
 )
 _PHASES = {
-    "two_phase": "first the layers, then the predictions",
-    "intermediate": "the layers alone",
-    "prediction": "the predictions alone",
+    "two_phase": "first the intermediate layers, then the predictions",
+    "intermediate": "intermediate layers only",
+    "prediction": "predictions only",
     "joint": "all levels in every step",
 }
 _LEVELS = {
@@ -58,13 +59,28 @@ _LEVELS = {
     "hidden": "hidden states",
     "attention": "attention scores",
     "prediction": "predictions",
-    "hard_label": "the gold labels",
+    "hard_label": "gold labels",
 }
 _FILE_DATA = ("csv", "json", "pandas", "parquet", "text", "arrow", "generator")
 
 
+class CardTrainer(Protocol):
+    """The attributes of a `DistillationTrainer` that a card is made from."""
+
+    args: DistillationTrainingArguments
+    state: TrainerState
+    student: PreTrainedModel
+    teacher: PreTrainedModel
+    teachers: Sequence[PreTrainedModel]
+    recorder: Recorder
+    train_dataset: object
+    processing_class: object
+    hub_model_id: str | None
+    is_fsdp_enabled: bool
+
+
 def gather(
-    trainer: Any,
+    trainer: CardTrainer,
     name: str,
     mapping: LayerMapping | None,
     comparison: Comparison | None,
@@ -75,32 +91,32 @@ def gather(
     dataset_tags: str | Sequence[str] | None = None,
     dataset: str | Sequence[str] | None = None,
     finetuned_from: str | None = None,
-    tasks: Any = None,
-    dataset_args: Any = None,
+    tasks: object = None,
+    dataset_args: object = None,
 ) -> CardFacts:
-    """What is known of a trainer's student.
+    """Collect the facts about a trainer's student.
 
     Args:
         trainer: a `DistillationTrainer`.
         name: title of the page.
-        mapping: the layers that were matched.
-        comparison: sizes and times.
+        mapping: the matched layers.
+        comparison: sizes and latencies.
         pictures: file -> caption.
-        language: two-letter codes; the teacher's by default.
-        license: the teacher's by default, where all teachers have the same.
-        tags: further tags.
-        dataset_tags: Hub ids of the data; what `datasets` knows of them by default.
-        dataset: what the data is called; the ids by default.
+        language: two-letter codes; by default the teacher's.
+        license: by default the teacher's, if all teachers have the same.
+        tags: additional tags.
+        dataset_tags: Hub ids of the data; by default the id that `datasets` recorded.
+        dataset: name of the data; by default the ids.
         finetuned_from: not used; the teacher is known.
         tasks: not used; the student's head is known.
         dataset_args: not used.
     """
-    student, known = trainer.student, dict(getattr(trainer.student.config, PROVENANCE_KEY, None) or {})
+    student, provenance = trainer.student, dict(getattr(trainer.student.config, PROVENANCE_KEY, None) or {})
     cards = [_card_of(teacher) for teacher in trainer.teachers]
     licenses = {card.license for card in cards}
-    teachers = known.get("teacher") or []
+    teachers = provenance.get("teacher") or []
     ids = _several(dataset_tags) or _data_ids(trainer.train_dataset)
-    called = ", ".join(_several(dataset)) or ", ".join(ids)
+    data_name = ", ".join(_several(dataset)) or ", ".join(ids)
     return CardFacts(
         name=name,
         model_id=trainer.hub_model_id or trainer.args.hub_model_id or name,
@@ -110,48 +126,48 @@ def gather(
         student_shape=shape(student),
         levels=matched_levels(trainer.args),
         mapping=mapping,
-        phases=_PHASES.get(known.get("phases", "")),
-        init=known.get("init"),
+        phases=_PHASES.get(provenance.get("phases", "")),
+        init=provenance.get("init"),
         adapter=peft.has_adapter(student),
         sentences=(Path(trainer.args.output_dir) / sentence_transformers_files.MODULES).is_file(),
         dtypes=sorted({str(model.dtype).removeprefix("torch.") for model in (trainer.teacher, student)}),
         comparison=comparison,
         scores=trainer.recorder.scores(),
-        training_rows=len(trainer.train_dataset) if hasattr(trainer.train_dataset, "__len__") else None,
+        training_rows=len(trainer.train_dataset) if isinstance(trainer.train_dataset, Sized) else None,
         arguments=shown_arguments(trainer.args),
-        versions={**known.get("versions", {}), "datasets": datasets.__version__},
+        versions={**provenance.get("versions", {}), "datasets": datasets.__version__},
         max_length=Encoder.from_model(student).max_length,
         language=_several(language) or _several(cards[0].language),
         license=license or (licenses.pop() if len(licenses) == 1 else None),
         tags=_several(tags),
         datasets=ids,
-        dataset_name=called or None,
+        dataset_name=data_name or None,
         pictures=pictures,
     )
 
 
 def shape(model: PreTrainedModel) -> str:
-    """How a model is built, in words."""
-    place = Encoder.from_model(model)
-    kind = type(peft.unwrapped(model)).__name__
-    return f"{kind} with {place.num_layers} layers, {place.hidden_size} wide"
+    """The architecture of a model, in words."""
+    encoder = Encoder.from_model(model)
+    name = type(peft.unwrapped(model)).__name__
+    return f"{name} with {encoder.num_layers} layers, {encoder.hidden_size} wide"
 
 
 def matched_levels(args: DistillationTrainingArguments) -> list[str]:
     """The levels that a run matches, in words."""
     weights = args.level_weights()
-    of_phase = {"intermediate": INTERMEDIATE_LEVELS, "prediction": PREDICTION_LEVELS}
-    wanted = of_phase.get(args.phases, INTERMEDIATE_LEVELS | PREDICTION_LEVELS)
+    by_phase = {"intermediate": INTERMEDIATE_LEVELS, "prediction": PREDICTION_LEVELS}
+    wanted = by_phase.get(args.phases, INTERMEDIATE_LEVELS | PREDICTION_LEVELS)
     return [_LEVELS[level] for level, weight in weights.items() if weight and level in wanted]
 
 
-def shown_arguments(args: Any) -> dict[str, Any]:
-    """The arguments that change what is learnt; never a path or a token."""
+def shown_arguments(args: DistillationTrainingArguments) -> dict[str, object]:
+    """The arguments that affect training, without paths and tokens."""
     standard = {field.name for field in dataclasses.fields(TrainingArguments)}
-    ours = [field for field in dataclasses.fields(DistillationTrainingArguments) if field.name not in standard]
-    shown: dict[str, Any] = {name: getattr(args, name) for name in _SHOWN if hasattr(args, name)}
-    shown.pop("num_train_epochs" if shown.get("max_steps", 0) > 0 else "max_steps", None)
-    for field in ours:  # and none that a user's own subclass has added
+    added = [field for field in dataclasses.fields(DistillationTrainingArguments) if field.name not in standard]
+    shown: dict[str, object] = {name: getattr(args, name) for name in _SHOWN if hasattr(args, name)}
+    shown.pop("num_train_epochs" if args.max_steps > 0 else "max_steps", None)
+    for field in added:  # not those of a user's own subclass
         value = getattr(args, field.name)
         if not field.name.endswith("_dir") and value != field.default:
             shown[field.name] = value
@@ -162,7 +178,7 @@ def shown_arguments(args: Any) -> dict[str, Any]:
 
 
 def _card_of(teacher: PreTrainedModel) -> ModelCardData:
-    """The metadata of the teacher's own card, where there is one."""
+    """The metadata of the teacher's card; empty if it has none."""
     name = getattr(teacher.config, "_name_or_path", "") or ""
     path = Path(name) / CARD_NAME
     if not name or (os.path.isdir(name) and not path.is_file()):
@@ -170,13 +186,13 @@ def _card_of(teacher: PreTrainedModel) -> ModelCardData:
     try:
         data: ModelCardData = ModelCard.load(path if path.is_file() else name, ignore_metadata_errors=True).data
         return data
-    except Exception as error:  # no network, no card, a card that is not one: then nothing is inherited
-        logger.info(f"The teacher's card was not read: {type(error).__name__}.")
+    except Exception as error:  # no network, no card, or an invalid one: nothing is inherited
+        logger.info(f"The teacher's card could not be read, nothing is inherited from it: {type(error).__name__}.")
         return ModelCardData()
 
 
-def _data_ids(dataset: Any) -> list[str]:
-    """The Hub id of a data set that was loaded from there."""
+def _data_ids(dataset: object) -> list[str]:
+    """The Hub id of a data set that was loaded from the Hub."""
     name = getattr(dataset, "builder_name", None)
     return [] if name is None or name in _FILE_DATA or "imagefolder" in name else [str(name)]
 

@@ -1,11 +1,10 @@
-"""From facts to the page: metadata by the Hub's rules, and the text, through one template."""
+"""The page of a card: metadata in the Hub's format, and the text, from one template."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -47,28 +46,26 @@ def page(facts: CardFacts) -> ModelCard:
 
 
 def metadata(facts: CardFacts) -> ModelCardData:
-    """The block that the Hub reads."""
+    """The metadata block of the Hub."""
     teachers = hub_teachers(facts)
-    optional: dict[str, Any] = {
-        "language": list(facts.language) or None,
-        "license": facts.license,
-        "datasets": list(facts.datasets) or None,
-        "base_model": (teachers[0] if len(teachers) == 1 else teachers) or None,
-        "base_model_relation": "finetune" if teachers else None,
-        "metrics": sorted({name for scores in facts.scores for name in scores.names}) or None,
-    }
-    return ModelCardData(
+    base_model: str | list[str] | None = teachers[0] if len(teachers) == 1 else teachers or None
+    return ModelCardData(  # None is not written
         model_name=facts.name,
         library_name="transformers",
         pipeline_tag=facts.pipeline_tag,
         tags=list(dict.fromkeys([*_TAGS, *facts.tags])),
         eval_results=_results(facts) or None,
-        **{name: value for name, value in optional.items() if value is not None},
+        language=list(facts.language) or None,
+        license=facts.license,
+        datasets=list(facts.datasets) or None,
+        base_model=base_model,
+        base_model_relation="finetune" if teachers else None,
+        metrics=sorted({name for scores in facts.scores for name in scores.names}) or None,
     )
 
 
 def hub_teachers(facts: CardFacts) -> list[str]:
-    """Those teachers that are on the Hub."""
+    """The teachers that are on the Hub."""
     return [name for name in facts.teachers if not name.startswith("sha256:")]
 
 
@@ -91,22 +88,22 @@ def _results(facts: CardFacts) -> list[EvalResult]:
 
 
 def follows(scores: Sequence[Scores]) -> dict[str, float]:
-    """How closely the student follows its teacher, on the last split."""
+    """The fidelity metrics of the student on the last split."""
     return {name: scores[-1].student[name] for name in FOLLOWS if scores and name in scores[-1].student}
 
 
 def side_by_side(facts: CardFacts) -> list[list[str]]:
-    """Rows of the table of teacher and student: what, teacher, student, and what one is of the other."""
+    """Rows of the table of teacher and student: quantity, teacher, student, and their ratio in words."""
     rows = []
     for scores in facts.scores:
         for name in scores.names:
-            above, kept = scores.teacher.get(name), scores.kept(name)
-            cells = ["-" if above is None else f"{above:.4f}", f"{scores.student[name]:.4f}"]
-            change = "" if kept is None else f"{kept:.1%} kept"
+            teacher_score, retained = scores.teacher.get(name), scores.kept(name)
+            cells = ["-" if teacher_score is None else f"{teacher_score:.4f}", f"{scores.student[name]:.4f}"]
+            change = "" if retained is None else f"{retained:.1%} retained"
             rows.append([f"{name.replace('_', ' ')} ({scores.split})", *cells, change])
     if facts.comparison is None:
         return rows
-    teacher, student = facts.comparison.models[0], facts.comparison.models[-1]
+    teacher, student = facts.comparison.teacher, facts.comparison.student
     for label, attribute, form, factor, word in (
         ("parameters", "parameters", "{:.1f}M", 1e-6, "fewer"),
         ("- in the layers", "layer_parameters", "{:.1f}M", 1e-6, "fewer"),

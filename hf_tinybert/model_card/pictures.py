@@ -1,4 +1,4 @@
-"""The pictures of a card: how the losses fell, and where teacher and student look."""
+"""The pictures of a card: training losses, and attention maps of teacher and student."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hf_tinybert.evaluation.attention_maps import attention_maps
 from hf_tinybert.hub.upload import PICTURES
 from hf_tinybert.layer_mapping import LayerMapping
 
-#: A sentence that is nobody's data.
+#: Contains no user's data.
 SENTENCE = "The plot is thin, but the actors make up for it."
 
 
@@ -27,19 +27,19 @@ def draw(
     tokenizer: PreTrainedTokenizerBase | None,
     sentence: str = SENTENCE,
 ) -> dict[str, str]:
-    """Draw what can be drawn into `pictures/` of a folder.
+    """Draw the available pictures into `pictures/` of a folder.
 
     Args:
         folder: of the student.
         history: the Trainer's log history.
         student: in any mode.
         teacher: frozen.
-        mapping: which layers were matched; None: no picture of attention.
-        tokenizer: of both; None: no picture of attention.
-        sentence: what they read.
+        mapping: the matched layers; None: no picture of attention maps.
+        tokenizer: of both; None: no picture of attention maps.
+        sentence: input of both models.
 
     Returns:
-        file in the folder -> what it shows; empty without matplotlib.
+        file in the folder -> caption; empty without matplotlib.
     """
     if importlib.util.find_spec("matplotlib") is None:
         return {}
@@ -48,12 +48,10 @@ def draw(
     target.mkdir(parents=True, exist_ok=True)
     if any(name.startswith("loss_") for entry in history for name in entry):
         plots.curves_picture(history, target / "losses.png")
-        made[f"{PICTURES}/losses.png"] = "The losses of every level during training."
+        made[f"{PICTURES}/losses.png"] = "Training losses by level and layer."
     if mapping is not None and tokenizer is not None and any(mapping):
         tokens, pairs = attention_maps(student, teacher, mapping, tokenizer, sentence)
         plots.attention_picture(tokens, pairs, target / "attention.png")
-        caption = (
-            "Attention of teacher and student, mean over heads: a query in each row, what it looks at in the columns."
-        )
+        caption = "Attention maps of teacher and student, mean over heads: queries in rows, keys in columns."
         made[f"{PICTURES}/attention.png"] = caption
     return made

@@ -1,1 +1,1 @@
-"""Loading models, and finding the parts of them that the losses look at."""
+"""Loads models and finds the parts whose outputs the losses compare."""

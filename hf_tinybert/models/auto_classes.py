@@ -1,19 +1,19 @@
-"""What transformers' Auto classes know."""
+"""Which model classes transformers' Auto classes make."""
 
 from __future__ import annotations
 
-from typing import Any
+from transformers import PretrainedConfig, PreTrainedModel
 
-from transformers import PretrainedConfig
-
-
-def model_classes(config: PretrainedConfig, auto: Any) -> tuple[Any, ...]:
-    """The model classes that an Auto class makes of a configuration; none if it does not know it."""
-    known = auto._model_mapping.get(type(config), ())
-    return known if isinstance(known, tuple) else (known,)
+from hf_tinybert.utils.types import AutoClass
 
 
-def saved_from(config: PretrainedConfig, auto: Any) -> bool:
+def model_classes(config: PretrainedConfig, auto: AutoClass) -> tuple[type[PreTrainedModel], ...]:
+    """The model classes that an Auto class makes of a configuration; none if it does not support it."""
+    classes = auto._model_mapping.get(type(config), ())
+    return classes if isinstance(classes, tuple) else (classes,)
+
+
+def saved_from(config: PretrainedConfig, auto: AutoClass) -> bool:
     """Whether a checkpoint was saved from a model of an Auto class, its head included."""
     names = {cls.__name__ for cls in model_classes(config, auto)}
     return not names.isdisjoint(config.architectures or ())

@@ -1,8 +1,7 @@
-"""What a model hands to the losses: outputs of chosen layers, caught by forward hooks.
+"""Features for the losses: outputs of chosen layers, caught by forward hooks.
 
-Hooks leave the model free to run its fast (SDPA) attention: queries and keys are read from their linear
-projections, and no attention map is ever asked for. A layer that several layer numbers share is told apart by its
-calls.
+The model keeps its fast (SDPA) attention: queries and keys are read from their linear projections, and no attention
+map is computed. Where several layer numbers share one module, its calls are counted.
 """
 
 from __future__ import annotations
@@ -12,28 +11,32 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TypeAlias
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from hf_tinybert.models.architectures import Attention, Encoder
 
-#: Arguments of a forward pass in which layers return what the hooks expect, whatever the configuration says.
+#: Arguments of a forward pass in which layers return what the hooks expect, whatever the configuration is.
 PLAIN_OUTPUT = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
+#: A forward hook with keyword arguments: module, arguments, keyword arguments, output.
+_Hook: TypeAlias = Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], object], None]
+_ProjectionHook: TypeAlias = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 
 
 @dataclass
 class Features:
-    """One model's view of a batch, by layer number (0 is the embedding block).
+    """One model's features of a batch, by layer number (0 is the embedding block).
 
     Attributes:
-        logits: `[B, C]` or `[B, S, C]`, or None where the prediction level is not wanted.
-        hidden: layer -> `[B, S, d]`, the layer's output after its last LayerNorm; of a family that normalises
-            before its layers (ModernBERT), after the final LayerNorm for the last layer and as it is for others.
+        logits: `[B, C]` or `[B, S, C]`, or None where the prediction level is not compared.
+        hidden: layer -> `[B, S, d]`, the layer's output after its last LayerNorm. A family that normalises before its
+            layers (ModernBERT) has the final LayerNorm after the last layer alone.
         queries: layer -> `[B, S, heads * head_size]`, before any scaling.
         keys: layer -> `[B, S, heads * head_size]`.
-        values: layer -> `[B, S, heads * head_size]`, where they are wanted.
-        bias: layer -> `[B, heads, S, S]`, what the family adds to Q K^T / sqrt(head_size), where it does.
+        values: layer -> `[B, S, heads * head_size]`, where they are compared.
+        bias: layer -> `[B, heads, S, S]`, added to Q K^T / sqrt(head_size) in some families.
     """
 
     logits: Tensor | None = None
@@ -49,23 +52,23 @@ class Features:
         return self.hidden, self.queries, self.keys, self.values, self.bias
 
     def forget(self, layer: int) -> None:
-        """Let go of what a layer gave."""
+        """Release the features of a layer."""
         for tensors in self.by_layer:
             tensors.pop(layer, None)
 
 
 class _Enough(Exception):
-    """Everything that was wanted has been caught; the rest of the forward pass is not needed."""
+    """All features have been caught; the rest of the forward pass is not needed."""
 
 
 class FeatureCapture:
-    """Owns the hooks on one model's layers; outside `recording()` they do nothing.
+    """Owns the hooks on one model's layers; they are active inside `recording()` only.
 
     Args:
         encoder: the parts of the model.
-        hidden: layers whose output is wanted; 0 is the embedding block, taken as the input of layer 1.
-        attention: layers whose queries, keys, ... are wanted.
-        kinds: what is wanted of these layers: `queries`, `keys`, `values`, and `bias` where the family has one.
+        hidden: layers whose output is caught; 0 is the embedding block, whose output is the input of layer 1.
+        attention: layers whose queries, keys, ... are caught.
+        kinds: features of these layers: `queries`, `keys`, `values`, and `bias` where the family has one.
     """
 
     def __init__(
@@ -77,18 +80,18 @@ class FeatureCapture:
     ) -> None:
         """Register the hooks."""
         self._features: Features | None = None
-        self._handles: list[Any] = []
+        self._handles: list[RemovableHandle] = []
         self._stopping = False
         self._calls: dict[int, int] = {}
-        self._given: dict[int, dict[str, Tensor]] = {}
-        self._unread: list[tuple[Attention, int, dict[str, Any], dict[str, Tensor]]] = []
+        self._projected: dict[int, dict[str, Tensor]] = {}
+        self._unread: list[tuple[Attention, int, dict[str, Tensor], dict[str, Tensor]]] = []
         self._encoder, self._hidden, self._attention = encoder, set(hidden), set(attention)
         self._kinds = {kind for kind in kinds if kind != "bias" or encoder.biased}
         self._wanted = len(self._hidden) + len(self._attention) * len(self._kinds)
         self.attach()
 
     def attach(self) -> None:
-        """Put the hooks on the model, unless they are there."""
+        """Register the hooks on the model, unless they are registered."""
         if self._handles:
             return
         encoder = self._encoder
@@ -106,7 +109,7 @@ class FeatureCapture:
 
     @contextmanager
     def recording(self, stop: bool = False) -> Iterator[Features]:
-        """Catch the features of the forward pass made inside; a recomputation afterwards is not caught.
+        """Catch the features of the forward pass made inside; a recomputation afterwards is ignored.
 
         Args:
             stop: leave the forward pass, and the `with` block, as soon as everything is caught.
@@ -121,11 +124,11 @@ class FeatureCapture:
             self._read(features)
         finally:
             self._features = None
-            self._given.clear()
+            self._projected.clear()
             self._unread.clear()
 
     def remove(self) -> None:
-        """Take every hook off the model."""
+        """Remove every hook from the model."""
         while self._handles:
             self._handles.pop().remove()
 
@@ -133,9 +136,9 @@ class FeatureCapture:
         self,
         modules: Sequence[nn.Module],
         wanted: set[int],
-        hook: Callable[[nn.Module, list[int]], Callable[..., None]],
+        hook: Callable[[nn.Module, list[int]], _Hook],
     ) -> None:
-        """A hook on each module that a wanted layer has; modules are given by layer, in the order of their calls."""
+        """Register a hook on each module of a wanted layer; modules are listed by layer, in the order of calls."""
         numbers: dict[nn.Module, list[int]] = {}
         for number, module in enumerate(modules, start=1):
             numbers.setdefault(module, []).append(number if number in wanted else -1)
@@ -143,71 +146,71 @@ class FeatureCapture:
             if any(layer > 0 for layer in layers):
                 self._handles.append(module.register_forward_hook(hook(module, layers), with_kwargs=True))
 
-    def _number(self, place: int, numbers: list[int]) -> int:
+    def _number(self, hook_id: int, numbers: list[int]) -> int:
         """The layer number of this call of a module, or -1 where it is not wanted."""
         if len(numbers) == 1:
             return numbers[0]
-        call = self._calls.get(place, 0)
-        self._calls[place] = call + 1
+        call = self._calls.get(hook_id, 0)
+        self._calls[hook_id] = call + 1
         return numbers[call] if call < len(numbers) else -1
 
-    def _catch_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _catch_input(self, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
         if self._features is not None and 0 not in self._features.hidden:
             self._keep(self._features.hidden, 0, args[0] if args else kwargs["hidden_states"])
 
-    def _catcher(self, kind: str, module: nn.Module, numbers: list[int]) -> Callable[..., None]:
-        place = len(self._handles)
+    def _catcher(self, kind: str, module: nn.Module, numbers: list[int]) -> _Hook:
+        hook_id = len(self._handles)
 
-        def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            if self._features is not None and (number := self._number(place, numbers)) > 0:
-                # DistilBERT's layers may put the attention map `[B, h, S, S]` first.
+        def catch(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: object) -> None:
+            if self._features is not None and (number := self._number(hook_id, numbers)) > 0:
+                # DistilBERT's layers may return the attention map `[B, h, S, S]` first.
                 values = output if isinstance(output, tuple) else (output,)
-                self._keep(getattr(self._features, kind), number, next(x for x in values if x.dim() == 3))
+                states = next(value for value in values if isinstance(value, Tensor) and value.dim() == 3)
+                self._keep(getattr(self._features, kind), number, states)
 
         return catch
 
-    def _reader(
-        self, of_module: dict[nn.Module, Attention], module: nn.Module, numbers: list[int]
-    ) -> Callable[..., None]:
-        """A hook for attention whose features are made of what the projections gave and what it was called with."""
+    def _reader(self, of_module: dict[nn.Module, Attention], module: nn.Module, numbers: list[int]) -> _Hook:
+        """A hook for attention whose features are made of its projections' outputs and its own arguments."""
         attention = of_module[module]
-        place, names = len(self._handles), list(inspect.signature(module.forward).parameters)
+        hook_id, names = len(self._handles), list(inspect.signature(module.forward).parameters)
         for kind in ("queries", "keys", "values"):
             projection = getattr(attention, kind)
-            self._handles.append(projection.register_forward_hook(self._giver(module, kind)))
+            self._handles.append(projection.register_forward_hook(self._projection_hook(module, kind)))
 
-        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            if self._features is not None and id(module) in self._given:
-                given, number = self._given.pop(id(module)), self._number(place, numbers)
+        def note(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: object) -> None:
+            if self._features is not None and id(module) in self._projected:
+                projected, number = self._projected.pop(id(module)), self._number(hook_id, numbers)
                 if number > 0:
-                    self._unread.append((attention, number, dict(zip(names, args, strict=False)) | kwargs, given))
+                    arguments = dict(zip(names, args, strict=False)) | kwargs
+                    self._unread.append((attention, number, arguments, projected))
                     self._leave()
 
         return note
 
     def _read(self, features: Features) -> None:
-        """Make features of what was noted: after the forward pass, whose parts may be recomputed without us."""
-        for attention, number, arguments, given in self._unread:
+        """Make features of what was noted: after the forward pass, whose parts may be recomputed without hooks."""
+        for attention, number, arguments, projected in self._unread:
             assert attention.read is not None
-            for kind, value in attention.read(attention.module, arguments, given).items():
+            for kind, value in attention.read(attention.module, arguments, projected).items():
                 if kind in self._kinds:
                     getattr(features, kind).setdefault(number, value)
 
-    def _giver(self, module: nn.Module, kind: str) -> Callable[..., None]:
-        def give(projection: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+    def _projection_hook(self, module: nn.Module, kind: str) -> _ProjectionHook:
+        def keep(projection: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             if self._features is not None:
-                # The first call: DeBERTa sends its relative positions through the same projections afterwards.
-                self._given.setdefault(id(module), {}).setdefault(kind, output)
+                # The first call: DeBERTa projects its relative positions with the same modules afterwards.
+                self._projected.setdefault(id(module), {}).setdefault(kind, output)
 
-        return give
+        return keep
 
     def _keep(self, store: dict[int, Tensor], layer: int, value: Tensor) -> None:
-        """Keep a feature; a layer that is called once more afterwards (DeBERTa's z_steps) changes nothing."""
+        """Keep a feature; a further call of the layer (DeBERTa's z_steps) changes nothing."""
         store.setdefault(layer, value)
         self._leave()
 
     def _leave(self) -> None:
-        """Leave the forward pass, where that is allowed, once everything is caught."""
+        """Stop the forward pass, where that is allowed, once everything is caught."""
         if self._stopping and self._features is not None:
             caught = sum(map(len, self._features.by_layer)) + len(self._unread) * len(self._kinds)
             if caught == self._wanted:

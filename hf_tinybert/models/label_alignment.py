@@ -1,4 +1,4 @@
-"""Where the classes of the student are among those of the teacher."""
+"""The order of the student's classes among the teacher's, matched by name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 
 @dataclass(frozen=True)
 class LabelAlignment:
-    """Where the student's classes are among the teacher's.
+    """The teacher's index of each of the student's classes.
 
     Attributes:
         indices: the teacher's index of each of the student's classes, in the student's order; None where they are the
@@ -24,7 +24,7 @@ class LabelAlignment:
     def from_configs(cls, student: PretrainedConfig, teacher: PretrainedConfig) -> LabelAlignment:
         """Match the classes by name.
 
-        Names that transformers made up (`LABEL_0`, ...) say nothing: then the order is taken to be the same.
+        Default names (`LABEL_0`, ...) carry no information: the order is then taken to be the same.
 
         Raises:
             ValueError: the numbers of labels differ, or their names.

@@ -1,9 +1,6 @@
-"""The kinds of output that a model has: by its head, or, without one, the pooled vector."""
+"""The type of a model's output: of its head, or, without a head, the pooled vector."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,17 +8,18 @@ from transformers import PreTrainedModel
 
 from hf_tinybert.models.loading import auto_class
 from hf_tinybert.models.pooling import pool
+from hf_tinybert.utils.types import Batch
 
 SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 TOKENS, SPANS, VECTORS = "tokens", "spans", "vectors"
-#: Kinds in which the answer is of a row, not of its tokens.
+#: Types of sequence-level outputs: one for each row, not for each token.
 OF_ROWS = (SINGLE_LABEL, MULTI_LABEL, REGRESSION, VECTORS)
 #: Columns of a batch that hold gold labels, in every task.
 LABELS = ("labels", "start_positions", "end_positions")
 
 
 def output_type(model: PreTrainedModel) -> str:
-    """What a model says: by its head, or, without one, by its pooled vector. An unknown class is a classifier."""
+    """The type of a model's output, by its class: vectors without a head; an unknown class is a classifier."""
     try:
         name = auto_class(model).__name__
     except ValueError:
@@ -33,21 +31,20 @@ def output_type(model: PreTrainedModel) -> str:
     if name == "AutoModel":
         return VECTORS
     config = model.config
-    known: str | None = config.problem_type
-    return known or (REGRESSION if config.num_labels == 1 else SINGLE_LABEL)
+    problem_type: str | None = config.problem_type
+    return problem_type or (REGRESSION if config.num_labels == 1 else SINGLE_LABEL)
 
 
-def logits_of(output: Mapping[str, Any], mask: Tensor | None = None, pooling: str | None = None) -> Tensor | None:
-    """What a model says, among its outputs: its logits, `[B, C]` or `[B, S, C]`.
+def logits_of(output: Batch, mask: Tensor | None = None, pooling: str | None = None) -> Tensor | None:
+    """The logits among a model's outputs, `[B, C]` or `[B, S, C]`, or its pooled vector.
 
     Args:
-        output: of the model. Start and end of a span come to lie side by side.
+        output: of the model. The logits of starts and ends of spans are stacked: `[B, S, 2]`.
         mask: of the batch, `[B, S]`.
-        pooling: of a model without a head: how its pooled vector `[B, d]` is made; None: it says nothing.
+        pooling: of a model without a head: how its pooled vector `[B, d]` is made; with None it has no logits.
     """
     if output.get("start_logits") is not None:
         return torch.stack((output["start_logits"], output["end_logits"]), dim=-1)
     if pooling is not None:
         return pool(output["last_hidden_state"], mask, pooling)
-    logits: Tensor | None = output.get("logits")
-    return logits
+    return output.get("logits")

@@ -1,7 +1,4 @@
-"""Models with LoRA adapters: a teacher that was fine-tuned so, and a student that is.
-
-peft is needed only where an adapter is.
-"""
+"""Models with LoRA adapters, as teachers and as students; peft is needed only for these."""
 
 from __future__ import annotations
 
@@ -10,13 +7,18 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import transformers
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from hf_tinybert.models import auto_classes
+from hf_tinybert.utils.extras import required
+from hf_tinybert.utils.types import AutoClass
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 WEIGHTS_NAME, CONFIG_NAME = "adapter_model.safetensors", "adapter_config.json"
 #: peft's task of an adapter -> the Auto class of the model that it belongs to.
@@ -26,73 +28,70 @@ AUTO_CLASSES = {
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
     "FEATURE_EXTRACTION": "AutoModel",
 }
-#: What the last layer of a task head is called.
+#: Names of the weight of a task head's last layer.
 _HEADS = ("classifier.weight", "out_proj.weight", "score.weight", "qa_outputs.weight")
-#: Folder beside a student's adapter that holds the model which the adapter belongs to.
+#: Folder beside a student's adapter that holds the adapter's base model.
 BASE_FOLDER = "base"
 
 
-def has_adapter(model: Any) -> bool:
+def has_adapter(model: object) -> bool:
     """Whether a model is a `PeftModel`."""
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
-def unwrapped(model: Any) -> PreTrainedModel:
-    """The transformers model inside a `PeftModel`, its adapter at work; any other model as it is."""
-    inner: PreTrainedModel = model.get_base_model() if has_adapter(model) else model
-    return inner
+def unwrapped(model: PreTrainedModel) -> PreTrainedModel:
+    """The transformers model inside a `PeftModel`, its adapter active; any other model itself."""
+    return model.get_base_model() if has_adapter(model) else model
 
 
-def merge_adapter(model: Any) -> PreTrainedModel:
-    """A copy of a model with its adapter worked into its weights: as fast as a model without, and saved as one.
+def merge_adapter(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of a model with its adapter merged into its weights: as fast as a model without one, and saved as one.
 
     Args:
-        model: a `PeftModel`, left as it is. Any other model is returned itself. A quantised model is not merged: the
-            model inside is returned, its adapter at work.
+        model: a `PeftModel`, which is not modified. Any other model is returned itself. A quantised model is not
+            merged: the model inside is returned, its adapter active.
     """
     if not hasattr(model, "merge_and_unload"):
         return unwrapped(model)
     if getattr(unwrapped(model), "is_quantized", False):
         return unwrapped(model)
     merged: PreTrainedModel = copy.deepcopy(model).merge_and_unload()
-    # It is no longer the model that it was loaded from.
+    # It is no longer the model of that name.
     merged.config._name_or_path = ""
     return merged
 
 
-def add_adapter(student: PreTrainedModel, peft_config: Any) -> Any:
+def add_adapter(student: PreTrainedModel, peft_config: PeftConfig) -> PreTrainedModel:
     """A `PeftModel` that trains an adapter on a student; its task head is trained as a whole.
 
     Raises:
-        ValueError: peft is not installed, or the student already has an adapter.
+        ImportError: peft is not installed.
+        ValueError: the student already has an adapter.
     """
-    try:
-        import peft
-    except ImportError:
-        raise ValueError("peft_config needs the peft package: pip install 'hf-tinybert[peft]'.") from None
+    peft = required("peft", "peft_config")
     if has_adapter(student) or getattr(student, "_hf_peft_config_loaded", False):
-        raise ValueError("peft_config would put an adapter on a student that already has one: give one of the two.")
+        raise ValueError("peft_config would add an adapter to a student that already has one: pass one of the two.")
     return peft.get_peft_model(student, peft_config)
 
 
 def save_base(
-    student: Any,
-    tokenizer: Any,
+    student: PreTrainedModel,
+    tokenizer: object,
     output_dir: str | os.PathLike[str],
     staging: str | os.PathLike[str],
     again: bool = False,
 ) -> None:
-    """Write the model that a student's adapter belongs to into `base`, and have the saved adapter name that folder.
+    """Write the base model of a student's adapter into `base`, and its path into the saved adapter's configuration.
 
-    `pipeline()` reads labels, sizes and the tokenizer from there: the checkpoint that the student was made of may have
-    had other labels or none.
+    `pipeline()` reads labels, sizes and the tokenizer from there: the checkpoint that the student was made from may
+    have other labels or none.
 
     Args:
-        student: a `PeftModel`, whose adapter lies in `staging` already.
-        tokenizer: is saved beside, where it can be.
-        output_dir: where the files will stand in the end.
-        staging: where they are written first.
-        again: the model lies there from an earlier saving of this run.
+        student: a `PeftModel`, whose adapter is already saved in `staging`.
+        tokenizer: is saved with it, where it can be.
+        output_dir: the final folder of the files.
+        staging: the folder into which they are written first.
+        again: this run has already written the base model there.
     """
     path = Path(staging) / CONFIG_NAME
     if not path.is_file():
@@ -114,41 +113,41 @@ def is_adapter(name: str | os.PathLike[str]) -> bool:
 
 
 def base_of(name: str | os.PathLike[str]) -> str:
-    """Folder or Hub id of the model that an adapter belongs to.
+    """Folder or Hub id of an adapter's base model.
 
     Raises:
-        ValueError: the adapter does not say.
+        ValueError: the adapter's configuration does not name it.
     """
     base = _saved_config(name).get("base_model_name_or_path")
     if not base:
         raise ValueError(
-            f"The adapter {name} does not say which model it belongs to: load it with peft and pass that."
+            f"The adapter {name} does not name its base model: load it with peft and pass the loaded model."
         )
     return str(base)
 
 
 def task_type(name: str | os.PathLike[str]) -> str | None:
-    """What peft was told that an adapter's model does, for example `SEQ_CLS`."""
-    said: str | None = _saved_config(name).get("task_type")
-    return said
+    """The task in an adapter's configuration, for example `SEQ_CLS`."""
+    task: str | None = _saved_config(name).get("task_type")
+    return task
 
 
-def _saved_config(name: str | os.PathLike[str]) -> dict[str, Any]:
+def _saved_config(name: str | os.PathLike[str]) -> dict[str, str | None]:
     return dict(json.loads((Path(name) / CONFIG_NAME).read_text(encoding="utf-8")))
 
 
-def load_merged(name: str | os.PathLike[str], auto: Any, kwargs: Mapping[str, Any], role: str) -> PreTrainedModel:
-    """The model of an adapter folder, with the adapter worked in.
+def load_merged(
+    name: str | os.PathLike[str], auto: AutoClass, kwargs: Mapping[str, object], role: str
+) -> PreTrainedModel:
+    """The model of an adapter folder, with the adapter merged into it.
 
-    The labels are the base model's, where it has a head of the adapter's size; an adapter knows their number only.
+    The labels are the base model's, where it has a head of the adapter's size; an adapter stores their number only.
 
     Raises:
-        ValueError: peft is not installed, or the adapter has no task head though the model class has one.
+        ImportError: peft is not installed.
+        ValueError: the adapter has no task head though the model class has one.
     """
-    try:
-        import peft
-    except ImportError:
-        raise ValueError(f"The {role} {name} is an adapter, which needs: pip install 'hf-tinybert[peft]'.") from None
+    peft = required("peft", f"The {role} {name} is an adapter and")
     base, labels = base_of(name), _number_of_labels(name)
     config = transformers.AutoConfig.from_pretrained(base)
     if labels is not None and labels != config.num_labels:

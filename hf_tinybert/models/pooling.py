@@ -1,4 +1,4 @@
-"""One vector for a text: what a sentence encoder, a model without a head, says of it."""
+"""Pooling: the output of a sentence encoder (a model without a head) is one vector for each text."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The files by which sentence-transformers opens a folder: how the vectors of tokens become one of the text.
+"""The files from which sentence-transformers loads a folder: pooling, a linear layer, normalisation.
 
-They are the ones that every version of sentence-transformers reads; the package itself is not needed to write them.
+Every version of sentence-transformers reads them. The package itself is not needed to write them.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
@@ -21,8 +21,10 @@ _MODES = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token"}
 _DENSE_WEIGHTS = "model.safetensors"
 
 
-def write(folder: str | os.PathLike[str], size: int, pooling: str, max_length: int | None, dense: Any = None) -> None:
-    """Add the files to a saved model: pooling, a linear layer if there is one, and length 1.
+def write(
+    folder: str | os.PathLike[str], size: int, pooling: str, max_length: int | None, dense: nn.Linear | None = None
+) -> None:
+    """Add the files to a saved model: pooling, a linear layer if there is one, normalisation to length 1.
 
     Args:
         folder: holds the model and its tokenizer.
@@ -43,49 +45,49 @@ def write(folder: str | os.PathLike[str], size: int, pooling: str, max_length: i
         save_file(state, target / _DENSE / _DENSE_WEIGHTS)
     steps.append((f"{len(steps)}_{_NORMALIZE}", "Normalize"))
     modules = [
-        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for number, (path, kind) in enumerate(steps)
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{module}"}
+        for number, (path, module) in enumerate(steps)
     ]
     _json(target / MODULES, modules)
     _json(target / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
 
 
 def pooling_of(model: PreTrainedModel) -> str | None:
-    """The pooling that the folder or Hub repository says from which a model was loaded; None if it does not say.
+    """The pooling that a model's folder or Hub repository specifies, or None if it specifies none.
 
     Raises:
-        ValueError: it is one that is not supported.
+        ValueError: the pooling is not supported.
     """
     path = _file(getattr(model.config, "_name_or_path", ""), f"{_POOLING}/config.json")
     if path is None:
         return None
     config = json.loads(Path(path).read_text(encoding="utf-8"))
     on = {name for name, value in config.items() if name.startswith("pooling_mode_") and value is True}
-    found = next((mode for mode, name in _MODES.items() if on == {name} or config.get("pooling_mode") == mode), None)
-    if found is None:
+    pooling = next((mode for mode, name in _MODES.items() if on == {name} or config.get("pooling_mode") == mode), None)
+    if pooling is None:
         raise ValueError(
             f"{model.config._name_or_path} pools its vectors by {sorted(on) or config.get('pooling_mode')}; supported "
-            f"are {', '.join(POOLINGS)}: say pooling='mean' or 'cls' to match that instead."
+            f"are {', '.join(POOLINGS)}: set pooling='mean' or 'cls' to match that instead."
         )
-    return found
+    return pooling
 
 
-def dense_of(name: str) -> dict[str, Any]:
+def dense_of(name: str) -> dict[str, Tensor]:
     """Weight and bias of the linear layer in a folder that `write` made, or nothing."""
     path = _file(name, f"{_DENSE}/{_DENSE_WEIGHTS}")
     return {} if path is None else {key.removeprefix("linear."): value for key, value in load_file(path).items()}
 
 
 def _file(name: str, path: str) -> str | None:
-    """A file of a folder or of a repository on the Hub; None where there is none, or no Hub."""
+    """A file of a folder or of a repository on the Hub; None where it does not exist or the Hub is not reached."""
     if not name or (os.path.isabs(name) and not os.path.isdir(name)):
         return None
-    found: str | None = cached_file(
+    file: str | None = cached_file(
         name, path, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
     )
-    return found
+    return file
 
 
-def _json(path: Path, content: Any) -> None:
+def _json(path: Path, content: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

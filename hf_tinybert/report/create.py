@@ -1,4 +1,4 @@
-"""One page from runs: pictures, tables, HTML with everything in it or Markdown with pictures beside."""
+"""One page from runs: pictures and tables, as a self-contained HTML file or as Markdown with a folder of pictures."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import base64
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import jinja2
@@ -17,9 +17,22 @@ from hf_tinybert.benchmark.comparison import ModelFacts
 from hf_tinybert.evaluation.error_analysis import Answers
 from hf_tinybert.evaluation.layer_similarity import LayerSimilarity
 from hf_tinybert.report.runs import Run
+from hf_tinybert.utils import extras
 from hf_tinybert.utils.files import file_beside, written_beside
 
 _FORMATS = {".html": "page.html", ".md": "page.md"}
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of the table of models; None where a value was not measured."""
+
+    name: str
+    score: float | None
+    retained: float | None
+    parameters: int | None
+    size: int | None
+    latency: float | None
 
 
 def make(
@@ -33,10 +46,10 @@ def make(
 
     Args:
         runs: with different names.
-        output: a file that ends with .html (pictures inside) or .md (pictures in a folder beside, `NAME_pictures`).
-        likeness: name of a run -> what was measured of its layers.
-        answers: name of a run -> what its answers are against the teacher's.
-        sentence: that the pictures of attention show.
+        output: an .html file (with embedded pictures) or an .md file (with pictures in the folder `NAME_pictures`).
+        likeness: name of a run -> similarity of its layers to the teacher's.
+        answers: name of a run -> correct predictions and mistakes, compared with the teacher's.
+        sentence: input of the pictures of attention maps.
 
     Raises:
         ValueError, ImportError: as `check`.
@@ -79,26 +92,28 @@ def make(
 
 
 def check(runs: Sequence[Run], output: str | os.PathLike[str]) -> None:
-    """What can be said before anything is measured.
+    """Check runs and output before anything is measured.
 
     Raises:
-        ValueError: the file's ending is another one, or the runs were measured on different things.
+        ValueError: the file name ends differently, or the runs differ in metric, split or length.
         ImportError: matplotlib is not installed.
     """
     if Path(output).suffix not in _FORMATS:
-        raise ValueError(f"A report ends with .html or .md, got {Path(output).name!r}.")
-    plots.check_installed()
+        raise ValueError(f"The file name of a report ends with .html or .md, got {Path(output).name!r}.")
+    extras.check_installed("matplotlib", "A report")
     measured = {(c.metric, c.split, c.length): run.name for run in runs if (c := run.comparison) is not None}
     if len(measured) > 1:
-        found = "; ".join(f"{name}: {split} {metric}, {n} tokens" for (metric, split, n), name in measured.items())
-        raise ValueError(f"These runs were not measured alike, so make a report of each: {found}.")
+        settings = "; ".join(f"{name}: {split} {metric}, {n} tokens" for (metric, split, n), name in measured.items())
+        raise ValueError(
+            f"The runs differ in metric, split or length of their sequences; make a report of each: {settings}."
+        )
 
 
 def _draw(runs: Sequence[Run], likeness: Mapping[str, LayerSimilarity], folder: Path) -> dict[str, Path]:
-    """What there is to see, by name."""
+    """The pictures, by name."""
     drawn: dict[str, Path] = {}
     compared = {run.name: run.comparison for run in runs if run.comparison is not None}
-    scored = {name: c for name, c in compared.items() if all(model.score is not None for model in c.models)}
+    scored = {name: c for name, c in compared.items() if None not in (c.teacher.score, c.student.score)}
     if scored:
         drawn["sizes"] = folder / "sizes.png"
         plots.sizes_picture(scored, drawn["sizes"])
@@ -106,49 +121,39 @@ def _draw(runs: Sequence[Run], likeness: Mapping[str, LayerSimilarity], folder: 
         if run.has_losses:
             drawn[f"losses {run.name}"] = folder / f"losses_{number}.png"
             plots.curves_picture(run.history, drawn[f"losses {run.name}"])
-        found = likeness.get(run.name)
-        if found is not None:
+        similarity = likeness.get(run.name)
+        if similarity is not None:
             drawn[f"layers {run.name}"] = folder / f"layers_{number}.png"
-            plots.layers_picture(found.hidden, run.mapping or {}, drawn[f"layers {run.name}"])
-            if found.maps:
+            plots.layers_picture(similarity.hidden, run.mapping or {}, drawn[f"layers {run.name}"])
+            if similarity.maps:
                 drawn[f"attention {run.name}"] = folder / f"attention_{number}.png"
-                plots.attention_picture(found.tokens, found.maps, drawn[f"attention {run.name}"])
+                plots.attention_picture(similarity.tokens, similarity.maps, drawn[f"attention {run.name}"])
     return drawn
 
 
-def _teachers(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """A line for each teacher; the same one is as good and as large in every run, but was timed in each."""
-    found: dict[tuple[float | None, int], tuple[ModelFacts, list[str]]] = {}
+def _teachers(runs: Sequence[Run]) -> list[_Row]:
+    """A row for each teacher: the same teacher has one score and size in all runs, and a latency in each."""
+    teachers: dict[tuple[float | None, int], tuple[ModelFacts, list[str]]] = {}
     for run in runs:
         if run.comparison is not None:
-            teacher = run.comparison.models[0]
-            found.setdefault((teacher.score, teacher.parameters), (teacher, []))[1].append(run.name)
-    alone = len(found) == 1
+            teacher = run.comparison.teacher
+            teachers.setdefault((teacher.score, teacher.parameters), (teacher, []))[1].append(run.name)
+    single = len(teachers) == 1
     return [
-        _line("teacher" if alone else f"teacher of {', '.join(names)}", teacher, None)
-        for teacher, names in found.values()
+        _row_of("teacher" if single else f"teacher of {', '.join(names)}", teacher, None)
+        for teacher, names in teachers.values()
     ]
 
 
-def _row(run: Run) -> dict[str, Any]:
+def _row(run: Run) -> _Row:
     if run.comparison is None:
-        return _line(run.name, None, None)
-    teacher, student = run.comparison.models[0], run.comparison.models[-1]
-    return _line(run.name, student, teacher)
+        return _Row(run.name, None, None, None, None, None)
+    return _row_of(run.name, run.comparison.student, run.comparison.teacher.score)
 
 
-def _line(name: str, model: ModelFacts | None, teacher: ModelFacts | None) -> dict[str, Any]:
-    """A line of the table; what is not known is None."""
-    known = model or ModelFacts(name, 0, 0)
-    above = None if teacher is None else teacher.score
-    return {
-        "name": name,
-        "score": known.score,
-        "kept": known.score / above if known.score is not None and above else None,
-        "parameters": known.parameters or None,
-        "size": known.bytes_on_disk,
-        "latency": known.latency_ms,
-    }
+def _row_of(name: str, model: ModelFacts, teacher_score: float | None) -> _Row:
+    retained = model.score / teacher_score if model.score is not None and teacher_score else None
+    return _Row(name, model.score, retained, model.parameters or None, model.bytes_on_disk, model.latency_ms)
 
 
 def _inline(file: Path) -> str:

@@ -1,14 +1,14 @@
-"""What models have to be loaded for: how alike their layers are, and what they answer."""
+"""Measurements that need the models: similarity of their layers, correct predictions and mistakes."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 import transformers
+from transformers import PreTrainedModel
 
 from hf_tinybert import tasks
 from hf_tinybert.data import loading
@@ -23,7 +23,7 @@ from hf_tinybert.report.runs import Run
 
 logger = logging.getLogger(__name__)
 
-#: Examples on which layers are compared; without data, requests of the demo, of so many tokens at most.
+#: Number of examples on which layers are compared, and maximum tokens of the demo's requests, used without data.
 _ROWS, _LENGTH = 64, 64
 
 
@@ -35,67 +35,74 @@ def measure(
     mistakes: int,
     use_cpu: bool = False,
 ) -> tuple[dict[str, LayerSimilarity], dict[str, Answers]]:
-    """Compare every run's student with their teacher.
+    """Compare the student of every run with the runs' teacher.
 
     Args:
         runs: with different names.
         teacher_name: folder or Hub id.
-        task: of all, with the held-out data that were read for it: answers are compared on its test data, else on its
-            eval data, and layers on the first of them. None: layers alone, on the requests of the demo.
-        sentence: whose attention is shown.
-        mistakes: of a student alone, to list at most.
-        use_cpu: leave a GPU alone.
+        task: of all models, with its held-out data: predictions are compared on the test split, or else on the eval
+            split, and layers on its first examples. None: only layers are compared, on the demo's requests.
+        sentence: input of the attention maps.
+        mistakes: maximum number of listed mistakes of each student.
+        use_cpu: run on the CPU even if a GPU is available.
 
     Returns:
-        name of a run -> how alike the models are; and what they answer, where texts have one label each.
+        name of a run -> similarity of the layers; and name of a run -> comparison of the predictions, for
+        single-label classification of texts.
 
     Raises:
-        ValueError: the models do not fit together, or the data not to them.
+        ValueError: models or data do not fit together.
     """
     auto = transformers.AutoModel if task is None else task.auto
     kwargs = {"dtype": torch.float32}
     teacher = load_model(teacher_name, auto, kwargs).eval()
     tokenizer = load_tokenizer(teacher_name, "teacher", task is not None and task.single_words)
-    theirs, split = None, None
+    classification, teacher_logits, split = None, None, ""
+    rows: Sequence[Mapping[str, Sequence[int]]]
     if task is None:
-        rows: Any = [dict(tokenizer(text, truncation=True, max_length=_LENGTH)) for text in demo_requests()]
+        rows = [dict(tokenizer(text, truncation=True, max_length=_LENGTH)) for text in demo_requests()]
     else:
         loading.check_max_length(task.args.max_length, Encoder.from_model(teacher).max_length, "the teacher")
         split = next(name for name in ("test", "eval") if name in task.splits)
         encoded = task.encode(tokenizer, teacher.config)
         rows = list(encoded.splits[split].select(range(min(_ROWS, len(encoded.splits[split])))))
         if isinstance(task, tasks.TextClassification) and encoded.leading == "accuracy":
-            theirs = torch.from_numpy(_logits(teacher, tokenizer, encoded, split, use_cpu))
+            evaluator = tasks.Evaluator(teacher, tokenizer, encoded, per_device_eval_batch_size=64, use_cpu=use_cpu)
+            classification, teacher_logits = task, torch.from_numpy(evaluator.logits(split))
         else:
-            logger.warning("Mistakes are listed of texts with one label each; these are not.")
-    alike, said = {}, {}
+            logger.warning("Predictions are compared for single-label text classification only, not for this task.")
+    similarities, answers = {}, {}
     for run in runs:
         student = load_model(run.folder, auto, kwargs, role="student").eval()
-        own = load_tokenizer(run.folder, "student", task is not None and task.single_words)
+        student_tokenizer = load_tokenizer(run.folder, "student", task is not None and task.single_words)
         _check(run, student, teacher, max(len(row["input_ids"]) for row in rows))
-        if own.get_vocab() == tokenizer.get_vocab():
-            alike[run.name] = layer_similarity.measure(student, teacher, tokenizer, rows, run.mapping, sentence)
+        if student_tokenizer.get_vocab() == tokenizer.get_vocab():
+            similarities[run.name] = layer_similarity.measure(student, teacher, tokenizer, rows, run.mapping, sentence)
         else:
-            logger.warning(f"{run.name} reads other tokens than the teacher: their layers are not compared.")
-        if theirs is None or split is None or task is None:
+            logger.warning(f"{run.name} has another vocabulary than the teacher: its layers are not compared.")
+        if classification is None or teacher_logits is None:
             continue
-        order, mine = LabelAlignment.from_configs(student.config, teacher.config), task.encode(own, student.config)
-        said[run.name] = error_analysis.compare(
-            _logits(student, own, mine, split, use_cpu),
-            order.logits(theirs).numpy(),
-            np.asarray(mine.splits[split]["labels"]),
-            _texts(task, split),
+        alignment = LabelAlignment.from_configs(student.config, teacher.config)
+        encoded = classification.encode(student_tokenizer, student.config)
+        evaluator = tasks.Evaluator(
+            student, student_tokenizer, encoded, per_device_eval_batch_size=64, use_cpu=use_cpu
+        )
+        answers[run.name] = error_analysis.compare(
+            evaluator.logits(split),
+            alignment.logits(teacher_logits).numpy(),
+            np.asarray(encoded.splits[split]["labels"]),
+            _texts(classification, split),
             student.config.id2label,
             mistakes,
         )
-    return alike, said
+    return similarities, answers
 
 
-def _check(run: Run, student: Any, teacher: Any, longest: int) -> None:
-    """Refuse a run of another teacher, and examples that a student cannot read.
+def _check(run: Run, student: PreTrainedModel, teacher: PreTrainedModel, longest: int) -> None:
+    """Refuse a run of another teacher, and examples that are longer than the student's maximum length.
 
     Raises:
-        ValueError: says which.
+        ValueError: the message says which.
     """
     loading.check_max_length(longest, Encoder.from_model(student).max_length, f"the student {run.name}")
     deepest, layers = max(run.mapping.values() if run.mapping else [0]), Encoder.from_model(teacher).num_layers
@@ -106,14 +113,6 @@ def _check(run: Run, student: Any, teacher: Any, longest: int) -> None:
         )
 
 
-def _texts(task: Any, split: str) -> list[str]:
+def _texts(task: tasks.TextClassification, split: str) -> list[str]:
     columns = [name for name in (task.columns.text, task.columns.pair) if name]
     return [" / ".join(str(row[name]) for name in columns) for row in task.splits[split]]
-
-
-def _logits(model: Any, tokenizer: Any, encoded: tasks.Encoded, split: str, use_cpu: bool) -> np.ndarray:
-    """Logits of a split, in its order."""
-    with tasks.measuring(model, tokenizer, encoded, per_device_eval_batch_size=64, use_cpu=use_cpu) as trainer:
-        trainer.compute_metrics = None
-        logits: np.ndarray = trainer.predict(encoded.splits[split]).predictions
-    return logits

@@ -1,1 +1,1 @@
-"""Where a student and its starting weights come from."""
+"""Creates students and initialises their weights."""

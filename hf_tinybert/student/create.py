@@ -1,4 +1,4 @@
-"""Making a student: of a preset's shape, from the teacher's weights or at random, or from a checkpoint."""
+"""Creates a student: from a preset, initialised from the teacher's weights or at random, or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -24,6 +23,7 @@ from hf_tinybert.models.output_types import MULTI_LABEL
 from hf_tinybert.student import projection_init, provenance, teacher_init
 from hf_tinybert.student.calibration import sample_calibration_batch
 from hf_tinybert.training_args import DistillationTrainingArguments, StudentInit
+from hf_tinybert.utils.types import AnyDataset
 
 logger = logging.get_logger(__name__)
 
@@ -41,23 +41,24 @@ def create_student(
     Args:
         teacher: the fine-tuned (or pretrained) teacher.
         config: a preset's name, a `TinyBertConfig` (see `TinyBertConfig.from_teacher`), or the folder or Hub
-            id of an existing small checkpoint, whose weights are then taken and `init` is not used. The
-            authors' own checkpoints work: their `fit_dense` layers become the starting projections. A folder
-            where a configuration was saved, and no weights, is that configuration, with the teacher's labels.
-        init: `"teacher"` starts from the teacher's weights: at the teacher's width its mapped layers are
-            copied as they are; narrower, embeddings and layers are reduced to the principal components of its
-            hidden states, head by head (see `hf_tinybert.student.teacher_init`). `"random"` is BERT's own
-            initialisation.
-        layer_mapping: which teacher layers a narrower or shallower student starts from.
+            id of an existing small checkpoint, whose weights are then used in place of `init`. The authors'
+            checkpoints work, too: their `fit_dense` layers initialise the projections. A folder with a
+            configuration and no weights counts as that configuration, with the teacher's labels.
+        init: `"teacher"` initialises the student from the teacher's weights. At the teacher's width its mapped layers
+            are copied. For a narrower student, embeddings and layers are projected onto the principal components
+            of the teacher's hidden states, head by head (see `hf_tinybert.student.teacher_init`). `"random"` is
+            BERT's own initialisation.
+        layer_mapping: the teacher layers from which the student's layers are initialised.
         calibration: a tokenised batch (`input_ids`, `attention_mask`, ...) of typical text, from which the
-            principal components are computed; without it, random tokens serve, and a narrower student starts far
-            worse (`docs/results.md`). `DistillationTrainer(model="tinybert-4l-312d", ...)` takes the training data.
-        separate_vocabulary: the student reads other tokens than the teacher (see `teacher_processing_class` of
-            `DistillationTrainer`): `config` then brings its own vocabulary, and `init="teacher"` is not possible.
+            principal components are computed. Without it random tokens are used, and the initial accuracy of a
+            narrower student is much lower (`docs/results.md`). `DistillationTrainer(model="tinybert-4l-312d", ...)`
+            uses the training data.
+        separate_vocabulary: the student has another vocabulary than the teacher (see `teacher_processing_class` of
+            `DistillationTrainer`): `config` then specifies its size, and `init="teacher"` is not possible.
 
     Raises:
         ValueError: an unknown preset, a configuration that cannot read the teacher's inputs or has other
-            labels, or an architecture that `init="teacher"` cannot start from.
+            labels, or an architecture that `init="teacher"` does not support.
     """
     if init not in ("teacher", "random"):
         raise ValueError(f"init is 'teacher' or 'random', got {init!r}.")
@@ -76,9 +77,9 @@ def create_student(
         )
         if calibration is None and student_config.hidden_size < teacher.config.hidden_size:
             logger.warning(
-                "The student starts without having seen any text, and is worse for it: give create_student a "
-                "`calibration` batch, or DistillationTrainer the name of the student, a `processing_class` and a "
-                "`train_dataset` of tokenised examples."
+                "No calibration data was given: the student's initial accuracy will be much lower. Pass a "
+                "`calibration` batch to create_student, or the name of the student, a `processing_class` and a "
+                "`train_dataset` of tokenised examples to DistillationTrainer."
             )
         offer = teacher_init.start_from_teacher(student, teacher, mapping, calibration)
         projection_init.offer(student, offer)
@@ -89,8 +90,8 @@ def create_student(
 def create_student_from_data(
     teacher: PreTrainedModel,
     config: str | os.PathLike[str] | PretrainedConfig,
-    dataset: Any,
-    tokenizer: Any,
+    dataset: AnyDataset | None,
+    tokenizer: object,
     args: DistillationTrainingArguments,
     separate_vocabulary: bool = False,
 ) -> PreTrainedModel:
@@ -100,12 +101,12 @@ def create_student_from_data(
         teacher: a model without an adapter.
         config: for `create_student`.
         dataset: the training data, tokenised, or None.
-        tokenizer: that pads them, or None.
+        tokenizer: that pads them, or None. Without one of both, there is no calibration batch.
         args: `student_init`, `layer_mapping` and `seed`.
         separate_vocabulary: for `create_student`.
 
     Raises:
-        ValueError: as for `create_student`; or `student_init` beside a checkpoint, which brings its weights.
+        ValueError: as for `create_student`; or `student_init` is set for a checkpoint, which has its weights.
     """
     init: StudentInit = "random" if args.student_init == "random" else "teacher"
     ready_made = is_checkpoint(config)
@@ -131,7 +132,7 @@ def config_of_student(
     config: str | os.PathLike[str] | PretrainedConfig,
     separate_vocabulary: bool = False,
 ) -> PretrainedConfig:
-    """The configuration that `create_student` gives a student; its labels are the teacher's, perhaps in another order.
+    """The configuration of the student that `create_student` makes; its labels are the teacher's, in any order.
 
     Args:
         teacher: for `create_student`.
@@ -141,37 +142,37 @@ def config_of_student(
     Raises:
         ValueError: an unknown preset, a folder without a model, another vocabulary or other labels.
     """
-    found: PretrainedConfig
+    student_config: PretrainedConfig
     if isinstance(config, PretrainedConfig):
-        found = config.to_bert_config() if isinstance(config, TinyBertConfig) else copy.deepcopy(config)
-        found.problem_type = found.problem_type or teacher.config.problem_type
+        student_config = config.to_bert_config() if isinstance(config, TinyBertConfig) else copy.deepcopy(config)
+        student_config.problem_type = student_config.problem_type or teacher.config.problem_type
     elif _is_shape(config):
-        found = _config(str(config))
-        _take_labels(found, teacher)
+        student_config = _config(str(config))
+        _take_labels(student_config, teacher)
     elif is_checkpoint(config):
-        found = _config_of_checkpoint(teacher, str(config))
+        student_config = _config_of_checkpoint(teacher, str(config))
     else:
-        found = TinyBertConfig.from_teacher(teacher.config, str(config)).to_bert_config()
+        student_config = TinyBertConfig.from_teacher(teacher.config, str(config)).to_bert_config()
     if not separate_vocabulary:
-        check_vocabularies(found, teacher.config)
-    LabelAlignment.from_configs(found, teacher.config)
-    return found
+        check_vocabularies(student_config, teacher.config)
+    LabelAlignment.from_configs(student_config, teacher.config)
+    return student_config
 
 
 def refuse_init(args: DistillationTrainingArguments) -> None:
-    """Refuse `student_init` for a student that has its weights.
+    """Refuse `student_init` for a student that already has weights.
 
     Raises:
         ValueError: it is set.
     """
     if args.student_init is not None:
         raise ValueError(
-            f"student_init={args.student_init!r} says how a new student is initialised, and this one is given with "
-            "its weights: leave it out, or give a preset's name or a TinyBertConfig as the student."
+            f"student_init={args.student_init!r} sets how a new student is initialised, and this one already has "
+            "weights: leave it out, or pass a preset's name or a TinyBertConfig as the student."
         )
 
 
-def _student_class(teacher: PreTrainedModel, config: PretrainedConfig) -> Any:
+def _student_class(teacher: PreTrainedModel, config: PretrainedConfig) -> type[PreTrainedModel]:
     auto = auto_class(teacher)
     try:
         return auto._model_mapping[type(config)]
@@ -180,14 +181,14 @@ def _student_class(teacher: PreTrainedModel, config: PretrainedConfig) -> Any:
 
 
 def is_checkpoint(config: str | os.PathLike[str] | PretrainedConfig) -> bool:
-    """Whether a student that is given so brings its weights: a folder with some, or a Hub id."""
+    """Whether a student given so has weights: it is a folder that holds some, or a Hub id."""
     if isinstance(config, PretrainedConfig) or str(config) in PRESETS or _is_shape(config):
         return False
     return Path(config).is_dir() or "/" in str(config)
 
 
 def _is_shape(name: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds the configuration of a model that was never made: no weights, and no class of them."""
+    """Whether a folder holds a configuration alone: no weights, and no class from which they were saved."""
     folder = Path(name)
     if not (folder / "config.json").is_file() or any((*folder.glob("*.safetensors*"), *folder.glob("*.bin*"))):
         return False
@@ -204,7 +205,7 @@ def _config_of_checkpoint(teacher: PreTrainedModel, name: str) -> PretrainedConf
     config, auto = _config(name), auto_class(teacher)
     model_class = auto._model_mapping.get(type(config), None)
     if model_class is None:
-        raise ValueError(f"The student {name} is a {config.model_type} model, which {auto.__name__} does not know.")
+        raise ValueError(f"The student {name} is a {config.model_type} model, which {auto.__name__} does not support.")
     if model_class.__name__ in (config.architectures or []):
         config.problem_type = config.problem_type or teacher.config.problem_type
     else:
@@ -230,7 +231,7 @@ def _from_checkpoint(teacher: PreTrainedModel, name: str, config: PretrainedConf
 
 
 def _config(name: str) -> PretrainedConfig:
-    """The configuration of a checkpoint; the authors' own do not say that they are BERTs."""
+    """The configuration of a checkpoint; the authors' own lack `model_type`, and are BERTs."""
     config: PretrainedConfig
     stored, _ = PretrainedConfig.get_config_dict(name)
     if "model_type" not in stored and "num_hidden_layers" in stored:
@@ -243,14 +244,14 @@ def _config(name: str) -> PretrainedConfig:
 def _authors_projections(name: str) -> dict[str, Tensor]:
     """Read `fit_dense.*` (one for all levels) or `fit_denses.N.*` (one for each) of an authors' checkpoint."""
     state = _raw_state(name)
-    found: dict[str, Tensor] = {}
+    projections: dict[str, Tensor] = {}
     for key, value in state.items():
         pieces = key.split(".")
         if "fit_dense" in pieces:
-            found[f"{projection_init.SHARED}.{pieces[-1]}"] = value.float()
+            projections[f"{projection_init.SHARED}.{pieces[-1]}"] = value.float()
         elif "fit_denses" in pieces:
-            found[f"{pieces[pieces.index('fit_denses') + 1]}.{pieces[-1]}"] = value.float()
-    return found
+            projections[f"{pieces[pieces.index('fit_denses') + 1]}.{pieces[-1]}"] = value.float()
+    return projections
 
 
 def _raw_state(name: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Starting values for the projections, which a student carries until it is trained."""
+"""Initial values of the projections, attached to a student until it is trained."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from torch import Tensor
 from transformers import PreTrainedModel
 
-#: Names of the projection that every level shares, and of that of the pooled vector.
+#: Names of the projection that all levels share, and of the pooled vector's.
 SHARED, VECTORS = "shared", "vectors"
-#: Attribute of a student that carries them.
+#: Attribute of a student that holds them.
 _OFFER = "_tinybert_projections"
 
 
 def offer(student: PreTrainedModel, values: Mapping[str, Tensor]) -> None:
-    """Leave starting values for the projections with a student; they are never saved with it.
+    """Attach initial values of the projections to a student; they are never saved with it.
 
     Args:
         student: the model.
@@ -24,6 +24,6 @@ def offer(student: PreTrainedModel, values: Mapping[str, Tensor]) -> None:
 
 
 def offered(student: PreTrainedModel) -> dict[str, Tensor]:
-    """The starting values left with a student, or an empty dict."""
+    """The initial values attached to a student, or an empty dict."""
     values: dict[str, Tensor] = getattr(student, _OFFER, {})
     return values

@@ -1,4 +1,4 @@
-"""What a student was made from, recorded in its configuration under one key that plain BERT ignores."""
+"""A student's origin, recorded in its configuration under one key that plain BERT ignores."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ def record(
     phases: str | None = None,
     init: str | None = None,
 ) -> None:
-    """Add what is known to `student.config.tinybert`.
+    """Record a student's origin in `student.config.tinybert`.
 
     Args:
         student: its configuration is changed.
-        teacher: recorded by its Hub id or a fingerprint of its weights, never by a local path; of several, each.
+        teacher: recorded by Hub id or a fingerprint of its weights, never by a local path; several as a list.
         mapping: which layers were matched.
         phases: which phases were trained.
-        init: what the student started from.
+        init: how the student's weights were initialised.
     """
-    known = dict(getattr(student.config, PROVENANCE_KEY, None) or {})
+    entries = dict(getattr(student.config, PROVENANCE_KEY, None) or {})
     names = [describe(each) for each in (teacher if isinstance(teacher, Sequence) else [teacher])]
-    known["teacher"] = names[0] if len(names) == 1 else names
+    entries["teacher"] = names[0] if len(names) == 1 else names
     if init is not None:
-        known["init"] = init
+        entries["init"] = init
     if mapping is not None:
-        known["layer_mapping"] = mapping.to_string()
+        entries["layer_mapping"] = mapping.to_string()
     if phases is not None:
-        known["phases"] = phases
-    known["versions"] = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    setattr(student.config, PROVENANCE_KEY, known)
+        entries["phases"] = phases
+    entries["versions"] = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    setattr(student.config, PROVENANCE_KEY, entries)

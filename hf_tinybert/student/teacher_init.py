@@ -1,40 +1,42 @@
-"""Starting a student from its teacher's weights.
+"""Initialises a student from its teacher's weights.
 
-At the teacher's width, layer m of the student is a copy of layer g(m). Narrower, the student's hidden space
-is the span of the leading principal components U of the teacher's hidden states, and every weight is the
-teacher's seen through U: the residual stream by U itself; queries and keys of a head by the best approximation
-of the head's score matrix at the student's head size; values and the output projection by the best
-approximation of their product; of the feed-forward neurons those that contribute most, which take over what the
-others did as far as least squares can. LayerNorm does not commute with U, so its scale and shift are fitted to the
-teacher's activations by least squares. The linear maps back to the teacher's width that fit best are offered as
-starting values of the projections.
+At the teacher's width, layer m of the student is a copy of layer g(m). The hidden space of a narrower student is the
+span of the leading principal components U of the teacher's hidden states, and its weights are projections of the
+teacher's. The residual stream is projected by U itself. Queries and keys of a head are the best approximation of the
+head's score matrix at the student's head size; values and the output projection are the best approximation of their
+product. The feed-forward neurons that contribute most are kept, and a least-squares fit lets them replace the others.
+LayerNorm does not commute with U, so its scale and shift are fitted to the teacher's activations by least squares. The
+best linear maps back to the teacher's width are offered as initial values of the projections.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.label_alignment import LabelAlignment
+from hf_tinybert.models.loading import has_finite_weights
+
+if TYPE_CHECKING:
+    from transformers import BertConfig
+    from transformers.models.bert.modeling_bert import BertAttention, BertModel
 
 _LAYER_PARTS = (
     *("attention.self.query", "attention.self.key", "attention.self.value"),
-    "attention.output.dense",
-    "attention.output.LayerNorm",
-    "intermediate.dense",
-    "output.dense",
-    "output.LayerNorm",
+    *("attention.output.dense", "attention.output.LayerNorm"),
+    *("intermediate.dense", "output.dense", "output.LayerNorm"),
 )
 _EMBEDDING_TABLES = ("word_embeddings", "position_embeddings", "token_type_embeddings")
-#: Random calibration tokens: enough rows for a stable basis of a few hundred dimensions.
+#: Rows and length of random calibration tokens: enough for a stable basis of a few hundred dimensions.
 _RANDOM_BATCH = (64, 64)
 #: Regularisation of least squares over neurons, as a share of their mean variance.
 _RIDGE = 0.01
@@ -52,14 +54,14 @@ def start_from_teacher(
     Args:
         student: a BERT model, not wider than the teacher.
         teacher: a model with BERT's module names.
-        mapping: layer m starts from teacher layer g(m); a layer without an entry stays random.
-        calibration: a tokenised batch, of which is used what both models can read; random tokens if None.
+        mapping: layer m is initialised from teacher layer g(m); a layer without an entry stays random.
+        calibration: a tokenised batch, truncated to what both models can read; random tokens if None.
 
     Returns:
-        Starting values for the projections (see `hf_tinybert.distillation.projections.offer`), empty at equal width.
+        Initial values of the projections (see `hf_tinybert.student.projection_init.offer`), empty at equal width.
 
     Raises:
-        ValueError: the teacher's modules are named otherwise, its weights are no numbers, or the student is wider.
+        ValueError: the teacher's modules have other names, its weights are not finite, or the student is wider.
     """
     if teacher.dtype != torch.float32:
         teacher = copy.deepcopy(teacher).float()
@@ -80,8 +82,8 @@ def start_from_teacher(
             f"init='teacher': the student has {student.config.max_position_embeddings} positions, more than the "
             f"teacher's {source.embeddings.position_embeddings.num_embeddings}."
         )
-    if not all(torch.isfinite(parameter).all() for parameter in teacher.parameters()):
-        raise ValueError("The teacher's weights are not all finite numbers: its training went wrong, repeat it.")
+    if not has_finite_weights(teacher):
+        raise ValueError("The teacher's weights are not all finite numbers: its training has diverged, repeat it.")
     device = teacher.device
     was_training = teacher.training
     teacher.eval()
@@ -94,20 +96,17 @@ def start_from_teacher(
         trace = _trace(source, mapping, batch)
         view = _View.from_trace(trace, mapping, student.config.hidden_size)
         _reduce_embeddings(target, source, view, batch, trace)
-        hidden = target.embeddings(
-            **{k: v for k, v in batch.items() if k in ("input_ids", "token_type_ids", "position_ids")}
-        )
+        hidden = target.embeddings(input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids"))
         offers = {}
         states = {0: hidden}
-        for layer, above in mapping.layers.items():
-            hidden = _reduce_layer(target, source, layer, above, view, hidden, batch, trace)
+        for layer, teacher_layer in mapping.layers.items():
+            hidden = _reduce_layer(target, source, layer, teacher_layer, view, hidden, batch, trace)
             states[layer] = hidden
         _reduce_head(student, teacher, view.basis)
         kept = batch["attention_mask"].bool()
         for layer, state in states.items():
-            above = mapping.get(layer, 0)
-            weight, bias = _least_squares(state[kept], trace.hidden[above])
-            offers[f"{layer}.weight"], offers[f"{layer}.bias"] = weight, bias
+            teacher_state = trace.hidden[mapping.get(layer, 0)]
+            offers[f"{layer}.weight"], offers[f"{layer}.bias"] = _least_squares(state[kept], teacher_state)
         return offers
     finally:
         teacher.train(was_training)
@@ -125,7 +124,7 @@ class _Trace:
 
 @dataclass
 class _View:
-    """The student's view of the teacher's hidden space: h is about basis @ h' + offset."""
+    """The student's hidden space in the teacher's: h is about basis @ h' + offset."""
 
     basis: Tensor
     mean: Tensor
@@ -133,20 +132,20 @@ class _View:
     @classmethod
     def from_trace(cls, trace: _Trace, mapping: LayerMapping, size: int) -> _View:
         """The leading principal components of the mapped layers' hidden states."""
-        if len(trace.hidden[0][0]) == size:  # nothing is left out
+        if len(trace.hidden[0][0]) == size:  # nothing is reduced
             return cls(torch.eye(size, device=trace.hidden[0].device), torch.zeros_like(trace.hidden[0][0]))
-        states = torch.cat([trace.hidden[0], *(trace.hidden[above] for above in mapping.layers.values())])
+        states = torch.cat([trace.hidden[0], *(trace.hidden[number] for number in mapping.layers.values())])
         mean = states.mean(dim=0)
         centred = (states - mean).double()
         _, vectors = torch.linalg.eigh(centred.T @ centred)
         return cls(vectors[:, -size:].flip(-1).to(states.dtype), mean)
 
     def offset(self, mean: Tensor) -> Tensor:
-        """What the basis misses of a mean hidden state."""
+        """The part of a mean hidden state outside the span of the basis."""
         return mean - self.basis @ (self.basis.T @ mean)
 
 
-def _has_bert_names(base: Any) -> bool:
+def _has_bert_names(base: PreTrainedModel) -> bool:
     layers = getattr(getattr(base, "encoder", None), "layer", None)
     if layers is None or not all(hasattr(getattr(base, "embeddings", None), t) for t in _EMBEDDING_TABLES):
         return False
@@ -155,7 +154,7 @@ def _has_bert_names(base: Any) -> bool:
     return all(_find(layers[0], part) is not None for part in _LAYER_PARTS)
 
 
-def _find(module: nn.Module, path: str) -> Any:
+def _find(module: nn.Module, path: str) -> nn.Module | None:
     try:
         return module.get_submodule(path)
     except AttributeError:
@@ -172,13 +171,13 @@ def _copy(student: PreTrainedModel, teacher: PreTrainedModel, mapping: LayerMapp
     for table in _EMBEDDING_TABLES:
         _copy_rows(getattr(target.embeddings, table), _usable_rows(source, table))
     target.embeddings.LayerNorm.load_state_dict(source.embeddings.LayerNorm.state_dict())
-    for layer, above in mapping.layers.items():
-        target.encoder.layer[layer - 1].load_state_dict(source.encoder.layer[above - 1].state_dict())
+    for layer, teacher_layer in mapping.layers.items():
+        target.encoder.layer[layer - 1].load_state_dict(source.encoder.layer[teacher_layer - 1].state_dict())
     _reduce_head(student, teacher, None)
 
 
-def _usable_rows(source: Any, name: str) -> Tensor:
-    """The rows of an embedding table; RoBERTa's kin count positions from after the padding id."""
+def _usable_rows(source: BertModel, name: str) -> Tensor:
+    """The rows of an embedding table; RoBERTa's positions start after the padding id."""
     table = getattr(source.embeddings, name)
     first = table.padding_idx + 1 if name == "position_embeddings" and table.padding_idx is not None else 0
     rows: Tensor = table.weight[first:]
@@ -193,38 +192,35 @@ def _copy_rows(table: nn.Embedding, weight: Tensor) -> None:
 def _batch(
     student: PreTrainedModel, teacher: PreTrainedModel, calibration: Mapping[str, Tensor] | None
 ) -> dict[str, Tensor]:
-    """Inputs on the teacher's device, cut at what both models can read."""
-    longest = min(Encoder.from_model(model).max_length or _RANDOM_BATCH[1] for model in (student, teacher))
+    """Inputs on the teacher's device, truncated to what both models can read."""
     if calibration is None:
-        rows, length = _RANDOM_BATCH[0], min(_RANDOM_BATCH[1], longest)
         generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(teacher.config.vocab_size, (rows, length), generator=generator)
-        calibration = {"input_ids": ids}
+        calibration = {"input_ids": torch.randint(teacher.config.vocab_size, _RANDOM_BATCH, generator=generator)}
+    length = calibration["input_ids"].shape[1]
+    length = min(Encoder.from_model(model).at_most(length) for model in (student, teacher))
     names = ("input_ids", "attention_mask", "token_type_ids")
-    batch = {name: calibration[name][:, :longest].to(teacher.device) for name in names if name in calibration}
+    batch = {name: calibration[name][:, :length].to(teacher.device) for name in names if name in calibration}
     batch.setdefault("attention_mask", torch.ones_like(batch["input_ids"]))
     return batch
 
 
-def _trace(source: nn.Module, mapping: LayerMapping, batch: dict[str, Tensor]) -> _Trace:
+def _trace(source: BertModel, mapping: LayerMapping, batch: dict[str, Tensor]) -> _Trace:
     trace = _Trace({}, {}, {})
     kept = batch["attention_mask"].bool()
-    layers: Any = source.get_submodule("encoder.layer")
-    handles = []
+    handles: list[RemovableHandle] = []
 
-    def keep(store: dict[int, Tensor], number: int) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
+    def keep(module: nn.Module, store: dict[int, Tensor], number: int) -> None:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
             store[number] = (output[0] if isinstance(output, tuple) else output)[kept].float()
 
-        return hook
+        handles.append(module.register_forward_hook(hook))
 
-    handles.append(source.get_submodule("embeddings").register_forward_hook(keep(trace.hidden, 0)))
-    for number, layer in enumerate(layers, start=1):
-        handles.append(layer.register_forward_hook(keep(trace.hidden, number)))
+    keep(source.embeddings, trace.hidden, 0)
+    for number, layer in enumerate(source.encoder.layer, start=1):
+        keep(layer, trace.hidden, number)
         if number in mapping.layers.values():
-            attended, neurons = _find(layer, "attention.output"), _find(layer, "intermediate")
-            handles.append(attended.register_forward_hook(keep(trace.attended, number)))
-            handles.append(neurons.register_forward_hook(keep(trace.neurons, number)))
+            keep(layer.attention.output, trace.attended, number)
+            keep(layer.intermediate, trace.neurons, number)
     try:
         source(**batch)
     finally:
@@ -233,7 +229,9 @@ def _trace(source: nn.Module, mapping: LayerMapping, batch: dict[str, Tensor]) -
     return trace
 
 
-def _reduce_embeddings(target: Any, source: Any, view: _View, batch: dict[str, Tensor], trace: _Trace) -> None:
+def _reduce_embeddings(
+    target: BertModel, source: BertModel, view: _View, batch: dict[str, Tensor], trace: _Trace
+) -> None:
     for table in _EMBEDDING_TABLES:
         _copy_rows(getattr(target.embeddings, table), _usable_rows(source, table) @ view.basis)
     _fit_layer_norm(
@@ -245,35 +243,31 @@ def _reduce_embeddings(target: Any, source: Any, view: _View, batch: dict[str, T
 
 
 def _reduce_layer(
-    target: Any,
-    source: Any,
+    target: BertModel,
+    source: BertModel,
     layer: int,
-    above: int,
+    teacher_layer: int,
     view: _View,
     hidden: Tensor,
     batch: dict[str, Tensor],
     trace: _Trace,
 ) -> Tensor:
-    """Fill student layer `layer` from teacher layer `above` and return the student's output on the batch."""
-    new, old = target.encoder.layer[layer - 1], source.encoder.layer[above - 1]
-    basis, entering = view.basis, trace.hidden[above - 1]
+    """Fill student layer `layer` from teacher layer `teacher_layer`; returns the student's output on the batch."""
+    new, old = target.encoder.layer[layer - 1], source.encoder.layer[teacher_layer - 1]
+    basis, entering = view.basis, trace.hidden[teacher_layer - 1]
     offset = view.offset(entering.mean(dim=0))
     _reduce_attention(new.attention, old.attention, basis, offset, entering, source.config, target.config)
     kept = batch["attention_mask"].bool()
     mask = (1.0 - batch["attention_mask"][:, None, None, :].to(hidden.dtype)) * torch.finfo(hidden.dtype).min
 
-    def run(module: Any, *args: Any) -> Tensor:
-        output = module(*args)
-        value: Tensor = output[0] if isinstance(output, tuple) else output
-        return value
+    def run(module: nn.Module) -> Tensor:
+        output: Tensor | tuple[Tensor, ...] = module(hidden, mask)
+        return output[0] if isinstance(output, tuple) else output
 
-    def attend() -> Tensor:
-        return run(new.attention, hidden, mask)
-
-    _fit_layer_norm(new.attention.output.LayerNorm, attend, trace.attended[above] @ basis, kept)
-    attended = trace.attended[above]
+    attended = trace.attended[teacher_layer]
+    _fit_layer_norm(new.attention.output.LayerNorm, lambda: run(new.attention), attended @ basis, kept)
     shift = view.offset(attended.mean(dim=0))
-    neurons = trace.neurons[above]
+    neurons = trace.neurons[teacher_layer]
     chosen = _strongest(neurons, old.output.dense.weight, new.intermediate.dense.out_features)
     count = len(chosen)
     inner, outer = old.intermediate.dense, old.output.dense
@@ -283,12 +277,18 @@ def _reduce_layer(
     new.output.dense.weight.zero_()
     new.output.dense.weight[:, :count] = basis.T @ weight
     new.output.dense.bias.copy_(basis.T @ bias)
-    _fit_layer_norm(new.output.LayerNorm, lambda: run(new, hidden, mask), trace.hidden[above] @ basis, kept)
-    return run(new, hidden, mask)
+    _fit_layer_norm(new.output.LayerNorm, lambda: run(new), trace.hidden[teacher_layer] @ basis, kept)
+    return run(new)
 
 
 def _reduce_attention(
-    new: Any, old: Any, basis: Tensor, offset: Tensor, entering: Tensor, config: Any, small: Any
+    new: BertAttention,
+    old: BertAttention,
+    basis: Tensor,
+    offset: Tensor,
+    entering: Tensor,
+    config: BertConfig,
+    small: BertConfig,
 ) -> None:
     heads, kept_heads = config.num_attention_heads, small.num_attention_heads
     size, small_size = config.hidden_size // heads, small.hidden_size // kept_heads
@@ -335,22 +335,22 @@ def _strongest(neurons: Tensor, out: Tensor, count: int) -> Tensor:
 
 
 def _without(neurons: Tensor, kept: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight `[d, kept]` and bias `[d]` with which the neurons that stay do best what all of them did.
+    """Weight `[d, kept]` and bias `[d]` with which the kept neurons best reproduce the output of all neurons.
 
-    Least squares on the activations `[n, f]`, drawn towards the weights that the kept neurons had.
+    Least squares on the activations `[n, f]`, regularised towards the weights that the kept neurons had.
     """
     mean = neurons.mean(dim=0)
     centred = (neurons - mean).double()
     moment = centred.T @ centred / len(centred)
-    own, cross = moment[kept][:, kept], moment[kept]
-    ridge = _RIDGE * own.diagonal().mean()
-    left = own + ridge * torch.eye(len(kept), dtype=own.dtype, device=own.device)
+    inner, cross = moment[kept][:, kept], moment[kept]
+    ridge = _RIDGE * inner.diagonal().mean()
+    left = inner + ridge * torch.eye(len(kept), dtype=inner.dtype, device=inner.device)
     right = cross @ weight.T.double() + ridge * weight.T[kept].double()
     fitted = torch.linalg.solve(left, right).T.to(weight.dtype)
     return fitted, bias + weight @ mean - fitted @ mean[kept]
 
 
-def _fit_layer_norm(norm: Any, run: Any, wanted: Tensor, kept: Tensor) -> None:
+def _fit_layer_norm(norm: nn.LayerNorm, run: Callable[[], Tensor], wanted: Tensor, kept: Tensor) -> None:
     """Set scale and shift so that the normalised activations come closest to the wanted ones."""
     norm.weight.fill_(1.0)
     norm.bias.zero_()
@@ -362,13 +362,13 @@ def _fit_layer_norm(norm: Any, run: Any, wanted: Tensor, kept: Tensor) -> None:
 
 
 def _reduce_head(student: PreTrainedModel, teacher: PreTrainedModel, basis: Tensor | None) -> None:
-    """Carry over what is neither embeddings nor layers: pooler and task head.
+    """Copy or project the pooler and the task head.
 
-    A head's LayerNorm (of masked language models) scales directions of its own, which a basis mixes: a narrower one
+    A head's LayerNorm (of masked language models) scales single directions, which the basis mixes: a narrower one
     keeps scale 1 and shift 0.
     """
     prefix = student.base_model_prefix + "."
-    ours = dict(student.named_parameters())
+    parameters = dict(student.named_parameters())
     order = LabelAlignment.from_configs(student.config, teacher.config)
     wide = teacher.config.hidden_size
     norms = {name for name, module in teacher.named_modules() if isinstance(module, nn.LayerNorm)}
@@ -376,17 +376,17 @@ def _reduce_head(student: PreTrainedModel, teacher: PreTrainedModel, basis: Tens
         if basis is not None and name.rpartition(".")[0] in norms:
             continue
         inside = name.removeprefix(teacher.base_model_prefix + ".")
-        own = ours.get(prefix + inside if name != inside else name, ours.get(inside))
-        if own is None or inside.startswith(("embeddings.", "encoder.")):
+        parameter = parameters.get(prefix + inside if name != inside else name, parameters.get(inside))
+        if parameter is None or inside.startswith(("embeddings.", "encoder.")):
             continue
         if basis is not None:
             if value.dim() == 2 and value.shape[1] == wide:
                 value = value @ basis
-            if value.shape[0] == wide and own.shape[0] == basis.shape[1]:
+            if value.shape[0] == wide and parameter.shape[0] == basis.shape[1]:
                 value = basis.T @ value
-        if value.shape == own.shape:
+        if value.shape == parameter.shape:
             rows = len(value) == student.config.num_labels
-            own.copy_(order.logits(value.movedim(0, -1)).movedim(-1, 0) if rows else value)
+            parameter.copy_(order.logits(value.movedim(0, -1)).movedim(-1, 0) if rows else value)
 
 
 def _least_squares(inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,19 +1,19 @@
-"""Smaller vocabularies: the tokens that a corpus needs, and a student with so many embeddings.
+"""Smaller vocabularies: the tokens that a corpus needs, and a student with an embedding for each of these.
 
-A student of a multilingual teacher is mostly embeddings: 250,000 tokens of width 312 are 78 million numbers. Leaving
-out tokens that a corpus never uses changes nothing in how it is encoded:
+A student of a multilingual teacher consists mostly of embeddings: 250,000 tokens of width 312 are 78 million numbers.
+Removing the tokens that a corpus never uses does not change how it is encoded:
 
-- WordPiece takes the longest token that fits; those that were taken stay, and no longer ones come in.
-- BPE applies merges; all merges on the way to a token that is kept stay.
-- Unigram takes the most probable sequence; it stays the most probable one among fewer.
+- WordPiece takes the longest token that fits. Removing unused tokens leaves the longest one the same.
+- BPE applies merges. All merges that lead to a kept token are kept.
+- Unigram takes the most probable sequence. It remains the most probable one among fewer.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from tokenizers import Tokenizer
@@ -22,51 +22,53 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _BATCH = 1000
 _SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
+#: A part of a tokenizer's state, as JSON.
+_Json: TypeAlias = dict[str, Any]
 
 
 def trim_vocabulary(
     tokenizer: PreTrainedTokenizerBase, student: PreTrainedModel, texts: Iterable[str]
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """A tokenizer with the tokens that texts need, and the student with the embeddings of these.
+    """Copies of a tokenizer and a student that are reduced to the tokens which a corpus needs.
 
-    Special and added tokens stay, and so do all tokens of one character (or byte), so that any other text can still be
-    encoded, in more pieces. Both arguments are left as they are.
+    Special and added tokens and all tokens of one character (or byte) are kept, so that any other text can still be
+    encoded, with more tokens. The arguments are not modified.
 
     Args:
-        tokenizer: a fast tokenizer of the WordPiece, BPE or Unigram kind.
+        tokenizer: a fast WordPiece, BPE or Unigram tokenizer.
         student: a model whose input ids are the tokenizer's.
-        texts: the corpus; read twice, so a generator will not do.
+        texts: the corpus. It is read twice, so a generator is refused.
 
     Raises:
-        ValueError: the tokenizer is of another kind, the texts can be read only once, the model has fewer embeddings
-            than the tokenizer tokens, or a text would be encoded otherwise than before.
+        ValueError: the tokenizer is of another type, the texts can be read only once, the model has fewer embeddings
+            than the tokenizer tokens, or a text would be encoded differently than before.
     """
     if not tokenizer.is_fast:
         raise ValueError(f"trim_vocabulary needs a fast tokenizer, got {type(tokenizer).__name__}.")
     if isinstance(texts, Iterator):
-        raise ValueError("trim_vocabulary reads the texts twice: give a list or a column of a data set, no generator.")
+        raise ValueError("trim_vocabulary reads the texts twice: pass a list or a column of a data set, no generator.")
     table = student.get_input_embeddings()
     assert isinstance(table, nn.Embedding)
     if len(tokenizer) > table.num_embeddings:
         raise ValueError(f"The tokenizer has {len(tokenizer)} tokens and the model {table.num_embeddings} embeddings.")
     state = json.loads(tokenizer.backend_tokenizer.to_str())
-    kind = state["model"]["type"]
-    if kind not in _KEEPERS:
-        raise ValueError(f"trim_vocabulary knows {', '.join(_KEEPERS)} tokenizers, got {kind}.")
+    algorithm = state["model"]["type"]
+    if algorithm not in _REQUIRED:
+        raise ValueError(f"trim_vocabulary supports {', '.join(_REQUIRED)} tokenizers, got {algorithm}.")
     used: set[int] = set()
     for batch in _batches(texts):
         for ids in tokenizer(batch, add_special_tokens=True)["input_ids"]:
             used.update(ids)
     added = {token["id"] for token in state["added_tokens"]}
-    kept = sorted(used | added | _KEEPERS[kind](state["model"], used) | set(tokenizer.all_special_ids))
-    places = {old: new for new, old in enumerate(kept)}
-    small = _with_state(tokenizer, _trimmed(state, places))
+    kept = sorted(used | added | _REQUIRED[algorithm](state["model"], used) | set(tokenizer.all_special_ids))
+    new_ids = {old: new for new, old in enumerate(kept)}
+    small = _with_state(tokenizer, _trimmed(state, new_ids))
     for batch in _batches(texts):
-        old, new = (given(batch, add_special_tokens=True)["input_ids"] for given in (tokenizer, small))
+        old, new = (encode(batch, add_special_tokens=True)["input_ids"] for encode in (tokenizer, small))
         for text, before, after in zip(batch, old, new, strict=True):
-            if [places[token] for token in before] != after:
-                raise ValueError(f"The text {text[:80]!r} would be encoded otherwise with a smaller vocabulary.")
-    return small, _with_rows(student, table.num_embeddings, torch.tensor(kept), places)
+            if [new_ids[token] for token in before] != after:
+                raise ValueError(f"The text {text[:80]!r} would be encoded differently with a smaller vocabulary.")
+    return small, _with_rows(student, table.num_embeddings, torch.tensor(kept), new_ids)
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -80,48 +82,48 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-# What must stay beside the tokens that were used, by kind of model.
+# The tokens that an algorithm needs beside those that were used.
 
 
-def _of_word_piece(model: dict[str, Any], used: set[int]) -> set[int]:
+def _of_word_piece(model: _Json, used: set[int]) -> set[int]:
     prefix = model["continuing_subword_prefix"]
     return {index for token, index in model["vocab"].items() if len(token.removeprefix(prefix)) == 1} | {
         model["vocab"][model["unk_token"]]
     }
 
 
-def _of_bpe(model: dict[str, Any], used: set[int]) -> set[int]:
+def _of_bpe(model: _Json, used: set[int]) -> set[int]:
     vocabulary: dict[str, int] = model["vocab"]
-    made: dict[str, list[tuple[str, str]]] = {}
+    merged_from: dict[str, list[tuple[str, str]]] = {}
     for left, right in map(_pair, model["merges"]):
-        made.setdefault(left + right, []).append((left, right))
+        merged_from.setdefault(left + right, []).append((left, right))
     names = {index: token for token, index in vocabulary.items()}
     waiting, needed = [names[index] for index in used if index in names], set()
     while waiting:
         token = waiting.pop()
         if token not in needed:
             needed.add(token)
-            waiting += [part for pair in made.get(token, ()) for part in pair]
+            waiting += [part for pair in merged_from.get(token, ()) for part in pair]
     return {vocabulary[token] for token in needed if token in vocabulary} | {
         index for token, index in vocabulary.items() if len(token) == 1 or _is_byte(token)
     }
 
 
-def _of_unigram(model: dict[str, Any], used: set[int]) -> set[int]:
+def _of_unigram(model: _Json, used: set[int]) -> set[int]:
     short = {index for index, (token, _) in enumerate(model["vocab"]) if len(token) == 1 or _is_byte(token)}
     return short | {model["unk_id"]}
 
 
-_KEEPERS = {"WordPiece": _of_word_piece, "BPE": _of_bpe, "Unigram": _of_unigram}
+_REQUIRED = {"WordPiece": _of_word_piece, "BPE": _of_bpe, "Unigram": _of_unigram}
 
 
 def _is_byte(token: str) -> bool:
-    """Whether a token is a byte that stands for a part of an unknown character, such as <0x0A>."""
+    """Whether a token is a byte of an unknown character, such as <0x0A>."""
     return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
 
 
-def _pair(merge: Any) -> tuple[str, str]:
-    """A merge, written as a pair or, by older tokenizers, as one text."""
+def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
+    """A merge, stored as a pair or, by older tokenizers, as one text."""
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     return left, right
 
@@ -129,44 +131,44 @@ def _pair(merge: Any) -> tuple[str, str]:
 # The smaller tokenizer
 
 
-def _trimmed(state: dict[str, Any], places: dict[int, int]) -> dict[str, Any]:
-    """The tokenizer's state with its tokens at their new places."""
+def _trimmed(state: _Json, new_ids: dict[int, int]) -> _Json:
+    """The tokenizer's state with the kept tokens and their new ids."""
     state = copy.deepcopy(state)
     model = state["model"]
     if model["type"] == "Unigram":
-        model["vocab"] = [piece for index, piece in enumerate(model["vocab"]) if index in places]
-        model["unk_id"] = places[model["unk_id"]]
+        model["vocab"] = [piece for index, piece in enumerate(model["vocab"]) if index in new_ids]
+        model["unk_id"] = new_ids[model["unk_id"]]
     else:
-        model["vocab"] = {token: places[index] for token, index in model["vocab"].items() if index in places}
+        model["vocab"] = {token: new_ids[index] for token, index in model["vocab"].items() if index in new_ids}
     if model["type"] == "BPE":
         kept = model["vocab"]
         model["merges"] = [merge for merge in model["merges"] if {*_pair(merge), "".join(_pair(merge))} <= kept.keys()]
     for token in state["added_tokens"]:
-        token["id"] = places[token["id"]]
+        token["id"] = new_ids[token["id"]]
     if state.get("padding"):
-        state["padding"]["pad_id"] = places[state["padding"]["pad_id"]]
+        state["padding"]["pad_id"] = new_ids[state["padding"]["pad_id"]]
     if state.get("post_processor"):
-        _renumber(state["post_processor"], places)
+        _renumber(state["post_processor"], new_ids)
     return state
 
 
-def _renumber(processor: dict[str, Any], places: dict[int, int]) -> None:
-    """The ids of special tokens in a post-processor."""
+def _renumber(processor: _Json, new_ids: dict[int, int]) -> None:
+    """Replace the ids of special tokens in a post-processor."""
     for part in processor.get("processors", ()):
-        _renumber(part, places)
+        _renumber(part, new_ids)
     for name in ("sep", "cls"):
         if isinstance(processor.get(name), list):
             token, index = processor[name]
-            processor[name] = [token, places[index]]
+            processor[name] = [token, new_ids[index]]
     if isinstance(processor.get("special_tokens"), dict):
         for token in processor["special_tokens"].values():
-            token["ids"] = [places[index] for index in token["ids"]]
+            token["ids"] = [new_ids[index] for index in token["ids"]]
 
 
-def _with_state(tokenizer: PreTrainedTokenizerBase, state: dict[str, Any]) -> PreTrainedTokenizerBase:
+def _with_state(tokenizer: PreTrainedTokenizerBase, state: _Json) -> PreTrainedTokenizerBase:
     small = copy.deepcopy(tokenizer)
     small._tokenizer = Tokenizer.from_str(json.dumps(state))
-    # The files of a slow tokenizer would still hold the old vocabulary.
+    # The files of the slow tokenizer still hold the old vocabulary.
     if getattr(small, "vocab_file", None) is not None:
         small.vocab_file = None
     small.init_kwargs.pop("vocab_file", None)
@@ -176,14 +178,16 @@ def _with_state(tokenizer: PreTrainedTokenizerBase, state: dict[str, Any]) -> Pr
 # The smaller student
 
 
-def _with_rows(student: PreTrainedModel, old_size: int, kept: torch.Tensor, places: dict[int, int]) -> PreTrainedModel:
-    """A copy of the model with the kept rows of every tensor that has a row a token."""
+def _with_rows(
+    student: PreTrainedModel, old_size: int, kept: torch.Tensor, new_ids: dict[int, int]
+) -> PreTrainedModel:
+    """A copy of the model with the kept rows of every tensor that has one row for each token."""
     config = copy.deepcopy(student.config)
     config.vocab_size = len(kept)
     for name in _SPECIAL_IDS:
         index = getattr(config, name, None)
         if isinstance(index, int):
-            setattr(config, name, places.get(index, index if index < len(kept) else None))
+            setattr(config, name, new_ids.get(index, index if index < len(kept) else None))
     small = type(student)(config)
     state = {}
     target = small.state_dict()

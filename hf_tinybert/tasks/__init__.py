@@ -1,50 +1,53 @@
-"""The tasks of the command line, named as `pipeline()` names them; one file each."""
+"""The tasks of the command line, named as `pipeline()` names them; one file each.
+
+The names are here, for `--help`; everything else is imported when it is first used.
+"""
 
 from __future__ import annotations
 
-from transformers import PretrainedConfig
+from typing import TYPE_CHECKING
 
-from hf_tinybert.data.loading import DataArguments
-from hf_tinybert.models.auto_classes import saved_from
-from hf_tinybert.tasks.evaluator import measuring
-from hf_tinybert.tasks.feature_extraction import FeatureExtraction
-from hf_tinybert.tasks.fill_mask import FillMask
-from hf_tinybert.tasks.question_answering import QuestionAnswering
-from hf_tinybert.tasks.task import Encoded, Task
-from hf_tinybert.tasks.text_classification import TextClassification
-from hf_tinybert.tasks.token_classification import TokenClassification
+from hf_tinybert.utils.lazy import lazy_names
 
-__all__ = ["TASKS", "WITH_LABELS", "Encoded", "QuestionAnswering", "Task", "measuring", "of_model", "start"]
+if TYPE_CHECKING:
+    from hf_tinybert.tasks.encoding import encode_for
+    from hf_tinybert.tasks.evaluator import Evaluator
+    from hf_tinybert.tasks.feature_extraction import FeatureExtraction
+    from hf_tinybert.tasks.question_answering import QuestionAnswering
+    from hf_tinybert.tasks.registry import TASKS, of_model, start
+    from hf_tinybert.tasks.task import Encoded, Task
+    from hf_tinybert.tasks.text_classification import TextClassification
 
-TASKS: dict[str, type[Task]] = {
-    "text-classification": TextClassification,
-    "token-classification": TokenClassification,
-    "question-answering": QuestionAnswering,
-    "fill-mask": FillMask,
-    "feature-extraction": FeatureExtraction,
+#: Tasks whose data have labels, or make them: they can be learnt without a teacher.
+WITH_LABELS = ("text-classification", "token-classification", "question-answering", "fill-mask")
+#: All of them, the keys of `TASKS`.
+NAMES = (*WITH_LABELS, "feature-extraction")
+
+__all__ = [
+    "NAMES",
+    "TASKS",
+    "WITH_LABELS",
+    "Encoded",
+    "Evaluator",
+    "FeatureExtraction",
+    "QuestionAnswering",
+    "Task",
+    "TextClassification",
+    "encode_for",
+    "of_model",
+    "start",
+]
+
+_HOMES = {
+    "TASKS": "registry",
+    "Encoded": "task",
+    "Evaluator": "evaluator",
+    "FeatureExtraction": "feature_extraction",
+    "QuestionAnswering": "question_answering",
+    "Task": "task",
+    "TextClassification": "text_classification",
+    "encode_for": "encoding",
+    "of_model": "registry",
+    "start": "registry",
 }
-
-#: Those that can be learnt without a teacher.
-WITH_LABELS = tuple(name for name, task in TASKS.items() if not task.needs_teacher)
-
-
-def start(name: str | None, config: PretrainedConfig | None, args: DataArguments, training: bool) -> Task:
-    """The named task, or that of a model, or text classification, with its data read.
-
-    Args:
-        name: one of `TASKS`, or None.
-        config: of a fine-tuned model, whose class says its task.
-        args: where the data come from.
-        training: whether training data are needed; without, they are left out.
-
-    Raises:
-        ValueError: the data are missing, or cannot be of this task.
-    """
-    return TASKS[name or of_model(config) or "text-classification"](args, training)
-
-
-def of_model(config: PretrainedConfig | None) -> str | None:
-    """The task of a fine-tuned model, by the class that it was saved from; None if that has no task head."""
-    if config is None:
-        return None
-    return next((name for name in WITH_LABELS if saved_from(config, TASKS[name].auto)), None)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from datasets import Dataset, DatasetDict
 from transformers import AutoModel, EvalPrediction, PretrainedConfig, PreTrainedTokenizerBase
@@ -31,7 +30,7 @@ class FeatureExtraction(Task):
             loading.require_texts(name, dataset, [column for column in (self.text, self.pair) if column])
         return splits
 
-    def config_kwargs(self) -> dict[str, Any]:
+    def config_kwargs(self) -> dict[str, object]:
         """Nothing: there are no labels."""
         return {}
 
@@ -39,6 +38,8 @@ class FeatureExtraction(Task):
         """Token ids of every text, and of what is evaluated on the metric."""
         scores = {name: self._scores(name, dataset) for name, dataset in self.examples.items() if name != "train"}
         scored = any(values is not None for values in scores.values())
+        if scored:
+            metrics.check_ranking()
         encoded, measures = DatasetDict(), {}
         for name, dataset in self.examples.items():
             texts = [text for row in zip(*self._texts(dataset), strict=True) for text in row]
@@ -54,8 +55,8 @@ class FeatureExtraction(Task):
 
     def _scores(self, name: str, dataset: Dataset) -> list[float] | None:
         """The numbers of pairs, where a split has them."""
-        usual = next((column for column in column_names.LABEL if column in dataset.column_names), None)
-        if self.pair is None or (usual is None and self.args.label_column is None):
+        labelled = any(column in dataset.column_names for column in column_names.LABEL)
+        if self.pair is None or (not labelled and self.args.label_column is None):
             return None
         column = pick_column(dataset, self.args.label_column, column_names.LABEL, "label", "--label-column")
         return [loading.number(value, name, column) for value in dataset[column]]

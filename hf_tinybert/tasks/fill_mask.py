@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from datasets import DatasetDict
 from transformers import (
@@ -18,10 +16,11 @@ from hf_tinybert.data import column_names, loading
 from hf_tinybert.data.loading import pick_column
 from hf_tinybert.evaluation import metrics
 from hf_tinybert.tasks.task import Encoded, Task
+from hf_tinybert.utils.types import Columns
 
 
 class FillMask(Task):
-    """Texts whose tokens are hidden at random, in every batch anew, and to be guessed."""
+    """Texts whose tokens are masked at random, anew in every batch, and predicted."""
 
     auto = AutoModelForMaskedLM
 
@@ -32,16 +31,16 @@ class FillMask(Task):
             loading.require_columns(name, dataset, (self.text,))
         return splits
 
-    def config_kwargs(self) -> dict[str, Any]:
+    def config_kwargs(self) -> dict[str, object]:
         """Nothing: the classes are the vocabulary."""
         return {}
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Encoded:
-        """Token ids; the collator hides 15% of them, as BERT's authors did."""
+        """Token ids; the collator masks 15% of them, as BERT's authors did."""
         if tokenizer.mask_token is None:
             raise ValueError("Masked language modelling needs a tokenizer with a mask token.")
 
-        def tokenize(batch: dict[str, list[Any]]) -> dict[str, Any]:
+        def tokenize(batch: Columns) -> Columns:
             return dict(tokenizer(batch[self.text], truncation=True, max_length=self.args.max_length))
 
         encoded = DatasetDict(
@@ -53,10 +52,10 @@ class FillMask(Task):
             }
         )
         collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15, pad_to_multiple_of=8)
-        return Encoded(encoded, collator, "accuracy", dict.fromkeys(encoded, _guessed), metrics.most_likely)
+        return Encoded(encoded, collator, "accuracy", dict.fromkeys(encoded, _masked_accuracy), metrics.most_likely)
 
 
-def _guessed(prediction: EvalPrediction) -> dict[str, float]:
-    """The share of hidden tokens that were guessed."""
-    chosen, gold = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
-    return {"accuracy": float((chosen == gold)[gold != -100].mean())}
+def _masked_accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    """Masked-token accuracy."""
+    predicted, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+    return {"accuracy": float((predicted == labels)[labels != -100].mean())}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from datasets import Dataset, LargeList, List
 from transformers import PretrainedConfig
@@ -12,8 +11,8 @@ from transformers import PretrainedConfig
 from hf_tinybert.models.output_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 
-def named(names: Sequence[str]) -> dict[str, Any]:
-    """What a model's configuration says of the names of its classes."""
+def named(names: Sequence[str]) -> dict[str, object]:
+    """The entries of a model's configuration that name its classes."""
     return {
         "num_labels": len(names),
         "id2label": dict(enumerate(names)),
@@ -38,8 +37,8 @@ class Labels:
         """Whether the labels are numbers to be predicted."""
         return self.names is None
 
-    def config_kwargs(self) -> dict[str, Any]:
-        """What a model's configuration says of the labels."""
+    def config_kwargs(self) -> dict[str, object]:
+        """The entries of a model's configuration that describe the labels."""
         if self.names is None:
             return {"num_labels": 1, "problem_type": REGRESSION}
         return named(self.names) | {"problem_type": MULTI_LABEL if self.several else SINGLE_LABEL}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
+import numpy.typing as npt
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForQuestionAnswering, EvalPrediction, PretrainedConfig, PreTrainedTokenizerBase
 
@@ -12,9 +14,17 @@ from hf_tinybert.data import loading
 from hf_tinybert.data.loading import pick_column
 from hf_tinybert.evaluation import metrics
 from hf_tinybert.tasks.task import Encoded, Metric, Task
+from hf_tinybert.utils.types import Columns
 
 #: Candidates for the start and for the end of a span, and the longest answer in tokens.
 _BEST, _LONGEST = 20, 30
+
+
+class _Answers(TypedDict):
+    """Texts of the right answers, and the character of the context at which each begins."""
+
+    text: list[str]
+    answer_start: list[int]
 
 
 class QuestionAnswering(Task):
@@ -37,14 +47,15 @@ class QuestionAnswering(Task):
                 _check_answers(name, row + 1, context, answers)
         return splits
 
-    def config_kwargs(self) -> dict[str, Any]:
+    def config_kwargs(self) -> dict[str, object]:
         """Nothing: every model has a start and an end."""
         return {}
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Encoded:
         """Windows of question and context, and where the answer starts and ends in each."""
         if not tokenizer.is_fast:
-            raise ValueError("Question answering needs a fast tokenizer, which knows the places of its tokens.")
+            raise ValueError("Question answering needs a fast tokenizer, which gives the offsets of its tokens.")
+        metrics.check_answers()
         stride, length = self.args.doc_stride, self.args.max_length
         longest = max(
             len(ids)
@@ -75,10 +86,10 @@ def metric_of(dataset: Dataset, windows: Dataset, context: str, answers: str) ->
         best: list[tuple[float, str]] = [(-np.inf, "")] * len(contexts)
         nothing = [np.inf] * len(contexts)
         for window, row in enumerate(rows):
-            places = offsets[window]
-            start, end = (np.asarray(x[window][: len(places)], dtype=np.float64) for x in (starts, ends))
+            spans = offsets[window]
+            start, end = (np.asarray(x[window][: len(spans)], dtype=np.float64) for x in (starts, ends))
             nothing[row] = min(nothing[row], start[0] + end[0])
-            score, span = best_span(start, end, places)
+            score, span = best_span(start, end, spans)
             if span is not None and score > best[row][0]:
                 best[row] = score, contexts[row][span[0] : span[1]]
         chosen = ["" if unanswered and nothing[row] > score else text for row, (score, text) in enumerate(best)]
@@ -87,15 +98,17 @@ def metric_of(dataset: Dataset, windows: Dataset, context: str, answers: str) ->
     return measure
 
 
-def best_span(start: np.ndarray, end: np.ndarray, places: list[Any]) -> tuple[float, tuple[int, int] | None]:
+def best_span(
+    start: npt.NDArray[np.float64], end: npt.NDArray[np.float64], offsets: Sequence[Sequence[int]]
+) -> tuple[float, tuple[int, int] | None]:
     """The score and the characters of the most likely span of context tokens.
 
     Args:
         start: logits of the window's tokens.
         end: the same.
-        places: for each token its characters (from, to) in the context; (-1, -1) for one of the question.
+        offsets: for each token its characters (from, to) in the context; (-1, -1) for a token of the question.
     """
-    inside = np.asarray([place[0] >= 0 for place in places])
+    inside = np.asarray([offset[0] >= 0 for offset in offsets])
     score, span = -np.inf, None
     firsts, lasts = (np.argsort(np.where(inside, x, -np.inf))[::-1][:_BEST] for x in (start, end))
     for first in firsts:
@@ -106,7 +119,7 @@ def best_span(start: np.ndarray, end: np.ndarray, places: list[Any]) -> tuple[fl
                 and first <= last < first + _LONGEST
                 and start[first] + end[last] > score
             ):
-                score, span = float(start[first] + end[last]), (places[first][0], places[last][1])
+                score, span = float(start[first] + end[last]), (offsets[first][0], offsets[last][1])
     return score, span
 
 
@@ -115,9 +128,9 @@ def _windows(
 ) -> Dataset:
     question, context, answers = columns
 
-    def tokenize(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
+    def tokenize(batch: Columns, numbers: list[int]) -> Columns:
         windows = tokenizer(
-            [text.lstrip() for text in batch[question]],
+            [str(text).lstrip() for text in batch[question]],
             batch[context],
             truncation="only_second",
             max_length=length,
@@ -125,21 +138,21 @@ def _windows(
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
         )
-        of_row, offsets = windows.pop("overflow_to_sample_mapping"), windows.pop("offset_mapping")
-        places = [
+        of_row, mapping = windows.pop("overflow_to_sample_mapping"), windows.pop("offset_mapping")
+        offsets = [
             [
-                list(place) if part == 1 else [-1, -1]
-                for place, part in zip(given, windows.sequence_ids(number), strict=True)
+                list(offset) if part == 1 else [-1, -1]
+                for offset, part in zip(of_window, windows.sequence_ids(number), strict=True)
             ]
-            for number, given in enumerate(offsets)
+            for number, of_window in enumerate(mapping)
         ]
-        spans = [_span(places[number], batch[answers][row]) for number, row in enumerate(of_row)]
+        spans = [_span(offsets[number], batch[answers][row]) for number, row in enumerate(of_row)]
         return {
             **windows,
             "start_positions": [first for first, _ in spans],
             "end_positions": [last for _, last in spans],
             "row": [numbers[row] for row in of_row],
-            "offsets": places,
+            "offsets": offsets,
         }
 
     return dataset.map(
@@ -147,18 +160,18 @@ def _windows(
     )
 
 
-def _span(places: list[list[int]], answers: dict[str, list[Any]]) -> tuple[int, int]:
+def _span(offsets: list[list[int]], answers: _Answers) -> tuple[int, int]:
     """First and last token of the first answer in a window, (0, 0) where it is not wholly inside."""
     if not answers["text"]:
         return 0, 0
     start = answers["answer_start"][0]
     end = start + len(answers["text"][0])
-    first = next((i for i, (a, b) in enumerate(places) if a <= start < b), None)
-    last = next((i for i, (a, b) in enumerate(places) if a < end <= b), None)
+    first = next((i for i, (a, b) in enumerate(offsets) if a <= start < b), None)
+    last = next((i for i, (a, b) in enumerate(offsets) if a < end <= b), None)
     return (0, 0) if first is None or last is None else (first, last)
 
 
-def _check_answers(name: str, row: int, context: Any, answers: Any) -> None:
+def _check_answers(name: str, row: int, context: object, answers: object) -> None:
     if not isinstance(context, str) or not isinstance(answers, dict) or not {"text", "answer_start"} <= answers.keys():
         raise ValueError(
             f"The {name} data's row {row} is not as in SQuAD: context must be a text, and answers "

@@ -5,16 +5,34 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import TypeAlias, TypedDict
 
-from datasets import DatasetDict
+import torch
+from datasets import Dataset, DatasetDict
+from safetensors import SafetensorError
+from torch import Tensor
 from transformers import EvalPrediction, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_tinybert.data import loading
-from hf_tinybert.data.loading import DataArguments
+from hf_tinybert.data.arguments import DataArguments
+from hf_tinybert.models.loading import check_folder
 from hf_tinybert.teacher import inputs
+from hf_tinybert.utils.types import AutoClass, Collator
 
-Metric = Callable[[EvalPrediction], dict[str, float]]
+Metric: TypeAlias = Callable[[EvalPrediction], dict[str, float]]
+#: As `preprocess_logits_for_metrics`: from logits (or a tuple of outputs) and labels to what is kept for the metrics.
+Preprocess: TypeAlias = Callable[[Tensor | tuple[Tensor, ...], Tensor], Tensor]
+
+
+class TrainerArguments(TypedDict):
+    """Arguments of a `Trainer`."""
+
+    train_dataset: Dataset | None
+    eval_dataset: Dataset | None
+    data_collator: Collator
+    compute_metrics: Metric | None
+    preprocess_logits_for_metrics: Preprocess | None
 
 
 @dataclass(frozen=True)
@@ -30,10 +48,10 @@ class Encoded:
     """
 
     splits: DatasetDict
-    collator: Any
+    collator: Collator
     leading: str
     metrics: dict[str, Metric]
-    preprocess: Any = None
+    preprocess: Preprocess | None = None
 
     def beside(self, teachers: Encoded) -> Encoded:
         """These examples, with the teacher's own inputs beside the student's.
@@ -49,8 +67,8 @@ class Encoded:
             splits[name] = dataset
         return replace(self, splits=splits)
 
-    def trainer_arguments(self) -> dict[str, Any]:
-        """What a Trainer takes of these."""
+    def trainer_arguments(self) -> TrainerArguments:
+        """Data, collator and metrics for a Trainer: train and evaluate on the splits of these names."""
         return {
             "train_dataset": self.splits.get("train"),
             "eval_dataset": self.splits.get("eval"),
@@ -72,13 +90,13 @@ class Task(ABC):
 
     Attributes:
         auto: the Auto class of its models.
-        needs_teacher: there is nothing to learn but what a teacher says: no labels.
+        needs_teacher: the data have no labels; a student learns from its teacher's outputs alone.
         of_texts: every tokenizer makes one example of a row.
         single_words: its texts are lists of words (see `hf_tinybert.models.loading.load_tokenizer`).
         splits: the rows as they were read, checked.
     """
 
-    auto: Any
+    auto: AutoClass
     needs_teacher = False
     of_texts = False
     single_words = False
@@ -115,8 +133,34 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def config_kwargs(self) -> dict[str, Any]:
+    def config_kwargs(self) -> dict[str, object]:
         """What the configuration of a model for the training data says of its labels."""
+
+    def load_model(self, name: str) -> PreTrainedModel:
+        """A pretrained encoder with a head for the training data, in float32.
+
+        transformers 5 would otherwise train a checkpoint in half precision as it is, into NaN.
+
+        Args:
+            name: folder or Hub id.
+
+        Raises:
+            ValueError: the folder holds no model, or one with a head for another number of labels.
+        """
+        check_folder(name, "model")
+        if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+            raise ValueError(f"The model folder {name} holds no model: there is no config.json in it.")
+        kwargs = self.config_kwargs()
+        try:
+            model, info = self.auto.from_pretrained(name, output_loading_info=True, dtype=torch.float32, **kwargs)
+        except (SafetensorError, RuntimeError) as error:
+            wanted = f"{kwargs['num_labels']} label(s)" if "num_labels" in kwargs else "this task"
+            raise ValueError(
+                f"The model {name} cannot be loaded with a head for {wanted}: {str(error).splitlines()[0]} Was "
+                "it fine-tuned for other labels? Start from a pretrained encoder."
+            ) from None
+        self.start_head(model, info["missing_keys"])
+        return model
 
     def start_head(self, model: PreTrainedModel, missing: Collection[str]) -> None:
         """Make a new head ready for the training data; by default it is as it was initialised.

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 from datasets import Dataset, DatasetDict, LargeList, List
+from datasets.features.features import FeatureType as Feature
 from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from hf_tinybert.data import column_names, loading
-from hf_tinybert.data.loading import DataArguments, pick_column
+from hf_tinybert.data.arguments import DataArguments
+from hf_tinybert.data.loading import pick_column
 from hf_tinybert.evaluation import metrics
 from hf_tinybert.models import head_init
 from hf_tinybert.tasks.label_names import Labels
 from hf_tinybert.tasks.task import Encoded, Task
+from hf_tinybert.utils import types
 
 logger = logging.get_logger(__name__)
 
@@ -61,7 +63,7 @@ def checked(splits: DatasetDict, columns: Columns) -> DatasetDict:
     return kept
 
 
-def _is_missing(label: Any, hidden: bool) -> bool:
+def _is_missing(label: object, hidden: bool) -> bool:
     """Whether a row has no label; -1 stands for a hidden one where labels are a ClassLabel."""
     return label is None or label == "" or label != label or (hidden and label == -1)
 
@@ -76,7 +78,7 @@ class TextClassification(Task):
         self.columns = Columns.find(next(iter(splits.values())), self.args)
         return checked(splits, self.columns)
 
-    def config_kwargs(self) -> dict[str, Any]:
+    def config_kwargs(self) -> dict[str, object]:
         """Labels as the training data have them."""
         return Labels.from_dataset(self.splits["train"], self.columns.label).config_kwargs()
 
@@ -84,8 +86,8 @@ class TextClassification(Task):
         """Where texts have several labels, a new head starts at their frequencies."""
         labels = Labels.from_config(model.config)
         if labels.several:
-            rows = _label_ids(self.splits["train"], "train", self.columns.label, labels)
-            head_init.start_at_frequencies(model, missing, [[i for i, one in enumerate(row) if one] for row in rows])
+            rows = _label_sets(self.splits["train"], "train", self.columns.label, labels)
+            head_init.start_at_frequencies(model, missing, rows)
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Encoded:
         """Token ids, and label ids as the model counts them."""
@@ -108,7 +110,7 @@ def encode(
         ValueError: a split has a label that the model does not know.
     """
 
-    def tokenize(batch: dict[str, list[Any]]) -> dict[str, Any]:
+    def tokenize(batch: types.Columns) -> types.Columns:
         pair = batch[columns.pair] if columns.pair else None
         return dict(tokenizer(batch[columns.text], pair, truncation=True, max_length=max_length))
 
@@ -120,44 +122,53 @@ def encode(
     return encoded
 
 
-def _label_ids(dataset: Dataset, name: str, column: str, labels: Labels) -> list[Any]:
+def _label_ids(
+    dataset: Dataset, name: str, column: str, labels: Labels
+) -> list[int] | list[float] | list[list[float]]:
     """Class ids, numbers, or rows of 0 and 1."""
-    rows: list[Any] = list(dataset[column])
-    if labels.names is None:
-        return [loading.number(value, name, column) for value in rows]
-    feature = dataset.features[column]
-    lists = isinstance(feature, List | LargeList)
+    if labels.is_regression:
+        return [loading.number(value, name, column) for value in dataset[column]]
+    if labels.several:
+        count = len(labels.names or ())
+        label_sets = _label_sets(dataset, name, column, labels)
+        return [[float(index in label_set) for index in range(count)] for label_set in label_sets]
+    _check_feature(dataset, name, column, labels)
+    return _class_ids(list(dataset[column]), dataset.features[column], name, labels)
+
+
+def _label_sets(dataset: Dataset, name: str, column: str, labels: Labels) -> list[list[int]]:
+    """The class ids of every row of a multi-label split."""
+    _check_feature(dataset, name, column, labels)
+    rows = list(dataset[column])
+    flat = iter(_class_ids([value for row in rows for value in row], dataset.features[column].feature, name, labels))
+    return [[next(flat) for _ in row] for row in rows]
+
+
+def _check_feature(dataset: Dataset, name: str, column: str, labels: Labels) -> None:
+    """Refuse lists of labels where the model has one label a text, and the other way round."""
+    lists = isinstance(dataset.features[column], List | LargeList)
     if lists != labels.several:
         raise ValueError(
             f"The {name} data's column {column!r} holds {'lists of labels' if lists else 'one label a text'}, and the "
             f"model was trained for {'any number of labels' if labels.several else 'one label a text'}."
         )
-    feature = feature.feature if lists else feature
-    values = [value for row in rows for value in row] if lists else rows
-    ids = _class_ids([feature.names[value] for value in values] if hasattr(feature, "names") else values, name, labels)
-    if not lists:
-        return ids
-    given = iter(ids)
-    return [_indicators([next(given) for _ in row], len(labels.names or ())) for row in rows]
 
 
-def _indicators(chosen: list[int], count: int) -> list[float]:
-    """1 for the chosen classes, 0 for the others."""
-    return [float(index in chosen) for index in range(count)]
-
-
-def _class_ids(values: list[Any], name: str, labels: Labels) -> list[int]:
-    assert labels.names is not None
-    ids = {label: index for index, label in enumerate(labels.names)}
-    numbered = all(label.lstrip("-").isdigit() for label in labels.names)
+def _class_ids(values: list[object], feature: Feature, name: str, labels: Labels) -> list[int]:
+    """The model's class id of every value: a name, a number, or an index of a ClassLabel."""
+    label_names = labels.names or ()
+    if hasattr(feature, "names"):
+        values = [feature.names[value] for value in values]
+    ids = {label: index for index, label in enumerate(label_names)}
+    numbered = all(label.lstrip("-").isdigit() for label in label_names)
     if not numbered and all(type(value) is int for value in values):
-        ids = {str(index): index for index in range(len(labels.names))}
+        ids = {str(index): index for index in range(len(label_names))}
     unknown = sorted({str(value) for value in values} - ids.keys())
     if unknown:
         shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-        known = ", ".join(labels.names[:10]) + (", ..." if len(labels.names) > 10 else "")
+        expected = ", ".join(label_names[:10]) + (", ..." if len(label_names) > 10 else "")
         raise ValueError(
             f"The {name} data has {len(unknown)} label(s) that the model was not trained for: {shown}. "
-            f"It knows: {known}."
+            f"It knows: {expected}."
         )
     return [ids[str(value)] for value in values]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from datasets import Dataset, DatasetDict, LargeList, List
 from transformers import (
@@ -49,7 +47,7 @@ class TokenClassification(Task):
                     raise ValueError(f"The {name} data has {len(words)} words and {len(tags)} tags in row {row}.")
         return splits
 
-    def config_kwargs(self) -> dict[str, Any]:
+    def config_kwargs(self) -> dict[str, object]:
         """Tags as the training data have them, sorted unless they are a ClassLabel."""
         return named(Labels.from_dataset(self.splits["train"], self.tags).names or ())
 
@@ -63,19 +61,20 @@ class TokenClassification(Task):
                 "add_prefix_space=True."
             )
         names = [config.id2label[index] for index in range(config.num_labels)]
+        metrics.check_tags(names)
         ids = {name: index for index, name in enumerate(names)}
 
-        def tokenize(batch: dict[str, list[Any]]) -> dict[str, Any]:
+        def tokenize(batch: dict[str, list]) -> dict[str, list]:
             pieces = tokenizer(
                 batch[self.words], is_split_into_words=True, truncation=True, max_length=self.args.max_length
             )
-            rows = [_first_pieces(pieces.word_ids(row), tags) for row, tags in enumerate(batch["known"])]
-            return {**pieces, "labels": rows}
+            labels = [_first_pieces(pieces.word_ids(row), tags) for row, tags in enumerate(batch["tag_ids"])]
+            return {**pieces, "labels": labels}
 
         encoded = DatasetDict()
         for name, dataset in self.examples.items():
-            known = _tag_ids(dataset, name, self.tags, ids)
-            rows = dataset.select_columns([self.words]).add_column("known", known)
+            tag_ids = _tag_ids(dataset, name, self.tags, ids)
+            rows = dataset.select_columns([self.words]).add_column("tag_ids", tag_ids)
             encoded[name] = rows.map(
                 tokenize, batched=True, remove_columns=rows.column_names, desc=f"Tokenising {name}"
             )

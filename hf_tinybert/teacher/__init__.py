@@ -1,1 +1,1 @@
-"""What the teacher gives for a batch, computed or from the cache."""
+"""The teacher's features of a batch, computed or read from the cache."""

@@ -1,103 +1,114 @@
-"""A teacher with a vocabulary of its own: its token ids stand beside the student's, in columns named `teacher_...`."""
+"""A teacher with another vocabulary: its token ids are in columns `teacher_...`, beside the student's."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from hf_tinybert.utils.types import Collator, Columns, Example
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
 _PREFIX = "teacher_"
-#: What a teacher may have of its own.
+_Value = TypeVar("_Value")
+#: Columns of the teacher's inputs.
 COLUMNS = tuple(f"{_PREFIX}{name}" for name in ("input_ids", "attention_mask", "token_type_ids"))
 IDS = COLUMNS[0]
 
 
 def tokenize_for_teacher(
-    dataset: Any,
+    dataset: Dataset | DatasetDict,
     tokenizer: PreTrainedTokenizerBase,
     text_column: str,
     text_pair_column: str | None = None,
-    **kwargs: Any,
-) -> Any:
+    **kwargs: object,
+) -> Dataset | DatasetDict:
     """A data set with the teacher's inputs beside its other columns (`teacher_input_ids`, ...).
 
-    Call it before the texts are dropped.
+    Call it before the texts are removed.
 
     Args:
         dataset: a `datasets.Dataset` or `DatasetDict`, streaming or not, with texts.
         tokenizer: the teacher's.
         text_column: of the text.
         text_pair_column: of the second text of a pair.
-        **kwargs: further arguments of the tokenizer's call; by default texts are cut at the tokenizer's
+        **kwargs: further arguments of the tokenizer's call; by default texts are truncated to the tokenizer's
             `model_max_length`.
 
     Raises:
         ValueError: the data have no such column.
     """
-    known = dataset.column_names
-    for names in known.values() if isinstance(known, dict) else [known]:
+    column_names = dataset.column_names
+    for names in column_names.values() if isinstance(column_names, dict) else [column_names]:
         for column in filter(None, (text_column, text_pair_column)):
             if names is not None and column not in names:
                 raise ValueError(f"There is no column {column!r} to tokenise: the data has {', '.join(names)}.")
 
-    def tokenize(batch: Mapping[str, list[Any]]) -> dict[str, Any]:
+    def tokenize(batch: Columns) -> dict[str, object]:
         pair = None if text_pair_column is None else batch[text_pair_column]
         return renamed(tokenizer(batch[text_column], pair, **({"truncation": True} | kwargs)))
 
     return dataset.map(tokenize, batched=True)
 
 
-def renamed(encoded: Mapping[str, Any]) -> dict[str, Any]:
-    """What a teacher's tokenizer gave, under the names of `COLUMNS`."""
+def renamed(encoded: Mapping[str, _Value]) -> dict[str, _Value]:
+    """The output of a teacher's tokenizer under the names of `COLUMNS`."""
     return {_PREFIX + name: value for name, value in encoded.items() if _PREFIX + name in COLUMNS}
 
 
-def of_teacher(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A batch as the teacher reads it: its own token ids, where the batch carries them, with everything else."""
+def of_teacher(inputs: Mapping[str, _Value]) -> Mapping[str, _Value]:
+    """A batch as the teacher reads it: with its own token ids, where the batch has them, and all other columns."""
     if IDS not in inputs:
         return inputs
     shared = {name: value for name, value in inputs.items() if name not in COLUMNS and _PREFIX + name not in COLUMNS}
     return shared | {name.removeprefix(_PREFIX): inputs[name] for name in COLUMNS if name in inputs}
 
 
-def of_student(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """A batch without what is the teacher's."""
+def of_student(inputs: Mapping[str, _Value]) -> dict[str, _Value]:
+    """A batch without the teacher's columns."""
     return {name: value for name, value in inputs.items() if name not in COLUMNS}
 
 
-def check_columns(dataset: Any, what: str) -> None:
-    """Refuse data without the teacher's inputs, as far as they say what they hold.
+def check_columns(dataset: object, what: str) -> None:
+    """Refuse data without the teacher's inputs, where their column names are known.
+
+    Args:
+        dataset: data of any class.
+        what: `"training"` or `"evaluation"`, for the message.
 
     Raises:
-        ValueError: names the column that is missing.
+        ValueError: the message names the column that is missing.
     """
     names: Collection[str] | None = getattr(dataset, "column_names", None)
     if isinstance(names, list) and IDS not in names:
         raise ValueError(
-            f"The {what} data has no column {IDS!r}, and teacher_processing_class says that the teacher reads other "
-            "tokens than the student: make it with `tokenize_for_teacher(dataset, tokenizer, text_column)`."
+            f"The {what} data has no column {IDS!r}, which a teacher with a tokenizer of its own "
+            "(teacher_processing_class) reads: add it with `tokenize_for_teacher(dataset, tokenizer, text_column)`."
         )
 
 
 class TeacherInputsCollator:
-    """A user's collator, and the teacher's inputs padded beside what it makes.
+    """A user's collator that also pads the teacher's inputs.
 
     Args:
         collator: makes a batch of the student's inputs.
-        tokenizer: the teacher's, which knows how its inputs are padded.
+        tokenizer: the teacher's, which pads its inputs.
     """
 
-    def __init__(self, collator: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, collator: Collator, tokenizer: PreTrainedTokenizerBase) -> None:
         """Keep both."""
         self.collator = collator
         self.tokenizer = tokenizer
 
-    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Collate both halves; rows without the teacher's inputs give a batch without them."""
-        batch: dict[str, Any] = dict(self.collator([of_student(example) for example in examples]))
+    def __call__(self, examples: Sequence[Example], /) -> dict[str, Tensor]:
+        """Collate both models' inputs; rows without the teacher's give a batch without them."""
+        batch = dict(self.collator([of_student(example) for example in examples]))
         if any(IDS not in example for example in examples):
             return batch
-        named = [{name: row[name] for name in COLUMNS if name in row} for row in examples]
-        rows = [{name.removeprefix(_PREFIX): value for name, value in row.items()} for row in named]
+        teacher_rows = [{name: row[name] for name in COLUMNS if name in row} for row in examples]
+        rows = [{name.removeprefix(_PREFIX): value for name, value in row.items()} for row in teacher_rows]
         return batch | renamed(self.tokenizer.pad(rows, pad_to_multiple_of=8, return_tensors="pt"))

@@ -1,11 +1,11 @@
-"""The teacher's knowledge of a batch, behind one interface: the model itself, or what it said before."""
+"""The teacher's features of a batch, behind one interface: computed by the model, or read from a cache."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,22 +18,23 @@ from hf_tinybert.models.label_alignment import LabelAlignment
 from hf_tinybert.models.loading import freeze
 from hf_tinybert.models.output_types import LABELS, logits_of
 from hf_tinybert.teacher import inputs as teacher_inputs
+from hf_tinybert.utils.types import AnyDataset, Autocast, Batch, Collator
 
 
 class TeacherSource(Protocol):
-    """Where the teacher's knowledge of a batch comes from."""
+    """A source of the teacher's features."""
 
-    def data(self, dataset: Any, collator: Any) -> tuple[Any, Any]:
-        """Training data and collator, changed so that batches carry what `features` needs."""
+    def data(self, dataset: AnyDataset, collator: Collator) -> tuple[AnyDataset, Collator]:
+        """Training data and collator, changed so that batches hold what `features` needs."""
 
     def start_phase(self, layers: bool) -> None:
-        """A phase begins, which matches layers, or logits alone."""
+        """Begin a phase that matches layers, or logits alone."""
 
-    def features(self, inputs: Mapping[str, Any], intermediate: bool, prediction: bool) -> Features:
-        """The teacher's features of a batch, for the levels that are wanted."""
+    def features(self, inputs: Batch, intermediate: bool, prediction: bool) -> Features:
+        """The teacher's features of a batch, for the levels that are compared."""
 
     def flush(self, wait: Callable[[], None] | None = None) -> None:
-        """Write down what is worth keeping; called after every pass over the data and after checkpoints.
+        """Write the cache, if there is one, to disk; called after every epoch and with every checkpoint.
 
         Args:
             wait: waits for the other processes, where there are any.
@@ -44,7 +45,7 @@ class TeacherSource(Protocol):
 
 
 class OnlineTeacher:
-    """A signal that runs the teacher on every batch, frozen and in eval mode.
+    """A source that runs the teacher on every batch, frozen and in eval mode.
 
     Args:
         model: the teacher.
@@ -52,8 +53,8 @@ class OnlineTeacher:
         attention: teacher layers whose attention is matched.
         autocast: makes the context in which the teacher runs, for mixed precision. The layers' linear weights are
             cast once and kept beside the model: autocast would cast frozen ones in every batch.
-        compile_kwargs: arguments of `torch.compile` for the teacher, or None to run it as it is.
-        kinds: what is wanted of the layers whose attention is matched (see `FeatureCapture`).
+        compile_kwargs: `backend` and `mode` of `torch.compile` for the teacher, or None to run it without.
+        kinds: features of the layers whose attention is matched (see `FeatureCapture`).
         pooling: of a model without a head: how its pooled vector is made (see `models.output_types.logits_of`).
     """
 
@@ -62,15 +63,15 @@ class OnlineTeacher:
         model: PreTrainedModel,
         hidden: Iterable[int],
         attention: Iterable[int],
-        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-        compile_kwargs: Mapping[str, Any] | None = None,
+        autocast: Autocast = nullcontext,
+        compile_kwargs: Mapping[str, str] | None = None,
         kinds: Collection[str] = ("queries", "keys", "bias"),
         pooling: str | None = None,
     ) -> None:
         """Freeze the model and put hooks on its layers."""
         self.model = freeze(model)
         self._pooling = pooling
-        #: Everything whose weights what is said depends on, with its share.
+        #: The models whose weights determine the features, with their shares of the logits.
         self.sources: list[tuple[PreTrainedModel, float]] = [(self.model, 1.0)]
         self.own_inputs = set(inspect.signature(model.forward).parameters) - {*LABELS, *PLAIN_OUTPUT}
         #: Columns of a batch that the teacher may read.
@@ -78,68 +79,71 @@ class OnlineTeacher:
         hidden, attention = list(hidden), list(attention)
         encoder = architectures.Encoder.from_model(model)
         last = max([*hidden, *attention], default=0)
-        # Compiled code cannot be left halfway.
+        # A compiled forward pass cannot be stopped early.
         self._stops = compile_kwargs is None and (last < encoder.num_layers or last not in hidden)
         self._capture = FeatureCapture(encoder, hidden, attention, kinds)
         self._autocast = autocast
         self._encoder = encoder
         self._cast: dict[bool, dict[str, Tensor]] = {}
-        # Compiled training code may want to keep the features for its backward pass, which inference tensors forbid.
-        self._no_gradient: Callable[[], Any] = torch.inference_mode if compile_kwargs is None else torch.no_grad
-        self._layers: Callable[..., Features] = self._run_layers
-        self._logits: Callable[..., Features] = self._run_logits
+        # Compiled training code may keep the features for its backward pass, which inference tensors forbid.
+        self._no_gradient: Callable[[], AbstractContextManager[object]] = (
+            torch.inference_mode if compile_kwargs is None else torch.no_grad
+        )
+        self._layers: Callable[[Batch, bool], Features] = self._run_layers
+        self._logits: Callable[[Batch], Features] = self._run_logits
         if compile_kwargs is not None:
-            self._layers = torch.compile(self._layers, **compile_kwargs)
-            self._logits = torch.compile(self._logits, **compile_kwargs)
+            backend, mode = compile_kwargs.get("backend", "inductor"), compile_kwargs.get("mode")
+            self._layers = torch.compile(self._layers, backend=backend, mode=mode)
+            self._logits = torch.compile(self._logits, backend=backend, mode=mode)
 
-    def data(self, dataset: Any, collator: Any) -> tuple[Any, Any]:
-        """Nothing is needed of the data."""
+    def data(self, dataset: AnyDataset, collator: Collator) -> tuple[AnyDataset, Collator]:
+        """The data and the collator, unchanged."""
         return dataset, collator
 
     def start_phase(self, layers: bool) -> None:
-        """Without layers to match, there are no hooks."""
+        """Remove the hooks where no layers are matched."""
         if layers:
             self._capture.attach()
         else:
             self._capture.remove()
 
-    def features(self, inputs: Mapping[str, Any], intermediate: bool, prediction: bool) -> Features:
-        """Run the teacher: up to the last matched layer where no logits are wanted."""
-        wanted = {name: value for name, value in teacher_inputs.of_teacher(inputs).items() if name in self.own_inputs}
+    def features(self, inputs: Batch, intermediate: bool, prediction: bool) -> Features:
+        """Run the teacher: up to the last matched layer where no logits are compared."""
+        inputs = {name: value for name, value in teacher_inputs.of_teacher(inputs).items() if name in self.own_inputs}
         with self._no_gradient(), self._autocast():
             if not self._cast:
                 self._cast_weights()
-            return self._layers(wanted, prediction) if intermediate else self._logits(wanted)
+            return self._layers(inputs, prediction) if intermediate else self._logits(inputs)
 
     def flush(self, wait: Callable[[], None] | None = None) -> None:
-        """Nothing is kept."""
+        """Do nothing: there is no cache."""
 
     def close(self) -> None:
-        """Take the hooks off the teacher."""
+        """Remove the hooks from the teacher."""
         self._capture.remove()
         self._cast.clear()
 
-    def _run_layers(self, inputs: Mapping[str, Any], prediction: bool) -> Features:
+    def _run_layers(self, inputs: Batch, prediction: bool) -> Features:
         with self._capture.recording(stop=self._stops and not prediction) as features:
             output = self._run(inputs, whole=prediction)
             if prediction:
-                features.logits = self._said(output, inputs)
+                features.logits = self._predictions(output, inputs)
         return features
 
-    def _run_logits(self, inputs: Mapping[str, Any]) -> Features:
-        return Features(logits=self._said(self._run(inputs, whole=True), inputs))
+    def _run_logits(self, inputs: Batch) -> Features:
+        return Features(logits=self._predictions(self._run(inputs, whole=True), inputs))
 
-    def _said(self, output: Any, inputs: Mapping[str, Any]) -> Tensor | None:
+    def _predictions(self, output: Batch, inputs: Batch) -> Tensor | None:
         return logits_of(output, inputs.get("attention_mask"), self._pooling)
 
-    def _run(self, inputs: Mapping[str, Any], whole: bool) -> Any:
+    def _run(self, inputs: Batch, whole: bool) -> Batch:
         return functional_call(self._module(whole), self._cast[whole], kwargs={**inputs, **PLAIN_OUTPUT})
 
     def _module(self, whole: bool) -> nn.Module:
         return self.model if whole else self.model.base_model
 
     def _cast_weights(self) -> None:
-        """The weights in the type to which autocast, if it is on, would cast them, by their names in both modules."""
+        """Keep the weights in the type to which autocast, if it is on, casts them, by their names in both modules."""
         cast: dict[int, Tensor] = {}
         modules = (module for layer in self._encoder.layers for module in layer.modules())
         for weight in (module.weight for module in modules if type(module) is nn.Linear):
@@ -156,9 +160,12 @@ class TeacherEnsemble(OnlineTeacher):
     Args:
         models: the teachers, whose labels are the first one's in any order.
         weights: their shares of the logits, which add up to 1.
-        hidden: layers of the first teacher (see `OnlineTeacher`, also for the other arguments).
+        hidden: layers of the first teacher, as in `OnlineTeacher`.
         attention: layers of the first teacher.
-        **kwargs: of `OnlineTeacher`.
+        autocast: as in `OnlineTeacher`.
+        compile_kwargs: as in `OnlineTeacher`.
+        kinds: as in `OnlineTeacher`.
+        pooling: as in `OnlineTeacher`.
     """
 
     def __init__(
@@ -167,17 +174,21 @@ class TeacherEnsemble(OnlineTeacher):
         weights: Sequence[float],
         hidden: Iterable[int],
         attention: Iterable[int],
-        **kwargs: Any,
+        autocast: Autocast = nullcontext,
+        compile_kwargs: Mapping[str, str] | None = None,
+        kinds: Collection[str] = ("queries", "keys", "bias"),
+        pooling: str | None = None,
     ) -> None:
         """Put hooks on the first; freeze all."""
-        super().__init__(models[0], hidden, attention, **kwargs)
+        super().__init__(models[0], hidden, attention, autocast, compile_kwargs, kinds, pooling)
         self.sources = list(zip(models, weights, strict=True))
-        plain = {name: kwargs[name] for name in ("autocast", "compile_kwargs", "pooling") if name in kwargs}
-        self._others = [OnlineTeacher(model, (), (), **plain) for model in models[1:]]
+        self._others = [
+            OnlineTeacher(model, (), (), autocast, compile_kwargs, pooling=pooling) for model in models[1:]
+        ]
         self._orders = [LabelAlignment.from_configs(models[0].config, model.config) for model in models[1:]]
         self.inputs = self.inputs.union(*(other.inputs for other in self._others))
 
-    def features(self, inputs: Mapping[str, Any], intermediate: bool, prediction: bool) -> Features:
+    def features(self, inputs: Batch, intermediate: bool, prediction: bool) -> Features:
         """The first teacher's layers, and the weighted mean of all logits."""
         features = super().features(inputs, intermediate, prediction)
         if features.logits is not None:
@@ -190,7 +201,7 @@ class TeacherEnsemble(OnlineTeacher):
         return features
 
     def close(self) -> None:
-        """Take the hooks off, and forget what was cast."""
+        """Remove the hooks and release the cast weights."""
         super().close()
         for other in self._others:
             other.close()

@@ -9,25 +9,28 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError
+from torch import nn
+from torch.types import Storage
 from transformers import TrainingArguments
 
+_Storage: TypeAlias = "Storage | torch.TypedStorage | torch.UntypedStorage"
 _FIELDS = {field.name for field in dataclasses.fields(TrainingArguments)}
 #: transformers 5 has `train_sampling_strategy` where 4.57 has `group_by_length`.
 HAS_SAMPLING_STRATEGY = "train_sampling_strategy" in _FIELDS
 
 
-def group_by_length_argument() -> dict[str, Any]:
+def group_by_length_argument() -> dict[str, str | bool]:
     """The training argument that batches sequences of similar length together."""
     if HAS_SAMPLING_STRATEGY:
         return {"train_sampling_strategy": "group_by_length"}
     return {"group_by_length": True}
 
 
-def random_order_argument() -> dict[str, Any]:
+def random_order_argument() -> dict[str, str | bool]:
     """The training argument that leaves lengths alone."""
     return {"train_sampling_strategy": "random"} if HAS_SAMPLING_STRATEGY else {"group_by_length": False}
 
@@ -51,14 +54,14 @@ def without_grouping(args: TrainingArguments) -> Iterator[None]:
         vars(args).update(before)
 
 
-def warmup_argument(share: float) -> dict[str, Any]:
+def warmup_argument(share: float) -> dict[str, float]:
     """Warm-up over a share of the steps: `warmup_ratio` before transformers 5, a fraction after."""
     if "warmup_ratio" in _FIELDS:
         return {"warmup_ratio": share}
     return {"warmup_steps": share}
 
 
-def compile_arguments(args: TrainingArguments) -> dict[str, Any] | None:
+def compile_arguments(args: TrainingArguments) -> dict[str, str] | None:
     """The arguments of `torch.compile` that the training arguments ask for, or None for no compilation."""
     if not getattr(args, "torch_compile", False):
         return None
@@ -66,11 +69,11 @@ def compile_arguments(args: TrainingArguments) -> dict[str, Any] | None:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def checkpoints_layers(model: Any) -> bool:
+def checkpoints_layers(model: nn.Module) -> bool:
     """Whether gradient (transformers 5: activation) checkpointing is on in a model."""
     names = ("is_activation_checkpointing", "is_gradient_checkpointing")
-    known = next((name for name in names if hasattr(type(model), name)), None)
-    return known is not None and bool(getattr(model, known))
+    name = next((name for name in names if hasattr(type(model), name)), None)
+    return name is not None and bool(getattr(model, name))
 
 
 @cache
@@ -80,7 +83,7 @@ def let_cpus_have_numbers() -> None:
     The Trainer asks for that when it resumes in one of several processes on a CPU, and torch knows "cpu" only.
     """
 
-    def restore(storage: Any, location: str) -> Any:
+    def restore(storage: _Storage, location: str) -> _Storage | None:
         return storage if location.startswith("cpu:") else None
 
     torch.serialization.register_package(0, lambda storage: None, restore)
@@ -88,6 +91,6 @@ def let_cpus_have_numbers() -> None:
 
 def connection_errors() -> tuple[type[Exception], ...]:
     """What the Hub client raises where a request got no answer: the widest error of the HTTP library below it."""
-    known = ("huggingface_hub", "builtins")
-    of_library = [c for c in HfHubHTTPError.__mro__ if c.__module__.partition(".")[0] not in known]
+    left_out = ("huggingface_hub", "builtins")
+    of_library = [c for c in HfHubHTTPError.__mro__ if c.__module__.partition(".")[0] not in left_out]
     return (*of_library[-1:], ConnectionError, TimeoutError)

@@ -1,4 +1,4 @@
-"""Packages that only some features need, and the extra that brings each."""
+"""Packages that only some features need, and the extras that install them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,22 @@ import importlib
 import importlib.util
 from types import ModuleType
 
-#: Package -> the extra of hf-tinybert that installs it.
-EXTRAS = {
-    "sklearn": "cli",
-    "seqeval": "cli",
-    "torchmetrics": "cli",
-    "regex": "augmentation",
-    "stop_words": "augmentation",
-    "matplotlib": "plots",
-    "peft": "peft",
+_EXPORT = ("onnx", "onnx-torch")
+#: Package -> the extras of hf-tinybert that install it, each by itself.
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "sklearn": ("cli",),
+    "seqeval": ("cli",),
+    "torchmetrics": ("cli",),
+    "regex": ("augmentation",),
+    "stop_words": ("augmentation",),
+    "matplotlib": ("plots",),
+    "peft": ("peft",),
+    "onnx": _EXPORT,
+    "onnxruntime": _EXPORT,
+    "onnxscript": ("onnx-torch",),
 }
+#: Which of two extras is for whom.
+_FOR = {"onnx": " with transformers 4", "onnx-torch": " with transformers 5, which has no Optimum exporter"}
 
 
 def required(name: str, purpose: str) -> ModuleType:
@@ -40,5 +46,6 @@ def check_installed(name: str, purpose: str) -> None:
     """
     package = name.partition(".")[0]
     if importlib.util.find_spec(package) is None:
-        extra = EXTRAS[package]
-        raise ImportError(f"{purpose} needs {package}: pip install 'hf-tinybert[{extra}]'.")
+        extras = EXTRAS[package]
+        installs = [f"'hf-tinybert[{extra}]'{_FOR.get(extra, '') if len(extras) > 1 else ''}" for extra in extras]
+        raise ImportError(f"{purpose} needs {package}: pip install {', or '.join(installs)}.")

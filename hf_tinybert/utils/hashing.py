@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +22,7 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         raw: Tensor = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(raw.numpy().tobytes())
+        digest.update(raw.numpy().data)
     return digest.hexdigest()
 
 
@@ -38,9 +37,9 @@ def json_digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def stream_digest(parts: Iterable[str | np.ndarray]) -> str:
-    """The digest of texts and arrays, one after another, without holding them all."""
+def stream_digest(parts: Iterable[str | bytes]) -> str:
+    """The digest of texts and bytes, one after another, without holding them all."""
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(part.encode() if isinstance(part, str) else part.tobytes())
+        digest.update(part.encode() if isinstance(part, str) else part)
     return digest.hexdigest()

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from datasets import Dataset, Features, concatenate_datasets
 from datasets.arrow_writer import ArrowWriter
 from tqdm.auto import tqdm
 
 from hf_tinybert.utils.files import file_beside, remove_partial
+from hf_tinybert.utils.hashing import json_digest, stream_digest
+from hf_tinybert.utils.types import Columns
 from hf_tinybert.utils.work_sharing import share
 
 #: Columns of some rows -> columns of what is made of them, however many rows that has.
-Make = Callable[[dict[str, list[Any]]], Mapping[str, list[Any]]]
+Make: TypeAlias = Callable[[Columns], Columns]
 
 
 class ResumableMap:
@@ -36,7 +38,7 @@ class ResumableMap:
         self._bounds = [
             (start, min(start + rows_at_once, len(dataset))) for start in range(0, len(dataset), rows_at_once)
         ]
-        name = hashlib.sha256(json.dumps([key, _digest(self._dataset), rows_at_once]).encode()).hexdigest()
+        name = json_digest([key, _digest(self._dataset), rows_at_once])
         self.folder = folder / name
 
     def ensure(self, make: Make, description: str, features: Features) -> Dataset:
@@ -58,7 +60,7 @@ class ResumableMap:
             share(range(len(self._bounds)), self.folder, take)
         return concatenate_datasets([Dataset.from_file(str(self._path(n))) for n in range(len(self._bounds))])
 
-    def _write(self, number: int, made: Mapping[str, list[Any]], features: Features) -> None:
+    def _write(self, number: int, made: Columns, features: Features) -> None:
         path = self._path(number)
         remove_partial(path)
         with file_beside(path) as file, ArrowWriter(path=str(file), features=features) as writer:
@@ -70,7 +72,5 @@ class ResumableMap:
 
 
 def _digest(dataset: Dataset) -> str:
-    total = hashlib.sha256(json.dumps(dataset.column_names).encode())
-    for batch in dataset.iter(batch_size=10_000):
-        total.update(json.dumps(batch, ensure_ascii=False).encode())
-    return total.hexdigest()
+    batches = (json.dumps(batch, ensure_ascii=False) for batch in dataset.iter(batch_size=10_000))
+    return stream_digest(itertools.chain([json.dumps(dataset.column_names)], batches))

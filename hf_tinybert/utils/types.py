@@ -32,6 +32,13 @@ class Collator(Protocol):
         """Pad and stack the examples."""
 
 
+class Forward(Protocol):
+    """A model in any runtime: takes the tensors of a batch by name."""
+
+    def __call__(self, **inputs: Tensor) -> Mapping[str, Tensor]:
+        """Its outputs."""
+
+
 class AutoClass(Protocol):
     """One of transformers' Auto classes, such as `AutoModelForSequenceClassification`."""
 

@@ -194,8 +194,8 @@ def test_no_rows(augmenter, tmp_path):
     ("arguments", "message"),
     [
         ({}, "Give a masked language model with its tokenizer, word vectors, or both"),
-        ({"n": 0}, "n, k and batch_size are at least 1"),
-        ({"p": 0.0}, "p is above 0"),
+        ({"n": 0}, "n, k and batch_size must be at least 1"),
+        ({"p": 0.0}, "p above 0 and at most 1; got n=20, k=15, batch_size=64, p=0.0"),
         ({"stop_words": "klingon"}, "no stop words for 'klingon'; there are for .*english"),
     ],
 )

@@ -9,5 +9,5 @@ def test_the_papers_numbers(task, n):
 
 
 def test_an_unknown_task_is_refused():
-    with pytest.raises(ValueError, match="no settings for 'sst-2'; there are for cola, sst2"):
+    with pytest.raises(ValueError, match="no settings for 'sst-2', expected one of cola, sst2"):
         paper_settings("sst-2")

@@ -6,8 +6,9 @@ import factories
 import pytest
 import torch
 
-from hf_tinybert.benchmark.comparison import Benchmark, Comparison, ModelFacts, compare
+from hf_tinybert.benchmark.comparison import Benchmark, Comparison, ModelFacts, compare, compare_trained, table
 from hf_tinybert.benchmark.costs import ModelCost, Plan, Timing
+from hf_tinybert.evaluation.metrics import accuracy
 
 TEACHER = ModelFacts("teacher", 22_800_000, 10_800_000, 90_900_000, 6.0, 0.9)
 STUDENT = ModelFacts("student", 11_400_000, 2_700_000, 45_500_000, 2.4, 0.855)
@@ -15,11 +16,11 @@ UNKNOWN = ModelFacts("nobody", 22_800_000, 10_800_000)
 
 
 def test_the_table():
-    assert str(Comparison("accuracy", "test", 32, 1, (TEACHER, STUDENT))).splitlines() == [
+    assert str(Comparison("accuracy", "test", 32, 1, TEACHER, STUDENT)).splitlines() == [
         "                     teacher        student",
         "-" * 43,
         "test accuracy         0.9000         0.8550",
-        "share kept            100.0%          95.0%",
+        "score retained        100.0%          95.0%",
         "parameters             22.8M  11.4M (1/2.0)",
         "  in the layers        10.8M   2.7M (1/4.0)",
         "file size            90.9 MB        45.5 MB",
@@ -29,25 +30,26 @@ def test_the_table():
 
 
 def test_of_one_model_there_is_nothing_to_compare():
-    lines = str(Comparison("accuracy", "test", 32, 1, (TEACHER,))).splitlines()
+    lines = table([TEACHER], "accuracy", "test", 32).splitlines()
     assert [line.split("  ")[0] for line in lines[2:4]] == ["test accuracy", "parameters"]
     assert lines[-1].startswith("latency")
 
 
 def test_what_was_not_measured_is_a_dash_and_no_line_ends_in_blanks():
-    lines = str(Comparison("accuracy", "test", 32, 1, (TEACHER, UNKNOWN, STUDENT))).splitlines()
+    lines = table([TEACHER, UNKNOWN, STUDENT], "accuracy", "test", 32).splitlines()
     cells = {line[:19].strip(): line[19:].split() for line in lines[2:]}
     assert cells["test accuracy"] == ["0.9000", "-", "0.8550"]
-    assert cells["share kept"] == ["100.0%", "-", "95.0%"]
+    assert cells["score retained"] == ["100.0%", "-", "95.0%"]
     assert cells["speed-up"] == ["1.0x", "-", "2.5x"]
     assert all(line == line.rstrip() for line in lines)
-    unmeasured = str(Comparison("accuracy", "test", 32, 1, (UNKNOWN, TEACHER))).splitlines()
-    assert unmeasured[3].split() == ["share", "kept", "-", "-"]
+    unmeasured = str(Comparison("", "", 32, 1, UNKNOWN, TEACHER)).splitlines()
+    assert unmeasured[2].split() == ["score", "-", "0.9000"]
+    assert unmeasured[3].split() == ["score", "retained", "-", "-"]
 
 
 def test_a_score_of_zero_is_a_score():
     student = ModelFacts("student", 1, 1, 1, 1.0, 0.0)
-    text = str(Comparison("accuracy", "test", 32, 1, (TEACHER, student)))
+    text = str(Comparison("accuracy", "test", 32, 1, TEACHER, student))
     assert "0.0000" in text
     assert "0.0%" in text
 
@@ -55,19 +57,22 @@ def test_a_score_of_zero_is_a_score():
 def test_saves_as_json_whole_or_not_at_all(tmp_path):
     path = tmp_path / "comparison.json"
     path.write_text("old")
-    Comparison("pearson", "eval", 16, 2, (TEACHER, UNKNOWN)).save(path)
+    comparison = Comparison("pearson", "eval", 16, 2, TEACHER, UNKNOWN)
+    comparison.save(path)
     saved = json.loads(path.read_text())
     assert saved == {
         "metric": "pearson",
         "split": "eval",
         "length": 16,
         "threads": 2,
-        "models": [vars(TEACHER), vars(UNKNOWN)],
+        "teacher": vars(TEACHER),
+        "student": vars(UNKNOWN),
         "machine": "",
     }
+    assert Comparison.from_saved(saved) == comparison
     assert [p.name for p in tmp_path.iterdir()] == ["comparison.json"]
     with pytest.raises(TypeError):
-        Comparison("pearson", "eval", 16, 2, (ModelFacts("bad", object(), 1),)).save(path)
+        Comparison("pearson", "eval", 16, 2, TEACHER, ModelFacts("bad", object(), 1)).save(path)
     assert json.loads(path.read_text()) == saved
 
 
@@ -156,10 +161,9 @@ def test_a_benchmark_saves_as_json_whole_or_not_at_all(tmp_path):
 def test_of_real_models(teacher, teacher_folder, tmp_path):
     student = factories.small_student(teacher)
     student.save_pretrained(tmp_path)
-    models = {"teacher": teacher, "student": student}
-    folders = {"teacher": teacher_folder, "student": str(tmp_path)}
-    comparison = compare(models, {"teacher": 0.9}, folders, "accuracy", "test", length=8)
-    teachers, students = comparison.models
+    folders = (teacher_folder, str(tmp_path))
+    comparison = compare(teacher, student, (0.9, None), folders, "accuracy", "test", length=8)
+    teachers, students = comparison.teacher, comparison.student
     assert teachers.parameters == sum(p.numel() for p in teacher.parameters())
     # One layer of width d and feed-forward size f: 4 (d² + d) + 2 d f + f + d + 4 d.
     assert teachers.layer_parameters == 4 * (4 * (96**2 + 96) + 2 * 96 * 192 + 192 + 96 + 4 * 96)
@@ -168,3 +172,23 @@ def test_of_real_models(teacher, teacher_folder, tmp_path):
     assert (teachers.score, students.score) == (0.9, None)
     assert students.latency_ms < teachers.latency_ms
     assert comparison.threads == torch.get_num_threads()
+
+
+def test_of_a_trainer(teacher, tmp_path):
+    """Scores, sizes and times of its two models; the metrics are saved as the Trainer saves them."""
+    trainer = factories.trainer(factories.small_student(teacher), teacher, factories.arguments(tmp_path))
+    trainer.compute_metrics = accuracy
+    trainer.save_model()
+    data = factories.household()["test"].select(range(60))
+    comparison = compare_trained(trainer, data, "accuracy", "held")
+    assert (comparison.metric, comparison.split) == ("accuracy", "held")
+    assert comparison.teacher.score == trainer.evaluate_teacher(data)["teacher_accuracy"]
+    assert comparison.student.score == trainer.evaluate(data)["eval_accuracy"]
+    saved = json.loads((tmp_path / "held_results.json").read_text())
+    assert saved["held_accuracy"] == comparison.student.score
+    assert comparison.student.bytes_on_disk == (tmp_path / "model.safetensors").stat().st_size
+    with pytest.raises(ValueError, match="compute_metrics gives no 'f1'; it gives loss, .*accuracy"):
+        compare_trained(trainer, data, "f1", "held")
+    unmeasured = compare_trained(trainer)
+    assert (unmeasured.metric, unmeasured.teacher.score, unmeasured.student.score) == ("", None, None)
+    assert unmeasured.student.parameters == comparison.student.parameters

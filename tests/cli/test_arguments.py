@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 from hf_tinybert import DistillationTrainingArguments
 from hf_tinybert.cli import arguments
 from hf_tinybert.cli.distill import DistillArguments
-from hf_tinybert.data.loading import DataArguments
+from hf_tinybert.data.arguments import DataArguments
 
 YAML = """\
 # a comment

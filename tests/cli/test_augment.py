@@ -121,7 +121,7 @@ def test_two_processes_share_the_work_and_one_writes(augment, processes, files, 
         ({"--text-pair-column": "intent"}, "--text-pair-column needs --text-column"),
         ({"--stop-words": "klingon"}, "no stop words for 'klingon'"),
         ({"--task": "sst-2"}, "no settings for 'sst-2'"),
-        ({"--p": "1.5"}, "p is above 0 and at most 1"),
+        ({"--p": "1.5"}, "p above 0 and at most 1"),
     ],
 )
 def test_mistakes_are_said_in_a_sentence(changed, message, command, files, glove, tmp_path, monkeypatch):

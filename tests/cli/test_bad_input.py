@@ -129,7 +129,7 @@ DISTILL = {
     ),
     "an init beside weights": (
         lambda b: ["--student", b.student(), "--student-init", "teacher"],
-        r"student_init='teacher' says how a new student is initialised, and this one is given with its weights: .*",
+        r"student_init='teacher' sets how a new student is initialised, and this one already has weights: .*",
     ),
     "other labels": (
         lambda b: ["--student", b.student([*LABELS[:-1], "poetry"])],
@@ -138,7 +138,7 @@ DISTILL = {
     ),
     "other vocabulary": (
         lambda b: ["--student", b.other_tokens()],
-        r"The student \S+checkpoint has another tokenizer than the one in use: .* need the same vocabulary .*",
+        r"The student \S+checkpoint has another tokenizer than the one in use: .* need the same vocabulary\. .*",
     ),
     "short student": (
         lambda b: ["--student", b.student(max_position_embeddings=16)],

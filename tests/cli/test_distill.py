@@ -17,7 +17,7 @@ QUICK = ["--use-cpu", "--disable-tqdm", "True"]
 
 def rows_of(table: str) -> dict[str, list[str]]:
     """The cells of a printed comparison by the first column."""
-    names = ("accuracy", "share kept", "parameters", "in the layers", "file size", "latency", "speed-up")
+    names = ("accuracy", "score retained", "parameters", "in the layers", "file size", "latency", "speed-up")
     found = {}
     for line in table.splitlines():
         for name in names:
@@ -54,11 +54,11 @@ def test_the_summary_is_what_the_table_shows(distilled, teacher_path):
     folder, result = distilled
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["metric"], summary["split"]) == ("accuracy", "test")
-    teacher, student = summary["models"]
+    teacher, student = summary["teacher"], summary["student"]
     assert (teacher["name"], student["name"]) == ("teacher", "student")
     cells = rows_of(result.out)
     assert cells["accuracy"] == [f"{teacher['score']:.4f}", f"{student['score']:.4f}"]
-    assert cells["share kept"] == ["100.0%", f"{student['score'] / teacher['score']:.1%}"]
+    assert cells["score retained"] == ["100.0%", f"{student['score'] / teacher['score']:.1%}"]
     assert cells["parameters"][0] == f"{teacher['parameters'] / 1e6:.1f}M"
     assert cells["parameters"][1].startswith(f"{student['parameters'] / 1e6:.1f}M (1/")
     assert cells["file size"] == [f"{model['bytes_on_disk'] / 1e6:.1f} MB" for model in (teacher, student)]
@@ -83,12 +83,12 @@ def test_the_scores_are_those_of_the_saved_models(distilled, teacher_path, files
         [row["text"] for row in rows], padding=True, truncation=True, max_length=48, return_tensors="pt"
     )
     gold = torch.tensor([factories.intents().index(row["intent"]) for row in rows])
-    for path, facts in ((teacher_path, summary["models"][0]), (folder, summary["models"][1])):
+    for path, facts in ((teacher_path, summary["teacher"]), (folder, summary["student"])):
         with torch.no_grad():
             chosen = AutoModelForSequenceClassification.from_pretrained(path)(**inputs).logits.argmax(-1)
         assert facts["score"] == pytest.approx(float((chosen == gold).float().mean()), abs=1e-6)
     measured = json.loads((folder / "test_results.json").read_text())
-    assert measured["test_accuracy"] == summary["models"][1]["score"]
+    assert measured["test_accuracy"] == summary["student"]["score"]
 
 
 def test_the_mapping_is_printed(distilled):
@@ -133,7 +133,7 @@ def test_as_a_process_with_a_configuration_file(processes, distill_flags, tmp_pa
     args = torch.load(folder / "training_args.bin", weights_only=False)
     assert (args.temperature, args.report_fidelity) == (2.0, False)
     summary = json.loads((folder / "summary.json").read_text())
-    assert rows_of(ended.stdout)["accuracy"][1] == f"{summary['models'][1]['score']:.4f}"
+    assert rows_of(ended.stdout)["accuracy"][1] == f"{summary['student']['score']:.4f}"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.yaml", "student"]
 
 
@@ -161,9 +161,9 @@ def test_without_data_to_measure_on(command, teacher_path, student_shape, files,
     )
     assert result.code == 0, result
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert [model["score"] for model in summary["models"]] == [None, None]
-    assert rows_of(result.out)["accuracy"] == ["-", "-"]
-    assert rows_of(result.out)["share kept"] == ["-", "-"]
+    assert [summary[role]["score"] for role in ("teacher", "student")] == [None, None]
+    assert "accuracy" not in rows_of(result.out)
+    assert rows_of(result.out)["score retained"] == ["-", "-"]
 
 
 def test_evaluation_while_training_keeps_the_best(command, distill_flags, tmp_path):

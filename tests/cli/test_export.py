@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import json
 from importlib import resources
-from pathlib import Path
 
-import factories
 import pytest
-
-from hf_tinybert import tasks
-from hf_tinybert.cli import export
-from hf_tinybert.data.loading import DataArguments
 
 pytest.importorskip("onnxruntime")
 
@@ -30,25 +24,9 @@ def test_it_measures_what_it_wrote(command, distilled, files, tmp_path):
     values = {line.rsplit(" in ", 1)[1]: line.split()[2] for line in lines}
     assert list(values) == ["PyTorch", "model.onnx", "model_quantized.onnx"]
     summary = json.loads((distilled[0] / "summary.json").read_text(encoding="utf-8"))
-    assert values["PyTorch"] == values["model.onnx"] == f"{summary['models'][1]['score']:.4f}"
+    assert values["PyTorch"] == values["model.onnx"] == f"{summary['student']['score']:.4f}"
     assert float(values["model_quantized.onnx"]) >= float(values["PyTorch"]) - 0.1
     assert sorted(path.name for path in (tmp_path / "onnx").glob("*.onnx")) == ["model.onnx", "model_quantized.onnx"]
-
-
-def test_what_has_lost_too_much_is_said(teacher_folder, teacher):
-    """Of a file that answers as an untrained student does; the teacher itself has lost nothing."""
-    task = tasks.start(
-        "text-classification", teacher.config, DataArguments(eval_file=DATA[1], label_column="intent"), False
-    )
-    check = export._Check(export.ExportArguments(model=teacher_folder, max_drop=0.05), task)
-    weak = factories.small_student(teacher)
-    weak.path = Path("model_quantized.onnx")
-    message = r"model_quantized\.onnx has lost 0\.\d{4} of accuracy, more than --max-drop allows \(0\.05\): nothing"
-    with pytest.raises(ValueError, match=message):
-        check("int8", weak)
-    teacher.path = Path("model.onnx")
-    assert check("float32", teacher) == {"accuracy (eval)": check.own}
-    assert check.own > 0.6
 
 
 @pytest.mark.slow

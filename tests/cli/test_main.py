@@ -19,8 +19,7 @@ from hf_tinybert.cli.export import ExportArguments
 from hf_tinybert.cli.finetune import FinetuneArguments
 from hf_tinybert.cli.push import PushArguments
 from hf_tinybert.cli.report import ReportArguments
-from hf_tinybert.data.corpus import CorpusArguments
-from hf_tinybert.data.loading import DataArguments
+from hf_tinybert.data.arguments import CorpusArguments, DataArguments
 
 CLASSES = {
     "finetune": (FinetuneArguments, DataArguments, TrainingArguments),

@@ -18,7 +18,7 @@ def student(distilled):
 def test_distill_leaves_a_card_that_agrees_with_its_summary(student):
     summary = json.loads((student / "summary.json").read_text())
     card = ModelCard.load(student / "README.md")
-    teacher, small = summary["models"]
+    teacher, small = summary["teacher"], summary["student"]
     metric = next(result for result in card.data.eval_results if result.metric_type == summary["metric"])
     assert metric.metric_value == pytest.approx(small["score"], abs=1e-6)
     assert f"| accuracy (test) | {teacher['score']:.4f} | {small['score']:.4f} |" in card.text
@@ -78,7 +78,7 @@ def test_distilling_can_push(server, client, distill_flags, tmp_path):
     assert done["code"] == 0, done
     files = server.files("me/pushed")
     summary = json.loads((tmp_path / "pushed" / "summary.json").read_text())
-    assert f"{summary['models'][1]['score']:.4f}" in files["README.md"].decode()
+    assert f"{summary['student']['score']:.4f}" in files["README.md"].decode()
     assert 'model="me/pushed"' in files["README.md"].decode()
     assert server.repositories["me/pushed"].messages[-1] == "End of training"
     assert "summary.json" not in files

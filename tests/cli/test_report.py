@@ -21,10 +21,10 @@ def test_of_a_run_with_its_teacher_and_data(command, distilled, teacher_path, fi
     assert len(re.findall("data:image/png", text)) == 4
     assert done.out.strip().endswith("report.html")
     # Shares of the sixty test cases, and of both models what `distill` measured.
-    shares = re.search(r"Both right ([\d.]+)%.*teacher ([\d.]+)%.*student ([\d.]+)%.*neither ([\d.]+)%", text)
+    shares = re.search(r"Both correct ([\d.]+)%.*teacher ([\d.]+)%.*student ([\d.]+)%.*neither ([\d.]+)%", text)
     both, above, below, _ = (float(share) / 100 for share in shares.groups())
     summary = json.loads((distilled[0] / "summary.json").read_text(encoding="utf-8"))
-    teacher, student = (model["score"] for model in summary["models"])
+    teacher, student = (summary[role]["score"] for role in ("teacher", "student"))
     assert both + above == pytest.approx(teacher, abs=2e-3)
     assert both + below == pytest.approx(student, abs=2e-3)
 
@@ -36,7 +36,7 @@ def test_no_texts_of_the_data(command, distilled, teacher_path, files, tmp_path)
     )
     assert done.code == 0, done
     text = page.read_text(encoding="utf-8")
-    assert "Both right" in text
+    assert "Both correct" in text
     assert "Mistakes of" not in text
 
 
@@ -45,16 +45,16 @@ def test_without_a_teacher_what_the_run_saved(command, distilled, tmp_path):
     assert done.code == 0, done
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert text.count("![") == 2
-    assert "Both right" not in text
+    assert "Both correct" not in text
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         ([], "Nothing to report on: name the output folders"),
-        (["nowhere"], "nowhere is no folder of a student"),
+        (["nowhere"], "nowhere is not the folder of a student"),
         (["RUN", "--eval-file", "x.csv"], "give --teacher as well"),
-        (["RUN", "--output", "page.pdf"], "A report ends with .html or .md"),
+        (["RUN", "--output", "page.pdf"], "The file name of a report ends with .html or .md"),
         (["RUN", "--mistakes", "-1"], "--mistakes is a number of at least 0, got -1."),
         (["RUN", "RUN"], "The same run is named twice."),
         (["RUN", "--teacher", "./none"], "The teacher folder none does not exist."),

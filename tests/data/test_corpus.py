@@ -6,8 +6,8 @@ import factories
 import pytest
 from datasets import Dataset, IterableDataset
 
-from hf_tinybert.data import corpus, loading
-from hf_tinybert.data.corpus import CorpusArguments
+from hf_tinybert.data import corpus
+from hf_tinybert.data.arguments import CorpusArguments, DataArguments
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def text(tmp_path):
 
 
 def load(train=None, corpus_arguments=None, seed=0, **arguments):
-    args = loading.DataArguments(train_file=train and str(train), max_length=16, **arguments)
+    args = DataArguments(train_file=train and str(train), max_length=16, **arguments)
     return corpus.load(args, corpus_arguments or CorpusArguments(), factories.tokenizer(), seed)
 
 
@@ -127,4 +127,4 @@ def test_bad_input_is_refused(text, tmp_path):
 )
 def test_arguments_that_cannot_work(arguments, given, max_steps, message):
     with pytest.raises(ValueError, match=message):
-        arguments.check(loading.DataArguments(**given), max_steps)
+        arguments.check(DataArguments(**given), max_steps)

@@ -12,7 +12,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from transformers import BertConfig
 
 from hf_tinybert.data import loading
-from hf_tinybert.data.loading import DataArguments, check_max_length, load_raw, shortened
+from hf_tinybert.data.arguments import DataArguments
+from hf_tinybert.data.loading import check_max_length, load_raw, shortened
 from hf_tinybert.tasks.label_names import Labels
 from hf_tinybert.tasks.text_classification import Columns, checked, encode
 

@@ -113,6 +113,13 @@ def test_mixing_by_the_identity_is_head_by_head():
     torch.testing.assert_close(mixed, losses.attention_loss(*student, *teacher, 4, tensor(mask)))
 
 
+def test_mixing_needs_the_mixture():
+    arrays, mask = batch(1, 2, 3, [4, 4, 6, 6])
+    student, teacher = [tensor(x) for x in arrays[:2]], [tensor(x) for x in arrays[2:]]
+    with pytest.raises(ValueError, match="head_matching='mixing' needs the mixture of heads"):
+        compare(HeadMatching("mixing", 2, 2), student, teacher, mask)
+
+
 def test_sixteen_heads_start_from_twelve_evenly():
     def start(ours, theirs):
         weights = HeadMatching("mixing", ours, theirs).start_of_mixing()

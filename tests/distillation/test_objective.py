@@ -433,6 +433,12 @@ def test_hard_labels_need_labels():
         Pair(student, teacher, {"hard_label": 1.0})(tiny_models.batch(), "prediction")
 
 
+def test_a_model_without_logits_has_no_prediction_level():
+    student, teacher = (tiny_models.model(auto=AutoModel) for _ in range(2))
+    with pytest.raises(ValueError, match="The student has no logits for the prediction level to compare"):
+        Pair(student, teacher)(tiny_models.batch(), "prediction")
+
+
 def test_gradient_checkpointing_changes_no_gradient():
     seen = []
     for checkpointing in (False, True):

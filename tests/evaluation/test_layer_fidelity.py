@@ -15,7 +15,7 @@ from hf_tinybert import create_student
 from hf_tinybert.distillation.attention_matching import HeadMatching
 from hf_tinybert.distillation.objective import ObjectiveConfig, Weights
 from hf_tinybert.distillation.projections import Projections
-from hf_tinybert.evaluation.layer_fidelity import LayerFidelity
+from hf_tinybert.evaluation.layer_fidelity import LayerFidelity, fidelity_table
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.models.architectures import Encoder
 
@@ -131,6 +131,32 @@ def test_levels_without_weight_are_not_measured():
         *(f"eval_{kind}_hidden_{m}" for kind in ("loss", "cosine") for m in (1, 2)),
         "eval_loss",
     }
+
+
+def test_a_table_has_a_row_for_each_level():
+    metrics = {
+        "test_loss": 1.5,
+        "test_attention_overlap_2": 0.25,
+        "test_cosine_embedding": 0.875,
+        "test_cosine_hidden_2": -0.5,
+        "test_loss_attention_2": 0.125,
+        "test_loss_attention_10": 12.0,
+        "test_loss_embedding": 0.0625,
+        "test_loss_hidden_2": 3.0,
+        "test_runtime": 4.0,
+        "eval_loss_hidden_1": 9.0,
+    }
+    assert fidelity_table(metrics, 12, prefix="test").splitlines() == [
+        "",
+        "On 12 held-out sequences (loss 1.5000)",
+        "",
+        "level               loss    cosine   overlap",
+        "attention_2       0.1250              0.2500",
+        "attention_10     12.0000",
+        "embedding         0.0625    0.8750",
+        "hidden_2          3.0000   -0.5000",
+    ]
+    assert fidelity_table({"eval_loss": 2.0}, 1).splitlines()[1] == "On 1 held-out sequences (loss 2.0000)"
 
 
 def test_no_hook_is_left():

@@ -30,17 +30,17 @@ def reference(x, y):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.integers(5, 30), st.integers(1, 7), st.integers(1, 7))
-def test_alignment_is_the_papers(seed, tokens, width, other):
+def test_linear_cka_is_the_papers(seed, tokens, width, other):
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=(tokens, width)), rng.normal(size=(tokens, other)) + rng.normal()
-    found = layer_similarity.alignment(torch.from_numpy(x), torch.from_numpy(y))
+    found = layer_similarity.linear_cka(torch.from_numpy(x), torch.from_numpy(y))
     assert float(found) == pytest.approx(reference(x, y), rel=1e-7, abs=1e-9)
 
 
 def test_rotations_scales_and_shifts_do_not_count():
     x = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
     rotation, _ = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(1)))
-    assert float(layer_similarity.alignment(x, 3 * x @ rotation + 7)) == pytest.approx(1, abs=1e-5)
+    assert float(layer_similarity.linear_cka(x, 3 * x @ rotation + 7)) == pytest.approx(1, abs=1e-5)
 
 
 def test_what_has_nothing_in_common_is_near_zero_though_it_is_wide():
@@ -49,7 +49,7 @@ def test_what_has_nothing_in_common_is_near_zero_though_it_is_wide():
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
         x, y = torch.randn(40, 312, generator=generator), torch.randn(40, 768, generator=generator)
-        found.append(float(layer_similarity.alignment(x, y)))
+        found.append(float(layer_similarity.linear_cka(x, y)))
     assert abs(sum(found) / len(found)) < 0.02
 
 

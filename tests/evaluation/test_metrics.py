@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -67,6 +69,36 @@ def test_answers_as_squad_counts_them():
     found = metrics.answers(["the year 1976", "", "Denver"], [["1976", "in 1976"], [], ["Denver."]])
     # the words "year 1976" against "1976": precision a half, recall one
     assert found == pytest.approx({"exact_match": 200 / 3, "f1": 100 * (2 / 3 + 1 + 1) / 3})
+
+
+def without(monkeypatch, package):
+    """As where a package is not installed."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find_spec(name))
+
+
+@pytest.mark.parametrize(
+    ("package", "check", "message"),
+    [
+        ("sklearn", lambda: metrics.for_labels(False, True), "The F1 of several labels needs sklearn: pip install"),
+        ("seqeval", lambda: metrics.check_tags(["O", "B-person"]), "The F1 of entities needs seqeval: pip install"),
+        ("torchmetrics", metrics.check_answers, "The F1 of answers needs torchmetrics: pip install"),
+        ("torchmetrics", metrics.check_ranking, "Spearman's rank correlation needs torchmetrics: pip install"),
+    ],
+)
+def test_a_metric_without_its_package_is_refused_early(monkeypatch, package, check, message):
+    check()
+    without(monkeypatch, package)
+    with pytest.raises(ImportError, match=message):
+        check()
+
+
+def test_metrics_that_need_no_package_are_not_refused(monkeypatch):
+    without(monkeypatch, "sklearn")
+    without(monkeypatch, "seqeval")
+    assert metrics.for_labels(True, True) == ("pearson", metrics.pearson)
+    assert metrics.for_labels(False, False) == ("accuracy", metrics.accuracy)
+    metrics.check_tags(["DET", "NOUN"])
 
 
 def test_the_leading_metric_of_labels():

@@ -106,7 +106,7 @@ def test_the_file_says_what_the_model_says(exported):
     assert done.files["fp32"].difference <= 1e-4
     model = auto.from_pretrained(folder).eval()
     found = OnnxModel(done.folder / "onnx" / "model.onnx", model.config)
-    assert found.inputs == ["input_ids", "attention_mask", "token_type_ids"]
+    assert found.inputs.names == ["input_ids", "attention_mask", "token_type_ids"]
     assert found.outputs == outputs
     shapes = {value.name: value.shape for value in found.session.get_inputs()}
     assert set(map(tuple, shapes.values())) == {("batch_size", "sequence_length")}

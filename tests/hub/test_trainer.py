@@ -85,8 +85,8 @@ def test_the_card_says_what_was_measured(running_hub, trained):
     measured = trained[1]["measured"]["end"]
     student, teacher = measured["eval_accuracy"], measured["teacher_accuracy"]
     assert result.metric_value == pytest.approx(student, abs=1e-6)
-    assert f"| accuracy (eval) | {teacher:.4f} | {student:.4f} | {student / teacher:.1%} kept |" in card.text
-    assert f"gives the teacher's answer in {measured['eval_agreement']:.1%} of" in card.text
+    assert f"| accuracy (eval) | {teacher:.4f} | {student:.4f} | {student / teacher:.1%} retained |" in card.text
+    assert f"student and teacher agree on {measured['eval_agreement']:.1%} of" in card.text
     assert "times faster" in card.text
     assert 'pipeline("text-classification", model="me/end")' in card.text
 

@@ -118,10 +118,10 @@ REFUSALS = {
     "too many requests": (r"POST /api/models/.*/commit", 429, "wait a few minutes"),
     "trouble": (r"POST /api/models/.*/commit", 500, "run the command again later"),
     "no preupload": (r"POST /api/models/.*/preupload", 500, "run the command again later"),
-    "broken while creating": (r"POST /api/repos/create", "drop", "look at the network"),
+    "broken while creating": (r"POST /api/repos/create", "drop", "check the network"),
     "no right to store": (r"PUT /_lfs/", 403, "this token may not write there"),
-    "broken while sending": (r"PUT /_lfs/", "drop", "look at the network"),
-    "broken while committing": (r"POST /api/models/.*/commit", "drop", "look at the network"),
+    "broken while sending": (r"PUT /_lfs/", "drop", "check the network"),
+    "broken while committing": (r"POST /api/models/.*/commit", "drop", "check the network"),
 }
 
 
@@ -147,7 +147,7 @@ def test_a_refusal_says_what_to_do_and_a_repeat_sends_the_rest(server, client, s
     code = f" ({action})" if isinstance(action, int) else ""
     assert answer["message"].startswith(f"The Hub did not take {repo}{code}: ")
     assert advice in answer["message"]
-    assert answer["message"].endswith(". Nothing on this disk has changed, and what has arrived is not sent twice.")
+    assert answer["message"].endswith(". Nothing on this disk has changed, and what has arrived is not sent again.")
     assert "hf_" not in answer["message"].replace("hf_home", "")
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     server.failures.clear()
@@ -171,7 +171,9 @@ def test_what_is_no_student_is_refused(tmp_path, student_folder):
 def test_an_adapter_is_not_pushed_as_it_lies_there(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
     (tmp_path / "adapter_model.safetensors").write_bytes(b"weights")
-    with pytest.raises(ValueError, match=r"names its base model by a folder of this machine: save the merged student"):
+    with pytest.raises(
+        ValueError, match=r"whose base model is named by a folder of this machine: save the merged student"
+    ):
         upload.check_folder(tmp_path)
 
 

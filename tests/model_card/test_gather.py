@@ -91,7 +91,7 @@ def test_of_several_teachers_a_licence_is_inherited_where_all_have_it(trainer, t
     [
         ({}, ["embeddings", "hidden states", "attention scores", "predictions"]),
         ({"phases": "intermediate", "attention_weight": 0.0}, ["embeddings", "hidden states"]),
-        ({"phases": "prediction", "hard_label_weight": 0.5}, ["predictions", "the gold labels"]),
+        ({"phases": "prediction", "hard_label_weight": 0.5}, ["predictions", "gold labels"]),
     ],
 )
 def test_the_levels_are_those_that_are_matched(tmp_path, settings, expected):

@@ -26,18 +26,16 @@ FULL = dataclasses.replace(
     teachers=["me/teacher", "you/teacher"],
     levels=["embeddings", "hidden states"],
     mapping=LayerMapping({0: 0, 1: 3, 2: 6}),
-    phases="first the layers, then the predictions",
+    phases="first the intermediate layers, then the predictions",
     init="teacher",
     comparison=Comparison(
         "accuracy",
         "eval",
         32,
         2,
-        (
-            ModelFacts("teacher", 110_000_000, 85_000_000, 440_000_000, 40.0, 0.9),
-            ModelFacts("student", 14_350_000, 4_800_000, 57_000_000, 4.0, 0.87),
-        ),
-        "Some CPU",
+        teacher=ModelFacts("teacher", 110_000_000, 85_000_000, 440_000_000, 40.0, 0.9),
+        student=ModelFacts("student", 14_350_000, 4_800_000, 57_000_000, 4.0, 0.87),
+        machine="Some CPU",
     ),
     scores=[
         Scores(
@@ -73,12 +71,12 @@ def test_the_hub_takes_the_metadata_and_reads_the_results():
 
 def test_the_table_says_what_was_measured():
     text = page(FULL).text
-    assert "| accuracy (eval) | 0.9000 | 0.8700 | 96.7% kept |" in text
+    assert "| accuracy (eval) | 0.9000 | 0.8700 | 96.7% retained |" in text
     assert "| parameters | 110.0M | 14.3M | 7.7 times fewer |" in text
     assert "| size on disk | 440.0 MB | 57.0 MB | 7.7 times smaller |" in text
     assert "| latency, 32 tokens | 40.00 ms | 4.00 ms | 10.0 times faster |" in text
     assert "on Some CPU with 2 threads" in text
-    assert "the teacher's answer in 91.0% of" in text
+    assert "student and teacher agree on 91.0% of" in text
     assert "| layer 1 | layer 3 |" in text
     assert "![The losses.](pictures/losses.png)" in text
     assert "10,000" in text
@@ -90,7 +88,7 @@ def test_what_was_not_measured_is_left_out():
     assert hub_server.card_errors(str(card)) == []
     assert card.data.base_model is None
     assert "base_model" not in str(card)
-    for word in ("kept", "faster", "| layer", "Training arguments", "None", "model-index", "sha256", "Matched"):
+    for word in ("retained", "faster", "| layer", "Training arguments", "None", "model-index", "sha256", "Matched"):
         assert word not in str(card), word
     assert "distilled from a model that is not on the Hub (BertForSequenceClassification with 12" in card.text
 
@@ -111,11 +109,17 @@ def test_a_teacher_that_was_not_measured_leaves_a_dash():
     assert "| accuracy (eval) | - | 0.8700 |  |" in page(dataclasses.replace(BARE, scores=scores)).text
 
 
-def test_an_error_has_no_share_that_is_kept():
+def test_no_share_of_an_error_is_retained():
     scores = [Scores("eval", {"mse": 0.4, "pearson": 0.8}, {"mse": 0.2, "pearson": 0.9})]
     text = page(dataclasses.replace(BARE, scores=scores)).text
     assert "| mse (eval) | 0.2000 | 0.4000 |  |" in text
-    assert "| pearson (eval) | 0.9000 | 0.8000 | 88.9% kept |" in text
+    assert "| pearson (eval) | 0.9000 | 0.8000 | 88.9% retained |" in text
+
+
+def test_what_levels_measure_is_no_score_of_the_task():
+    of_levels = {"loss_hidden_1": 1.0, "loss_vectors": 0.5, "cosine_hidden_12": 0.9, "attention_overlap_2": 0.8}
+    scores = Scores("eval", {"spearman": 0.8, **of_levels, "cosine_vectors": 0.9, "cosine_of_mine": 0.7})
+    assert scores.names == ["spearman", "cosine_vectors", "cosine_of_mine"]
 
 
 def test_teachers_on_the_hub_and_off_it_are_both_named():

@@ -9,7 +9,14 @@ import torch
 import transformers
 from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, GPT2Config, GPT2LMHeadModel
 
-from hf_tinybert.models.loading import auto_class, check_vocabularies, describe, fingerprint, load_model
+from hf_tinybert.models.loading import (
+    auto_class,
+    check_vocabularies,
+    describe,
+    fingerprint,
+    has_finite_weights,
+    load_model,
+)
 
 
 @pytest.mark.parametrize("name", tiny_models.AUTO_CLASSES)
@@ -93,3 +100,12 @@ def test_vocabularies_must_have_one_size():
     check_vocabularies(BertConfig(vocab_size=7), BertConfig(vocab_size=7))
     with pytest.raises(ValueError, match="teacher has a vocabulary of 8 tokens and the student of 7"):
         check_vocabularies(BertConfig(vocab_size=7), BertConfig(vocab_size=8))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_noticed(value):
+    model = tiny_models.model()
+    assert has_finite_weights(model)
+    with torch.no_grad():
+        model.bert.encoder.layer[1].output.dense.bias[3] = value
+    assert not has_finite_weights(model)

@@ -173,7 +173,7 @@ def test_what_a_headless_student_cannot_do(teacher, tmp_path):
         trainer_of(teacher, student_of(teacher), tmp_path, hard_label_weight=0.5)
     with pytest.raises(ValueError, match="pooling must be one of mean, cls, got 'max'"):
         factories.arguments(tmp_path, pooling="max")
-    with pytest.raises(ValueError, match="vectors of several sentence encoders lie in spaces of their own"):
+    with pytest.raises(ValueError, match="vector spaces of several sentence encoders differ"):
         trainer_of([teacher, teacher], student_of(teacher), tmp_path)
     layers = trainer_of(teacher, student_of(teacher), tmp_path, phases="intermediate")
     with pytest.raises(ValueError, match="no metrics of its own where only layers are matched"):

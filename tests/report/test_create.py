@@ -27,7 +27,7 @@ def run_folder(folder, name="mine", student=STUDENT, history=HISTORY, summary=Tr
     (path / "config.json").write_text(json.dumps({"model_type": "bert", "tinybert": known}), encoding="utf-8")
     (path / "trainer_state.json").write_text(json.dumps({"log_history": history}), encoding="utf-8")
     if summary:
-        Comparison("accuracy", "test", 32, 1, (TEACHER, student), "Some CPU").save(path / "summary.json")
+        Comparison("accuracy", "test", 32, 1, TEACHER, student, "Some CPU").save(path / "summary.json")
     return path
 
 
@@ -57,9 +57,9 @@ def test_html_holds_everything(run, tmp_path):
     assert not re.findall(r'(?:src|href)="(?!data:)', page)  # nothing is fetched
     assert "<td>mine</td><td>0.8924</td><td>92.7%</td><td>14.4M</td><td>57.6 MB</td><td>6.36 ms</td>" in page
     assert "<td>teacher</td><td>0.9622</td><td>-</td>" in page
-    assert "0 from 0, 1 from 3, 2 from 6" in page
+    assert "0: 0, 1: 3, 2: 6." in page
     assert "layer 1 87.5%" in page
-    assert "Both right 50.0% (green), only the teacher 25.0% (red)" in page
+    assert "Both correct 50.0% (green), only the teacher 25.0% (red)" in page
     assert "a | b &lt; c\nd" in page
     assert [one.name for one in path.parent.iterdir()] == ["report.html"]
 
@@ -87,6 +87,15 @@ def test_what_was_not_measured_is_left_out(tmp_path):
     assert "None" not in page
 
 
+def test_a_run_without_held_out_data_has_sizes_and_latencies(tmp_path):
+    folder = run_folder(tmp_path, summary=False)
+    facts = [ModelFacts(name, 1_000_000, 500_000, 4_000_000, 2.0) for name in ("teacher", "student")]
+    Comparison("", "", 32, 1, *facts, "Some CPU").save(folder / "summary.json")
+    page = make([read(folder)], tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "| | score | score retained |" in page
+    assert "| mine | - | - | 1.0M | 4.0 MB | 2.00 ms |" in page
+
+
 def test_several_runs_are_points_of_one_picture(tmp_path):
     other = ModelFacts("student", 5_000_000, 500_000, 20_000_000, 3.0, 0.8)
     found = [read(run_folder(tmp_path, "a")), read(run_folder(tmp_path, "b", student=other))]
@@ -99,7 +108,7 @@ def test_several_runs_are_points_of_one_picture(tmp_path):
 def test_pages_of_other_kinds_and_folders_of_no_run(run, tmp_path):
     with pytest.raises(ValueError, match=r"ends with \.html or \.md, got 'report\.pdf'"):
         make([run], tmp_path / "report.pdf")
-    with pytest.raises(ValueError, match=r"nowhere is no folder of a student"):
+    with pytest.raises(ValueError, match=r"nowhere is not the folder of a student"):
         read(tmp_path / "nowhere")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}{", encoding="utf-8")
@@ -108,19 +117,19 @@ def test_pages_of_other_kinds_and_folders_of_no_run(run, tmp_path):
     (tmp_path / "model" / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
     with pytest.raises(ValueError, match=r"neither summary\.json nor trainer_state\.json"):
         read(tmp_path / "model")
-    for summary in ('{"accuracy": 0.9}', '{"models": [{"name": "x", "taste": 1}]}'):
+    for summary in ('{"accuracy": 0.9}', '{"teacher": {"name": "x", "taste": 1}, "student": {}}'):
         (tmp_path / "model" / "summary.json").write_text(summary, encoding="utf-8")
-        with pytest.raises(ValueError, match=r"is not one that `hf-tinybert distill` saved"):
+        with pytest.raises(ValueError, match=r"is not one that this version of `hf-tinybert distill` saved"):
             read(tmp_path / "model")
     (tmp_path / "model" / "summary.json").write_text("[1]", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"summary\.json is damaged: it holds no object"):
+    with pytest.raises(ValueError, match=r"summary\.json is damaged: expected a JSON object, got list"):
         read(tmp_path / "model")
 
 
 def test_runs_that_were_measured_on_different_things(tmp_path):
     first = read(run_folder(tmp_path, "a"))
     folder = run_folder(tmp_path, "b")
-    Comparison("f1", "eval", 32, 1, (TEACHER, STUDENT)).save(folder / "summary.json")
+    Comparison("f1", "eval", 32, 1, TEACHER, STUDENT).save(folder / "summary.json")
     message = "make a report of each: a: test accuracy, 32 tokens; b: eval f1, 32 tokens"
     with pytest.raises(ValueError, match=message):
         make([first, read(folder)], tmp_path / "report.md")
@@ -130,7 +139,7 @@ def test_runs_that_were_measured_on_different_things(tmp_path):
 def test_teachers_of_their_own(tmp_path):
     better = ModelFacts("teacher", 110_000_000, 85_000_000, 438_000_000, 40.0, 0.97)
     folder = run_folder(tmp_path, "b")
-    Comparison("accuracy", "test", 32, 1, (better, STUDENT), "Some CPU").save(folder / "summary.json")
+    Comparison("accuracy", "test", 32, 1, better, STUDENT, "Some CPU").save(folder / "summary.json")
     page = make([read(run_folder(tmp_path, "a")), read(folder)], tmp_path / "report.md").read_text(encoding="utf-8")
     assert "| teacher of a | 0.9622 |" in page
     assert "| teacher of b | 0.9700 |" in page

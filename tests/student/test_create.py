@@ -276,7 +276,7 @@ def test_a_trainer_makes_the_student_of_a_shape_from_its_own_texts(teacher, tmp_
 def test_a_trainer_that_has_no_texts_says_so(teacher, tmp_path, caplog):
     args = factories.arguments(tmp_path)
     factories.trainer(factories.student_config(teacher), teacher, args, train_dataset=None)
-    assert "The student starts without having seen any text, and is worse for it" in caplog.text
+    assert "No calibration data was given: the student's initial accuracy will be much lower" in caplog.text
 
 
 def test_the_collators_tokenizer_serves_too(teacher, tmp_path, caplog):
@@ -286,7 +286,7 @@ def test_the_collators_tokenizer_serves_too(teacher, tmp_path, caplog):
     if not compat.HAS_SAMPLING_STRATEGY:  # transformers 4.57 still takes the old name
         rows = factories.household()["train"]
         DistillationTrainer(shape, args, train_dataset=rows, tokenizer=factories.tokenizer(), teacher=teacher)
-    assert "without having seen any text" not in caplog.text
+    assert "No calibration data was given" not in caplog.text
 
 
 @pytest.mark.parametrize("form", ["folder", "adapter folder"])
@@ -318,7 +318,7 @@ def test_a_named_teacher_says_what_it_is(encoder, teacher, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     for said in (["BertForPreTraining"], None):
         (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": said}), encoding="utf-8")
-        with pytest.raises(ValueError, match=r"does not say which task .*(BertForPreTraining|nothing is said)"):
+        with pytest.raises(ValueError, match=r"does not tell which task .*(BertForPreTraining|recorded: nothing)"):
             factories.trainer(shape, tmp_path, factories.arguments(tmp_path))
     teacher.save_pretrained(tmp_path / "best")
     trainer = factories.trainer(

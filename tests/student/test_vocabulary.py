@@ -127,7 +127,7 @@ def test_what_cannot_be_trimmed():
     with pytest.raises(ValueError, match=r"1500 tokens and the model 90 embeddings"):
         trim_vocabulary(tokenizer, tiny_models.model(), requests())
     words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
-    with pytest.raises(ValueError, match="knows WordPiece, BPE, Unigram tokenizers, got WordLevel"):
+    with pytest.raises(ValueError, match="supports WordPiece, BPE, Unigram tokenizers, got WordLevel"):
         trim_vocabulary(words, tiny_models.model(), ["a"])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from transformers import BertConfig, EvalPrediction
 
-from hf_tinybert.data.loading import DataArguments
+from hf_tinybert.data.arguments import DataArguments
 from hf_tinybert.tasks.feature_extraction import FeatureExtraction
 
 PAIRS = [

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig, EvalPrediction
 
-from hf_tinybert.data.loading import DataArguments
+from hf_tinybert.data.arguments import DataArguments
 from hf_tinybert.tasks.question_answering import QuestionAnswering, best_span
 
 CONTEXT = (

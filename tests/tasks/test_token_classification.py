@@ -7,7 +7,7 @@ from datasets import ClassLabel, Dataset, List
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, BertConfig
 
-from hf_tinybert.data.loading import DataArguments
+from hf_tinybert.data.arguments import DataArguments
 from hf_tinybert.models.loading import load_tokenizer
 from hf_tinybert.tasks.token_classification import TokenClassification
 

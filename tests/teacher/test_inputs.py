@@ -176,7 +176,7 @@ def test_levels_of_tokens_are_refused(arguments, message, teacher, data, byte_to
 def test_tasks_of_tokens_and_missing_or_long_columns_are_refused(teacher, data, byte_tokens, tmp_path):
     config = BertConfig(vocab_size=600, hidden_size=24, num_hidden_layers=1, num_attention_heads=12, num_labels=12)
     tagger = AutoModelForTokenClassification.from_config(config)
-    with pytest.raises(ValueError, match="this task's logits are of tokens"):
+    with pytest.raises(ValueError, match="this task's logits belong to tokens"):
         trainer_of(teacher, data, byte_tokens, tmp_path, student=tagger)
     for split, what in (("train_dataset", "training"), ("eval_dataset", "evaluation")):
         lacking = data["train"].remove_columns(["teacher_input_ids"])

@@ -1,4 +1,4 @@
-"""Where the encoders of transformers keep their layers, queries, keys and values."""
+"""The names under which encoders of transformers keep their layers, queries, keys and values."""
 
 from hf_tinybert.models.architectures.encoder import Attention, Encoder
 from hf_tinybert.models.architectures.registry import register_architecture

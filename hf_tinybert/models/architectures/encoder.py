@@ -1,4 +1,4 @@
-"""The parts of a model that the losses look at."""
+"""The parts of an encoder whose outputs the losses compare."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hf_tinybert.models.peft import unwrapped
 
 logger = logging.get_logger(__name__)
 
-#: What the attention module of a model with plain scores consists of.
+#: Submodules of an attention module whose scores are Q K^T / sqrt(head_size) alone.
 _PLAIN_PARTS = {"query", "key", "value", "q_lin", "k_lin", "v_lin", "out_lin", "dense", "dropout", "LayerNorm"} | {
     "attention_dropout",
     "output_dropout",
@@ -23,14 +23,14 @@ _PLAIN_PARTS = {"query", "key", "value", "q_lin", "k_lin", "v_lin", "out_lin", "
 
 @dataclass(frozen=True)
 class Attention:
-    """Where the attention scores of one layer come from: Q K^T / sqrt(head_size), plus a bias in some families.
+    """The modules that compute the attention scores of a layer: Q K^T / sqrt(head_size), plus a bias in some families.
 
     Attributes:
         module: computes the scores.
         queries: the query projection, `[B, S, d]` to `[B, S, heads * head_size]`.
         keys: the key projection.
         values: the value projection; in some families one module is all three.
-        read: makes queries, keys, values and bias of what the projections gave; None where they are just that.
+        read: makes queries, keys, values and bias from the projections' outputs; None where these are used unchanged.
         biased: `read` also gives a `bias` `[B, heads, S, S]`, which is added to the scores.
         window: a position attends to those at most so many positions away; None: to all.
     """
@@ -46,7 +46,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class Encoder:
-    """The parts of a model that the losses look at.
+    """The parts of a model whose outputs the losses compare.
 
     Attributes:
         layers: the transformer layers in the order in which they are called, a shared one several times; each takes
@@ -57,7 +57,7 @@ class Encoder:
         num_heads: attention heads of a layer.
         hidden_size: d.
         max_length: the longest input in tokens, or None if it is not limited.
-        known_scores: whether the scores are what `Attention` says; False where the model adds something unknown.
+        known_scores: whether `Attention` describes the scores; False where the model may add terms of its own.
     """
 
     layers: tuple[nn.Module, ...]
@@ -78,6 +78,10 @@ class Encoder:
         """Whether the scores have a term beside Q K^T."""
         return any(attention.biased for attention in self.attention)
 
+    def at_most(self, length: int) -> int:
+        """`length`, or the longest input of the model where that is shorter."""
+        return length if self.max_length is None else min(length, self.max_length)
+
     @classmethod
     def from_model(cls, model: PreTrainedModel) -> Encoder:
         """Find the parts of an encoder.
@@ -86,7 +90,7 @@ class Encoder:
 
         Raises:
             ValueError: the model lacks a part that its specification names, or, without one, has none of the
-                conventional names; the message says what is missing and how to register an architecture.
+                conventional names; the message names what is missing and shows how to register an architecture.
         """
         model = unwrapped(model)
         base = getattr(model, model.base_model_prefix, model) if model.base_model_prefix else model
@@ -98,22 +102,22 @@ class Encoder:
             if lacking is None:
                 if registered is None:
                     logger.warning_once(
-                        f"model_type {model_type!r} is not registered; its layers were found under BERT's or "
-                        "DistilBERT's names. If its attention scores are more than Q K^T / sqrt(head_size), register "
+                        f"model_type {model_type!r} is not registered; its layers have BERT's or DistilBERT's names. "
+                        "If its attention scores are more than Q K^T / sqrt(head_size), register "
                         "it (hf_tinybert.models.architectures.register_architecture) or set attention_weight=0."
                     )
                 return _encoder(base, model.config, spec)
             missing.append(lacking)
         raise ValueError(
             f"{type(model).__name__} (model_type {model_type!r}) is not an encoder whose layers can be matched: it "
-            f"lacks {' and '.join(missing)}. Say where it keeps its layers, queries, keys and values with "
+            f"lacks {' and '.join(missing)}. Name its layers and its query, key and value projections with "
             f"hf_tinybert.models.architectures.register_architecture({model_type!r}, ArchitectureSpec(layers=..., "
             "attention=..., query=..., key=..., value=...))."
         )
 
 
 def _lacking(base: nn.Module, config: PretrainedConfig, spec: ArchitectureSpec) -> str | None:
-    """The path of the first part that is not there, or None."""
+    """The path of the first part that the model lacks, or None."""
     listed = _submodule(base, spec.layers)
     if not isinstance(listed, nn.ModuleList) or not len(listed):
         return spec.layers
@@ -129,10 +133,10 @@ def _encoder(base: nn.Module, config: PretrainedConfig, spec: ArchitectureSpec) 
     assert isinstance(listed, nn.ModuleList)
     layers = list(spec.called(listed, config))
     outputs = list(layers)
-    if (after := _submodule(base, spec.after_first)) is not None:
-        outputs[0] = after
-    if (after := _submodule(base, spec.after_last)) is not None:
-        outputs[-1] = after
+    if (following := _submodule(base, spec.after_first)) is not None:
+        outputs[0] = following
+    if (following := _submodule(base, spec.after_last)) is not None:
+        outputs[-1] = following
     attention = [_attention(layer.get_submodule(spec.attention), spec) for layer in layers]
     module = attention[0].module
     plain = getattr(config, "position_embedding_type", None) in (None, "absolute")
@@ -170,7 +174,7 @@ def _submodule(module: nn.Module, path: str) -> nn.Module | None:
 
 
 def _max_length(base: nn.Module) -> int | None:
-    """Rows of the position table that inputs can use; RoBERTa's kin count from after the padding id."""
+    """Rows of the position table that inputs can use; RoBERTa's positions start after the padding id."""
     table = _submodule(base, "embeddings.position_embeddings")
     if not isinstance(table, nn.Embedding):
         return None
@@ -178,5 +182,5 @@ def _max_length(base: nn.Module) -> int | None:
 
 
 def _num_heads(attention: nn.Module, config: PretrainedConfig) -> int:
-    """The heads of the attention module itself, where it says; ConvBERT has fewer than its configuration."""
+    """The heads of the attention module, by its own attribute; ConvBERT has fewer than its configuration."""
     return int(getattr(attention, "num_attention_heads", config.num_attention_heads))

@@ -1,4 +1,4 @@
-"""Which specification holds for which `model_type`."""
+"""The specification of each `model_type`."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ CONVENTIONAL = (BERT, DISTILBERT)
 
 
 def register_architecture(model_type: str, spec: ArchitectureSpec) -> None:
-    """Say where models of a type keep their parts; it holds for the rest of the process.
+    """Register the part names of a model type, for the rest of the process.
 
     Args:
         model_type: `config.model_type` of the models.
-        spec: of their parts. A type that is registered already gets the new one.
+        spec: of their parts. It replaces that of a type that is registered already.
     """
     ARCHITECTURES[model_type] = spec
 

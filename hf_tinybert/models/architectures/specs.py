@@ -1,4 +1,4 @@
-"""The architectures: one specification for each way to name the parts of an encoder or to compute its scores."""
+"""The architectures: one specification for each naming of an encoder's parts, or way to compute its scores."""
 
 from __future__ import annotations
 
@@ -6,16 +6,23 @@ import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
-#: From what the projections of an attention module gave, by name, and what its forward pass was called with, to
-#: `queries`, `keys`, `values` and, where the scores have a term of their own, `bias` (see `Attention`).
-Read = Callable[[nn.Module, Mapping[str, Any], Mapping[str, Tensor]], dict[str, Tensor]]
+if TYPE_CHECKING:
+    from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
+    from transformers.models.modernbert.modeling_modernbert import ModernBertAttention
+
+#: Tensors by name: the arguments of a forward pass (some are tuples of tensors, or None), or projections' outputs.
+Tensors: TypeAlias = Mapping[str, Tensor]
+#: From an attention module, the arguments of its forward pass and the outputs of its projections to `queries`, `keys`,
+#: `values` and, where the scores have a further term, `bias` (see `Attention`).
+Read: TypeAlias = Callable[[nn.Module, Tensors, Tensors], dict[str, Tensor]]
 
 
-def _as_listed(layers: nn.ModuleList, config: Any) -> Sequence[nn.Module]:
+def _as_listed(layers: nn.ModuleList, config: PretrainedConfig) -> Sequence[nn.Module]:
     return list(layers)
 
 
@@ -36,9 +43,9 @@ class ArchitectureSpec:
         called: the layers in the order in which they are called, from the list and the configuration.
         after_first: path of a module behind the first layer, whose output is the first hidden state; "" for none.
         after_last: path of a final LayerNorm behind the last layer; "" for none.
-        read: makes queries, keys, values and bias of what the projections gave (see `Attention`).
-        biased: whether `read` gives a bias.
-        window: how far a layer's attention module looks to either side, or None.
+        read: makes queries, keys, values and bias from the projections' outputs (see `Attention`).
+        biased: whether `read` returns a bias.
+        window: to how many positions on either side an attention module attends, or None.
     """
 
     layers: str
@@ -46,7 +53,7 @@ class ArchitectureSpec:
     query: str
     key: str
     value: str
-    called: Callable[[nn.ModuleList, Any], Sequence[nn.Module]] = _as_listed
+    called: Callable[[nn.ModuleList, PretrainedConfig], Sequence[nn.Module]] = _as_listed
     after_first: str = ""
     after_last: str = ""
     read: Read | None = None
@@ -54,7 +61,7 @@ class ArchitectureSpec:
     window: Callable[[nn.Module], int | None] = _without_window
 
 
-def _albert_layers(groups: nn.ModuleList, config: Any) -> Sequence[nn.Module]:
+def _albert_layers(groups: nn.ModuleList, config: PretrainedConfig) -> Sequence[nn.Module]:
     """ALBERT calls each group of shared layers several times in a row."""
     if config.inner_group_num != 1:
         raise ValueError(
@@ -62,24 +69,24 @@ def _albert_layers(groups: nn.ModuleList, config: Any) -> Sequence[nn.Module]:
             "only inner_group_num=1 can be matched layer by layer."
         )
     number: int = config.num_hidden_layers
-    called: Any = [groups[index * len(groups) // number] for index in range(number)]
-    return [group.albert_layers[0] for group in called]
+    called = [groups[index * len(groups) // number] for index in range(number)]
+    return [group.get_submodule("albert_layers.0") for group in called]
 
 
-def _mpnet(module: nn.Module, arguments: Mapping[str, Any], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _mpnet(module: nn.Module, arguments: Tensors, projected: Tensors) -> dict[str, Tensor]:
     """MPNet adds a bias of the relative position, which the encoder computes once for all layers."""
-    return {**given, "bias": arguments["position_bias"]}
+    return {**projected, "bias": arguments["position_bias"]}
 
 
-def _deberta(module: Any, arguments: Mapping[str, Any], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _deberta(module: DisentangledSelfAttention, arguments: Tensors, projected: Tensors) -> dict[str, Tensor]:
     """DeBERTa-v2 divides by sqrt(head_size * terms) and adds terms of content and relative position (He et al. 2021).
 
     The added terms are computed once more, by the family's own code and without dropout.
     """
     terms = 1 + ("c2p" in module.pos_att_type) + ("p2c" in module.pos_att_type)
     heads = module.num_attention_heads
-    query, key = (module.transpose_for_scores(given[name], heads) for name in ("queries", "keys"))
-    read = {**given, "queries": given["queries"] / math.sqrt(terms)}
+    query, key = (module.transpose_for_scores(projected[name], heads) for name in ("queries", "keys"))
+    read = {**projected, "queries": projected["queries"] / math.sqrt(terms)}
     shape = (-1, heads, query.shape[-2], key.shape[-2])
     if module.relative_attention:
         added = module.disentangled_attention_bias(
@@ -87,17 +94,17 @@ def _deberta(module: Any, arguments: Mapping[str, Any], given: Mapping[str, Tens
         )
         read["bias"] = added.view(shape)
     else:
-        read["bias"] = query.new_zeros(()).expand(len(given["queries"]), *shape[1:])
+        read["bias"] = query.new_zeros(()).expand(len(projected["queries"]), *shape[1:])
     return read
 
 
-def _modernbert(module: Any, arguments: Mapping[str, Any], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _modernbert(module: ModernBertAttention, arguments: Tensors, projected: Tensors) -> dict[str, Tensor]:
     """ModernBERT has one projection for all three, and rotates queries and keys by their positions."""
-    fused = given["queries"]
+    fused = projected["queries"]
     if fused.dim() != 3:
         raise ValueError(
-            "ModernBERT with flash_attention_2 takes the padding out of the batch, and its layers cannot be matched "
-            "position by position then: load it with attn_implementation='sdpa'."
+            "ModernBERT with flash_attention_2 removes the padding from the batch, so its layers cannot be matched "
+            "position by position: load it with attn_implementation='sdpa'."
         )
     parts = fused.unflatten(-1, (3, -1, module.head_dim))
     query, key, value = (part.transpose(1, 2) for part in parts.unbind(2))
@@ -111,8 +118,8 @@ def _modernbert(module: Any, arguments: Mapping[str, Any], given: Mapping[str, T
     return {name: part.transpose(1, 2).flatten(2) for name, part in zip(names, (query, key, value), strict=True)}
 
 
-def _modernbert_window(attention: Any) -> int | None:
-    """Local layers; transformers 5 counts the position itself, 4.57 marks global layers by -1."""
+def _modernbert_window(attention: ModernBertAttention) -> int | None:
+    """The window of local layers; transformers 5 counts the position itself, 4.57 marks global layers by -1."""
     if hasattr(attention, "local_attention"):
         reach: int = attention.local_attention[0]
         return None if reach < 0 else reach

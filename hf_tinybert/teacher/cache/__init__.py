@@ -1,6 +1,6 @@
-"""What the teacher said, kept on disk: logits by row, or everything the losses look at.
+"""The teacher's features on disk: logits by row, or everything that the losses compare.
 
-`opening.open_source` decides and makes the signal; nothing here knows the trainer or the student.
+`policy.open_source` chooses and opens the source. Nothing here depends on the trainer or the student.
 """
 
 from hf_tinybert.teacher.cache.policy import open_source

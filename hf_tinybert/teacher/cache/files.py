@@ -1,36 +1,34 @@
-"""Files that are whole and what they say they are, or are not read at all."""
+"""Cache files: written atomically, and read only if key, shapes and checksum are right."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from hf_tinybert.utils.files import file_beside
+from hf_tinybert.utils.hashing import tensors_digest
 
 
 class Damaged(Exception):
-    """A file is not what it should be."""
+    """A file is incomplete, or holds something else than expected."""
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], key: str) -> None:
-    """Write a safetensors file with key and checksum in its header: beside, then renamed.
+    """Write a safetensors file with key and checksum in its header, under a temporary name, and rename it.
 
     Raises:
         OSError: the file cannot be written; nothing is left of it.
     """
     try:
         with file_beside(path) as file:
-            save_file(dict(tensors), str(file), metadata={"key": key, "sha256": _checksum(tensors)})
+            save_file(dict(tensors), str(file), metadata={"key": key, "sha256": tensors_digest(tensors)})
     except (OSError, SafetensorError) as error:
         raise OSError(
-            f"The teacher's cache cannot be written to {path.parent}: {error}. Make room there, name another folder "
+            f"The teacher's cache cannot be written to {path.parent}: {error}. Make room there, choose another folder "
             "with teacher_cache_dir, or use teacher_cache='logits' or 'none'."
         ) from None
 
@@ -40,7 +38,7 @@ def read(path: Path, shapes: Mapping[str, tuple[int, ...]] | None, key: str) -> 
 
     Raises:
         FileNotFoundError: there is no such file.
-        Damaged: it is not whole, or not what was asked for.
+        Damaged: it is incomplete, or belongs to another cache.
     """
     if not path.is_file():
         raise FileNotFoundError(path)
@@ -54,16 +52,6 @@ def read(path: Path, shapes: Mapping[str, tuple[int, ...]] | None, key: str) -> 
         raise Damaged("it belongs to other data or another teacher")
     if shapes is not None and {name: tuple(tensor.shape) for name, tensor in tensors.items()} != dict(shapes):
         raise Damaged("its tensors have other shapes")
-    if header.get("sha256") != _checksum(tensors):
-        raise Damaged("its checksum does not fit")
+    if header.get("sha256") != tensors_digest(tensors):
+        raise Damaged("its checksum does not match")
     return tensors
-
-
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        bytes_of: Any = tensor.contiguous().flatten().view(torch.uint8).numpy()
-        total.update(bytes_of)
-    return total.hexdigest()

@@ -1,9 +1,8 @@
-"""How the features of a token lie side by side, without padding."""
+"""How the features of tokens are stored: side by side, without padding."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,13 +14,13 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch
 
 @dataclass(frozen=True)
 class Layout:
-    """Which numbers are kept of a token, and of a row.
+    """The numbers that are stored of a token, and of a row.
 
     Attributes:
-        columns: (kind, layer, width) of each matched tensor, in the order in which they lie side by side; kind is
-            `hidden`, `queries`, `keys` or `values`.
+        columns: (kind, layer, width) of each matched tensor, in the order of storage; kind is `hidden`, `queries`,
+            `keys` or `values`.
         dtype: of these numbers: `float16`, `bfloat16` or `float32`. Logits are float32.
-        classes: logits of a row (or token), 0 where none are kept.
+        classes: logits of a row (or token), 0 where none are stored.
         per_token: logits are of tokens, not of rows.
     """
 
@@ -32,7 +31,7 @@ class Layout:
 
     @classmethod
     def from_features(cls, features: Features, dtype: str) -> Layout:
-        """The layout of what a signal gave for some batch."""
+        """The layout of the features of a batch."""
         columns = tuple(
             (kind, layer, tensor.shape[-1])
             for kind in ("hidden", "queries", "keys", "values")
@@ -45,7 +44,7 @@ class Layout:
 
     @property
     def width(self) -> int:
-        """Numbers kept of a token, logits aside."""
+        """Numbers stored of a token, without logits."""
         return sum(width for _, _, width in self.columns)
 
     @property
@@ -56,11 +55,11 @@ class Layout:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row on disk, beside its tokens'."""
+        """Bytes of a row on disk, without its tokens."""
         return 0 if self.per_token else 4 * self.classes
 
-    def as_dict(self) -> dict[str, Any]:
-        """For a key or a file's header."""
+    def as_dict(self) -> dict[str, object]:
+        """The layout as JSON can hold it, for a key."""
         return asdict(self)
 
     def pack(self, features: Features, mask: Tensor) -> Tensor:
@@ -74,7 +73,7 @@ class Layout:
 
         Args:
             tokens: `[T, width]`.
-            positions: `[T]`, where each lies in the flattened batch.
+            positions: `[T]`, the position of each in the flattened batch.
             shape: (B, S).
         """
         padded = spread(tokens, positions, shape)
@@ -86,7 +85,7 @@ class Layout:
 
 
 def real_positions(mask: Tensor) -> Tensor:
-    """Where the real positions of a mask `[B, S]` lie in the flattened batch, `[T]`."""
+    """Indices of the real positions of a mask `[B, S]` in the flattened batch, `[T]`."""
     return mask.flatten().nonzero().squeeze(-1)
 
 
@@ -97,7 +96,7 @@ def real_tokens(tensor: Tensor, positions: Tensor) -> Tensor:
 
 
 def spread(tokens: Tensor, positions: Tensor, shape: tuple[int, int]) -> Tensor:
-    """`[T, d]` to `[B, S, d]`, padding 0, without waiting for the device."""
+    """`[T, d]` to `[B, S, d]`, padding 0, without a device synchronisation."""
     if len(tokens) != shape[0] * shape[1]:
         padded = tokens.new_zeros(shape[0] * shape[1], tokens.shape[-1])
         tokens = padded.index_copy_(0, positions, tokens)

@@ -1,4 +1,4 @@
-"""The teacher's logits by row: filled while training goes over the data for the first time."""
+"""The teacher's logits by row, computed during the first epoch that needs them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers.utils import logging
 
@@ -20,45 +21,51 @@ logger = logging.get_logger(__name__)
 class LogitsTable:
     """Logits of rows (or of their tokens), in memory while training, in a file of each process afterwards.
 
-    Reading and writing a batch never waits for the device: which rows are known is kept on the host.
+    Reading and writing a batch needs no device synchronisation: the host keeps track of the rows that are filled.
 
     Args:
         folder: of this key alone.
-        key: what the files must say they belong to.
-        lengths: how many vectors a row has: 1, or its real positions in token-level tasks, `[N]`.
+        key: that the files must have in their headers.
+        lengths: vectors of a row, `[N]`: 1, or its real positions in token-level tasks.
         classes: C.
-        device: where the table lives.
+        device: of the table.
         name: of this process's file, the same in the next run.
     """
 
     def __init__(
-        self, folder: Path, key: str, lengths: np.ndarray, classes: int, device: torch.device, name: str
+        self,
+        folder: Path,
+        key: str,
+        lengths: NDArray[np.int64],
+        classes: int,
+        device: torch.device,
+        name: str,
     ) -> None:
-        """Read what earlier runs have left."""
+        """Read the files of earlier runs."""
         self.folder = folder
         self._key = key
         self._offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         self._values = torch.zeros(int(self._offsets[-1]), classes, device=device)
-        self._known = np.zeros(len(lengths), dtype=bool)
+        self._filled = np.zeros(len(lengths), dtype=bool)
         self._path = folder / f"logits-{name}.safetensors"
         self._dirty = False
         self.refresh()
 
     @property
     def complete(self) -> bool:
-        """Whether every row is known."""
-        return bool(self._known.all())
+        """Whether every row is filled."""
+        return bool(self._filled.all())
 
     def get(self, rows: Sequence[int]) -> Tensor | None:
-        """The logits of some rows, `[n, C]` or `[T, C]`, or None if one of them is not known."""
-        if not self._known[list(rows)].all():
+        """The logits of some rows, `[n, C]` or `[T, C]`, or None if one of the rows is not filled."""
+        if not self._filled[list(rows)].all():
             return None
         return self._values.index_select(0, self._positions(rows))
 
-    def put(self, rows: Sequence[int] | np.ndarray, logits: Tensor) -> None:
-        """Keep the logits of some rows, `[n, C]` or `[T, C]`; a row that is known already stays as it is."""
+    def put(self, rows: Sequence[int] | NDArray[np.int64], logits: Tensor) -> None:
+        """Fill some rows with logits `[n, C]` or `[T, C]`; rows that are filled already do not change."""
         numbers = np.asarray(rows, dtype=np.int64)
-        new = ~self._known[numbers]
+        new = ~self._filled[numbers]
         if not new.all():
             kept = np.flatnonzero(np.repeat(new, self._sizes(numbers)))
             logits = logits.index_select(0, torch.from_numpy(kept).to(logits.device))
@@ -66,14 +73,14 @@ class LogitsTable:
         if len(numbers):
             values = logits.float().to(self._values.device)
             self._values.index_copy_(0, self._positions(numbers), values)
-            self._known[numbers] = True
+            self._filled[numbers] = True
             self._dirty = True
 
     def flush(self) -> None:
-        """Write this process's file, if there is anything new in it."""
+        """Write this process's file, if it has new rows."""
         if not self._dirty:
             return
-        rows = np.flatnonzero(self._known)
+        rows = np.flatnonzero(self._filled)
         locks = self.folder / "locks"
         locks.mkdir(parents=True, exist_ok=True)
         values = self._values.cpu() if self.complete else self._values.index_select(0, self._positions(rows)).cpu()
@@ -83,12 +90,12 @@ class LogitsTable:
         self._dirty = False
 
     def refresh(self) -> None:
-        """Take in what other processes, or earlier runs, have written."""
+        """Read what other processes, or earlier runs, have written."""
         for path in sorted(self.folder.glob("logits-*.safetensors")):
             try:
-                found = files.read(path, None, self._key)
-                rows, values = found["rows"].numpy(), found["values"]
-                if rows.size and (rows.min() < 0 or rows.max() >= len(self._known)):
+                tensors = files.read(path, None, self._key)
+                rows, values = tensors["rows"].numpy(), tensors["values"]
+                if rows.size and (rows.min() < 0 or rows.max() >= len(self._filled)):
                     raise files.Damaged("its rows are not of these data")
             except (files.Damaged, FileNotFoundError, KeyError) as error:
                 logger.warning(f"{path} is damaged ({error}) and is not used.")
@@ -98,12 +105,12 @@ class LogitsTable:
             self.put(rows, values)
             self._dirty = dirty
 
-    def _sizes(self, rows: np.ndarray) -> np.ndarray:
-        sizes: np.ndarray = self._offsets[rows + 1] - self._offsets[rows]
+    def _sizes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        sizes: NDArray[np.int64] = self._offsets[rows + 1] - self._offsets[rows]
         return sizes
 
-    def _positions(self, rows: Sequence[int] | np.ndarray) -> Tensor:
-        """Where the vectors of some rows lie in the table."""
+    def _positions(self, rows: Sequence[int] | NDArray[np.int64]) -> Tensor:
+        """The indices of some rows' vectors in the table."""
         numbers = np.asarray(rows, dtype=np.int64)
         sizes = self._sizes(numbers)
         before = np.cumsum(sizes) - sizes

@@ -1,4 +1,4 @@
-"""From a request to a signal: which cache, where, and whether it pays."""
+"""Chooses the source of a run's teacher features: which cache, in which folder, and whether it saves time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,50 +27,54 @@ from hf_tinybert.teacher.cache.store import FeatureStore, free_bytes, readable
 from hf_tinybert.teacher.source import OnlineTeacher, TeacherSource
 from hf_tinybert.training_args import DistillationTrainingArguments
 from hf_tinybert.utils.files import file_beside
+from hf_tinybert.utils.types import AnyDataset, Collator, Example
 from hf_tinybert.utils.work_sharing import default_folder
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 logger = logging.get_logger(__name__)
 
-#: `auto` leaves at least this share of the disk's free room alone.
+#: Share of the disk's free space that `auto` does not use.
 _LEAVE_FREE = 0.5
-#: Up to this relative difference two answers of the teacher are the same; bfloat16 rounds to less.
+#: Relative difference up to which two outputs of the teacher count as equal; bfloat16 rounds to less.
 _SAME = 0.1
-#: So many rows, from the shortest on, are compared with themselves in a padded batch.
+#: Number of rows whose outputs alone and in a padded batch are compared.
 _PADDED = 8
 
 
 _BIASED = (
-    "this teacher adds terms to its attention scores that belong to pairs of tokens, which a cache by token does not "
-    "hold"
+    "this teacher adds terms to its attention scores that belong to pairs of tokens, which a cache of tokens does not "
+    "store"
 )
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a run wants of a cache.
+    """A run's request for a cache.
 
     Attributes:
         choice: `none`, `logits`, `features` or `auto`.
-        folder: where caches live.
+        folder: of all caches.
         dtype: of features.
         dataset: the training data, with the columns that batches are made of.
         collator: makes batches of them.
-        intermediate_passes: how often the run goes over the data for layers.
-        prediction_passes: and for logits.
+        intermediate_passes: passes over the data in which layers are matched.
+        prediction_passes: passes over the data in which logits are compared.
         joint: they are the same passes.
         batch_size: rows at a time while building.
-        device: where the teacher runs.
+        device: of the teacher.
         autocast: the mixed precision in which it runs.
         rank: of this process.
-        processes: how many there are.
-        agree: hands every process what the first one gives.
+        processes: their number.
+        agree: returns the first process's value in every process.
     """
 
     choice: str
     folder: Path
     dtype: str
-    dataset: Any
-    collator: Any
+    dataset: AnyDataset
+    collator: Collator
     intermediate_passes: float
     prediction_passes: float
     joint: bool
@@ -79,14 +83,14 @@ class Request:
     autocast: str = "no"
     rank: int = 0
     processes: int = 1
-    agree: Callable[[Any], Any] = lambda value: value
+    agree: Callable[[tuple[str, str]], tuple[str, str]] = lambda value: value
 
     @classmethod
     def from_arguments(
         cls,
         args: DistillationTrainingArguments,
-        dataset: Any,
-        collator: Any,
+        dataset: AnyDataset,
+        collator: Collator,
         passes: tuple[float, float],
         autocast: str,
     ) -> Request:
@@ -118,10 +122,10 @@ class Request:
 
 
 def open_source(live: OnlineTeacher, request: Request) -> TeacherSource:
-    """The source that a run trains with; builds a feature cache if that is what it takes.
+    """The source of a run's teacher features; a feature cache is built first, if one is used.
 
     Raises:
-        ValueError: a cache was asked for that these data cannot have.
+        ValueError: the requested cache is not possible with these data.
         OSError: there is no room for it.
     """
     try:
@@ -142,15 +146,15 @@ def _open_source(live: OnlineTeacher, request: Request) -> TeacherSource:
         except rows.ChangedRows:
             why_not = "the data collator changes the token ids of the rows (masking, truncation, ...)"
     if why_not is None:
-        return opening.signal()
+        return opening.source()
     if request.choice == "auto":
-        _say(request, f"teacher_cache='auto' takes 'none': {why_not}.")
+        _announce(request, f"teacher_cache='auto' takes 'none': {why_not}.")
         return live
     raise ValueError(f"teacher_cache={request.choice!r} cannot be: {why_not}. Use teacher_cache='none'.")
 
 
 class _Opening:
-    """The steps of opening a cache, which share the probe batch and the lengths."""
+    """The steps of opening a cache, which share a probe batch and the lengths of the rows."""
 
     def __init__(self, live: OnlineTeacher, request: Request) -> None:
         self.live = live
@@ -158,40 +162,40 @@ class _Opening:
         self.lengths = rows.real_lengths(request.dataset)
         size = min(request.batch_size, len(self.lengths))
         self.probe = np.linspace(0, len(self.lengths) - 1, size).astype(int).tolist()
-        features, _ = self._ask(self.probe)
+        features, _ = self._features_of(self.probe)
         self.layout = Layout.from_features(features, request.dtype)
         self.biased = bool(features.bias)
-        self._contents: dict[Layout, dict[str, Any]] = {}
+        self._contents: dict[Layout, dict[str, object]] = {}
 
     def why_not(self) -> str | None:
-        """Why what the teacher says of a row does not hold in another batch, or None if it does."""
+        """Why the teacher's output for a row would be another one in another batch, or None if it would not."""
         by_length = self.lengths.argsort()
         spread = np.unique(np.linspace(0, len(by_length) - 1, _PADDED + 1).astype(int))
         *shorter, longest = by_length[spread].tolist()
-        if self._said([*shorter[:1], longest])[1][:, 0].all():  # padding on the right moves nothing
+        if self._outputs([*shorter[:1], longest])[1][:, 0].all():  # padding on the right moves no position
             return None
-        # One row can look the same by chance: of random logits many do.
+        # The outputs of a single row can be equal by chance: random logits often are.
         if any(self._moves(row, longest) for row in shorter):
             return (
-                "what the teacher says of a row changes with the padding of its batch (padding on the left moves "
+                "the teacher's output for a row changes with the padding of its batch (padding on the left moves "
                 "the positions of most models); pad on the right"
             )
         return None
 
     def _moves(self, row: int, longest: int) -> bool:
-        """Whether what the teacher gives for a row differs beside the longest row."""
-        for together, alone in zip(self._said([row, longest])[0], self._said([row])[0], strict=True):
+        """Whether the teacher's outputs for a row differ in a batch with the longest row."""
+        for together, alone in zip(self._outputs([row, longest])[0], self._outputs([row])[0], strict=True):
             difference = (together[: len(alone)] - alone).square().mean()
             if difference > _SAME**2 * alone.square().mean():
                 return True
         return False
 
-    def signal(self) -> TeacherSource:
+    def source(self) -> TeacherSource:
         request = self.request
         choice = request.choice
         if choice == "auto":
             choice, why = request.agree(self._choose())
-            _say(request, f"teacher_cache='auto' takes {choice!r}: {why}.")
+            _announce(request, f"teacher_cache='auto' takes {choice!r}: {why}.")
         if choice == "features" and self.layout.columns:
             if self.biased:
                 raise ValueError(
@@ -200,10 +204,10 @@ class _Opening:
                 )
             return self._features()
         if choice == "logits" and request.joint:
-            _say(
+            _announce(
                 request,
                 "teacher_cache='logits' saves nothing where every step matches layers (phases='joint'): the teacher "
-                "runs for them anyway. 'features' keeps both; 'auto' measures whether that pays.",
+                "runs for them anyway. 'features' caches both; 'auto' measures whether that saves time.",
             )
             return self.live
         if choice != "none" and request.prediction_passes > 0:
@@ -215,7 +219,7 @@ class _Opening:
         missing = store.missing_bytes
         if missing:
             store.check_room()
-            _say(
+            _announce(
                 self.request,
                 f"Teacher cache: {readable(missing)} of features ({len(self.lengths)} rows, {self.lengths.sum()} "
                 f"tokens, {self.layout.width} numbers each, {self.layout.dtype}) will be written to {store.folder}, "
@@ -227,7 +231,7 @@ class _Opening:
 
     def _logits(self) -> TeacherSource:
         kept = Layout((), "float32", self.layout.classes, self.layout.per_token)
-        folder, key = self._place(kept)
+        folder, key = self._folder_and_key(kept)
         sizes = self.lengths if kept.per_token else np.ones_like(self.lengths)
         total, free = int(sizes.sum()) * 4 * kept.classes, free_bytes(folder)
         name = f"{self.request.rank}-of-{self.request.processes}"
@@ -238,7 +242,7 @@ class _Opening:
                     f"The teacher's logits take {readable(total)} in {folder}, where {readable(free)} are free: use "
                     "teacher_cache='none' or another teacher_cache_dir."
                 )
-            _say(
+            _announce(
                 self.request,
                 f"Teacher cache: {readable(total)} of logits will be written to {folder}, where {readable(free)} are "
                 "free.",
@@ -247,11 +251,11 @@ class _Opening:
         return CachedLogits(self.live, table, kept.per_token)
 
     def _store(self) -> FeatureStore:
-        folder, key = self._place(self.layout)
+        folder, key = self._folder_and_key(self.layout)
         return FeatureStore(folder, key, self.layout, self.lengths)
 
-    def _place(self, kept: Layout) -> tuple[Path, str]:
-        """The folder of a key, and the key; nothing is written yet."""
+    def _folder_and_key(self, kept: Layout) -> tuple[Path, str]:
+        """The key of a layout, and its folder; nothing is written yet."""
         live, request = self.live, self.request
         if kept not in self._contents:
             self._contents[kept] = keys.contents(live.sources, request.dataset, live.inputs, kept, request.autocast)
@@ -259,7 +263,7 @@ class _Opening:
         return request.folder / key[:32], key
 
     def _describe(self, folder: Path, kept: Layout) -> None:
-        """Make the folder, with a file that says what its key is made of.
+        """Make the folder, with a file of the values from which its key is computed.
 
         Raises:
             OSError: the folder cannot be made.
@@ -268,7 +272,7 @@ class _Opening:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OSError(
-                f"The teacher's cache cannot be kept in {self.request.folder}: {error}. Name a folder that can be "
+                f"The teacher's cache cannot be kept in {self.request.folder}: {error}. Choose a folder that can be "
                 "written to with teacher_cache_dir."
             ) from None
         description = folder / "contents.json"
@@ -276,7 +280,7 @@ class _Opening:
             with file_beside(description) as file:
                 file.write_text(json.dumps(self._contents[kept], indent=2, default=str) + "\n", encoding="utf-8")
 
-    def _ask(self, numbers: Sequence[int]) -> tuple[Features, Tensor]:
+    def _features_of(self, numbers: Sequence[int]) -> tuple[Features, Tensor]:
         """The teacher's features of some rows, and their mask."""
         request = self.request
         examples = _examples(request.dataset, numbers)
@@ -288,37 +292,39 @@ class _Opening:
         return self.live.features(inputs, intermediate, prediction), rows.mask_of(inputs)
 
     def _compute(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-        features, mask = self._ask(numbers)
+        features, mask = self._features_of(numbers)
         tokens, logits = self.layout.pack(features, mask).cpu(), features.logits
         if logits is not None and self.layout.per_token:
             logits = layout.real_tokens(logits, layout.real_positions(mask))
         return tokens, None if logits is None else logits.float().cpu()
 
-    def _said(self, numbers: Sequence[int]) -> tuple[list[Tensor], Tensor]:
+    def _outputs(self, numbers: Sequence[int]) -> tuple[list[Tensor], Tensor]:
         """In float32: the features of some rows' tokens and the logits, where there are any; and the mask."""
-        features, mask = self._ask(numbers)
-        said = [replace(self.layout, dtype="float32").pack(features, mask)] if self.layout.columns else []
+        features, mask = self._features_of(numbers)
+        outputs = [replace(self.layout, dtype="float32").pack(features, mask)] if self.layout.columns else []
         if features.logits is not None:
             logits = features.logits.float()
-            said.append(layout.real_tokens(logits, layout.real_positions(mask)) if self.layout.per_token else logits)
-        return said, mask
+            if self.layout.per_token:
+                logits = layout.real_tokens(logits, layout.real_positions(mask))
+            outputs.append(logits)
+        return outputs, mask
 
     def _choose(self) -> tuple[str, str]:
-        """What is faster over the passes of the run, and why."""
+        """The cache that is fastest over the passes of the run, and the reason."""
         layer_passes, logit_passes = self.request.intermediate_passes, self.request.prediction_passes
         reuse = not self.request.joint and logit_passes > 0 and layer_passes + logit_passes > 1
         otherwise = "logits" if reuse else "none"
         if layer_passes <= 1:
-            return otherwise, "no layer is asked for twice"
+            return otherwise, "no layer is needed twice"
         if self.biased:
             return otherwise, _BIASED
         store = self._store()
         missing, free = store.missing_bytes, free_bytes(store.folder)
         if not missing:
-            return "features", f"they lie in {store.folder}"
+            return "features", f"they are stored in {store.folder}"
         if missing > free * (1 - _LEAVE_FREE):
             return otherwise, f"features take {readable(missing)}, and {readable(free)} are free in {store.folder}"
-        teacher = _median_seconds(lambda: self._ask(self.probe), self.request.device)
+        teacher = _median_seconds(lambda: self._features_of(self.probe), self.request.device)
         tokens = int(self.lengths[self.probe].sum())
         write, read = _disk_seconds(self.request.folder, tokens * self.layout.token_bytes)
         live, cached = layer_passes * teacher, teacher + write + layer_passes * read
@@ -331,12 +337,12 @@ class _Opening:
         return ("features" if cached < 0.9 * live else otherwise), numbers
 
 
-def _examples(dataset: Any, numbers: Sequence[int]) -> list[dict[str, Any]]:
+def _examples(dataset: Dataset, numbers: Sequence[int]) -> list[Example]:
     columns = dataset[list(numbers)]
     return [{name: values[i] for name, values in columns.items()} for i in range(len(numbers))]
 
 
-def _median_seconds(function: Callable[[], Any], device: torch.device, times: int = 3) -> float:
+def _median_seconds(function: Callable[[], object], device: torch.device, times: int = 3) -> float:
     seconds = []
     for _ in range(times):
         start = time.perf_counter()
@@ -348,7 +354,7 @@ def _median_seconds(function: Callable[[], Any], device: torch.device, times: in
 
 
 def _disk_seconds(folder: Path, size: int) -> tuple[float, float]:
-    """Seconds to write and to read some bytes, past the operating system's memory where it lets us."""
+    """Seconds to write and to read some bytes, without the operating system's cache where that is possible."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"probe.partial-{os.getpid()}"
     noise = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
@@ -368,7 +374,7 @@ def _disk_seconds(folder: Path, size: int) -> tuple[float, float]:
         path.unlink(missing_ok=True)
 
 
-def _say(request: Request, text: str) -> None:
-    """Once, where users see it: a cache takes room on their disk."""
+def _announce(request: Request, text: str) -> None:
+    """Log a warning in the first process, which users see: a cache takes room on their disk."""
     if request.rank == 0:
         logger.warning(text)

@@ -1,4 +1,4 @@
-"""The features of all rows on disk, in shards that several processes build side by side."""
+"""The features of all rows on disk, in shards that several processes build in parallel."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import shutil
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers.utils import logging
 
@@ -21,7 +22,7 @@ from hf_tinybert.utils.work_sharing import share
 logger = logging.get_logger(__name__)
 
 #: From row numbers to their tokens `[T, width]` and logits `[n, C]`, `[T, C]` or None, all on the CPU.
-Compute = Callable[[Sequence[int]], tuple[Tensor, Tensor | None]]
+Compute: TypeAlias = Callable[[Sequence[int]], tuple[Tensor, Tensor | None]]
 
 
 class FeatureStore:
@@ -29,14 +30,14 @@ class FeatureStore:
 
     Args:
         folder: of this key alone.
-        key: what the shards must say they belong to.
-        layout: what is kept.
+        key: that the shards must have in their headers.
+        layout: of a token's features.
         lengths: real positions of every row, `[N]`.
-        shard_bytes: about how large a shard is.
+        shard_bytes: approximate size of a shard.
     """
 
     def __init__(
-        self, folder: Path, key: str, layout: Layout, lengths: np.ndarray, shard_bytes: int = 256 * 2**20
+        self, folder: Path, key: str, layout: Layout, lengths: NDArray[np.int64], shard_bytes: int = 256 * 2**20
     ) -> None:
         """Plan the shards; nothing is read or written yet."""
         self.folder = folder
@@ -58,14 +59,14 @@ class FeatureStore:
 
     @property
     def missing_bytes(self) -> int:
-        """Size of the shards that are not there yet."""
+        """Size of the shards that do not exist yet."""
         return sum(size for index, size in enumerate(self._shard_sizes) if not self._path(index).is_file())
 
     def check_room(self) -> None:
-        """Refuse what the disk cannot hold.
+        """Refuse to build shards for which the disk has no room.
 
         Raises:
-            OSError: the missing shards are larger than the room that is left.
+            OSError: the missing shards are larger than the free space.
         """
         free = free_bytes(self.folder)
         if self.missing_bytes > free:
@@ -76,13 +77,13 @@ class FeatureStore:
             )
 
     def ensure(self, compute: Compute, batch_size: int) -> None:
-        """Check every shard, and build what is missing or damaged.
+        """Check every shard, and build those that are missing or damaged.
 
-        Each shard is built under a lock by whoever comes first, be it a rank of this run or another run; what
-        they have built is checked like everything else. A killed builder's lock is free again.
+        The first process to take a shard's lock builds it, be it of this run or another one; the others check what it
+        has built. The lock of a killed process is released.
 
         Args:
-            compute: asks the teacher.
+            compute: runs the teacher.
             batch_size: rows at a time, of similar length.
         """
 
@@ -109,8 +110,8 @@ class FeatureStore:
             self._open[index] = files.read(self._path(index), self._shapes(index), self._key)
         return self._open[index][name][begin:end]
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the memory maps, which a process of its own opens again."""
+    def __getstate__(self) -> dict[str, object]:
+        """The state without the memory maps, which another process opens again."""
         return self.__dict__ | {"_open": {}}
 
     def _path(self, index: int) -> Path:
@@ -152,13 +153,13 @@ class FeatureStore:
             position = 0
             for number, row in enumerate(batch):
                 begin, end = (int(self._offsets[edge]) - start for edge in (row, row + 1))
-                mine = slice(position, position + end - begin)
-                shard["tokens"][begin:end] = tokens[mine]
+                of_row = slice(position, position + end - begin)
+                shard["tokens"][begin:end] = tokens[of_row]
                 if logits is not None and self.layout.per_token:
-                    shard["logits"][begin:end] = logits[mine]
+                    shard["logits"][begin:end] = logits[of_row]
                 elif logits is not None:
                     shard["logits"][row - first] = logits[number]
-                position = mine.stop
+                position = of_row.stop
         path = self._path(index)
         remove_partial(path)
         files.write(path, shard, self._key)
@@ -166,14 +167,14 @@ class FeatureStore:
 
 
 def free_bytes(folder: Path) -> int:
-    """Room left on the disk of a folder that may not exist yet."""
+    """Free space on the disk of a folder that may not exist yet."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
 def readable(size: float) -> str:
-    """A number of bytes for people."""
+    """A number of bytes with a unit."""
     for unit in ("B", "kB", "MB"):
         if size < 1000:
             return f"{size:.0f} {unit}"
@@ -181,5 +182,5 @@ def readable(size: float) -> str:
     return f"{size:.1f} GB"
 
 
-def _batches(rows: np.ndarray, size: int) -> list[list[int]]:
+def _batches(rows: NDArray[np.int64], size: int) -> list[list[int]]:
     return [rows[start : start + size].tolist() for start in range(0, len(rows), size)]

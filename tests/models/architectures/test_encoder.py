@@ -55,9 +55,17 @@ def test_with_any_head_or_none(auto):
 def test_the_longest_input_is_the_longest_that_runs(family, usable):
     model = tiny_models.model(family)
     assert Encoder.from_model(model).max_length == usable
+    assert Encoder.from_model(model).at_most(usable + 1) == usable
+    assert Encoder.from_model(model).at_most(7) == 7
     model(torch.full((1, usable), 7))
     with pytest.raises((IndexError, RuntimeError)):
         model(torch.full((1, usable + 1), 7))
+
+
+def test_an_input_without_a_limit_may_have_any_length():
+    encoder = Encoder.from_model(tiny_models.model("modernbert"))
+    assert encoder.max_length is None
+    assert encoder.at_most(10_000) == 10_000
 
 
 def test_of_robertas_514_positions_512_can_be_used():

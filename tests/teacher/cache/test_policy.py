@@ -144,7 +144,7 @@ def test_a_build_that_fails_leaves_the_folder_usable(tmp_path):
     live = cache_worker.live(model)
     model.classifier.register_forward_hook(lambda *_: shutil.rmtree(tmp_path / "cache", ignore_errors=True))
     request = cache_worker.request(tmp_path / "cache")
-    with pytest.raises(OSError, match=r"cannot be written to .*cache.*name another folder with teacher_cache_dir"):
+    with pytest.raises(OSError, match=r"cannot be written to .*cache.*choose another folder with teacher_cache_dir"):
         open_source(live, request)
     found = opened(tmp_path / "cache", "features")
     assert len(found.store.tokens(range(40))) == found.store._offsets[-1]

@@ -1,0 +1,34 @@
+"""Which tokenizer a student checkpoint is trained with."""
+
+from __future__ import annotations
+
+import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from hf_tinybert.student.tokenizer import student_tokenizer
+
+VOCABULARY = {"[UNK]": 0, "[PAD]": 1, "lights": 2, "on": 3}
+
+
+@pytest.fixture
+def other(tmp_path):
+    """A folder with a tokenizer of another vocabulary."""
+    words = Tokenizer(models.WordLevel(VOCABULARY, unk_token="[UNK]"))
+    made = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]")
+    made.save_pretrained(tmp_path / "other")
+    return str(tmp_path / "other")
+
+
+def test_another_vocabulary_is_read_where_predictions_alone_are_compared(other, tokenizer):
+    assert student_tokenizer(other, tokenizer, "prediction").get_vocab() == VOCABULARY
+
+
+@pytest.mark.parametrize("phases", ["joint", "two_phase", "intermediate"])
+def test_layers_need_the_teachers_tokenizer(phases, other, tokenizer):
+    assert student_tokenizer(other, tokenizer, phases) is None
+
+
+def test_the_teachers_tokenizer_serves_a_student_that_has_no_other(teacher_folder, tokenizer, tmp_path):
+    for student in ("tinybert-4l-312d", teacher_folder, str(tmp_path)):
+        assert student_tokenizer(student, tokenizer, "prediction") is None, student
