@@ -187,7 +187,7 @@ def test_of_a_trainer(teacher, tmp_path):
     saved = json.loads((tmp_path / "held_results.json").read_text())
     assert saved["held_accuracy"] == comparison.student.score
     assert comparison.student.bytes_on_disk == (tmp_path / "model.safetensors").stat().st_size
-    with pytest.raises(ValueError, match="compute_metrics gives no 'f1'; it gives loss, .*accuracy"):
+    with pytest.raises(ValueError, match=r"compute_metrics gives no 'f1'; it gives loss, .*accuracy"):
         compare_trained(trainer, data, "f1", "held")
     unmeasured = compare_trained(trainer)
     assert (unmeasured.metric, unmeasured.teacher.score, unmeasured.student.score) == ("", None, None)
