@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModel, BertConfig
 
 from hf_tinybert import TinyBertConfig
-from hf_tinybert.configuration import PRESETS
+from hf_tinybert.presets import PRESETS
 
 pytestmark = pytest.mark.also_transformers("4.57")
 SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")

@@ -52,7 +52,7 @@ import tasks
 from transformers import AutoConfig
 
 from hf_tinybert import TinyBertConfig
-from hf_tinybert.configuration import PRESETS
+from hf_tinybert.presets import PRESETS
 
 TINYBERT = "tinybert-4l-312d"
 GENERAL = {"general": "random", "general-init": "teacher"}  # where the student starts that goes over plain text

@@ -22,10 +22,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForSequenceClassification, BertConfig, PretrainedConfig, PreTrainedModel
 
 from hf_tinybert.benchmark.runtimes import find_runtimes, prepare
-from hf_tinybert.configuration import PRESETS
 from hf_tinybert.hub.checkpoints import PROJECTIONS_NAME
 from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.loading import load_model, load_tokenizer
+from hf_tinybert.presets import PRESETS
 from hf_tinybert.utils.latency import in_turns, medians, random_inputs
 from hf_tinybert.utils.types import Batch, Forward
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from hf_tinybert import tasks
 from hf_tinybert.cli import arguments
-from hf_tinybert.configuration import DEFAULT_PRESET, PRESETS
 from hf_tinybert.data.arguments import CorpusArguments, DataArguments
+from hf_tinybert.presets import DEFAULT_PRESET, PRESETS
 from hf_tinybert.training_args import DistillationTrainingArguments
 
 

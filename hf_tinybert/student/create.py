@@ -13,13 +13,14 @@ from torch import Tensor
 from transformers import AutoConfig, BertConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils import cached_file, logging
 
-from hf_tinybert.configuration import PRESETS, TinyBertConfig
+from hf_tinybert.configuration import TinyBertConfig
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.models import head_init, sentence_transformers_files
 from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.label_alignment import LabelAlignment
 from hf_tinybert.models.loading import auto_class, check_folder, check_tokenizer, check_vocabularies
 from hf_tinybert.models.output_types import MULTI_LABEL
+from hf_tinybert.presets import PRESETS
 from hf_tinybert.student import projection_init, provenance, teacher_init
 from hf_tinybert.student.calibration import sample_calibration_batch
 from hf_tinybert.training_args import DistillationTrainingArguments, StudentInit

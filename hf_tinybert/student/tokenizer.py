@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerBase
 
-from hf_tinybert.configuration import PRESETS
 from hf_tinybert.models.loading import brings_tokenizer, load_tokenizer
+from hf_tinybert.presets import PRESETS
 
 
 def student_tokenizer(

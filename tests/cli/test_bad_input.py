@@ -17,7 +17,7 @@ from transformers import (
     GPT2ForSequenceClassification,
 )
 
-from hf_tinybert.configuration import PRESETS
+from hf_tinybert.presets import PRESETS
 
 QUICK = ["--use-cpu", "--disable-tqdm", "True", "--max-steps", "2", "--per-device-train-batch-size", "4"]
 LABELS = factories.intents()

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForPreTraining, set_seed
 
 from hf_tinybert import DistillationTrainer, TinyBertConfig, create_student
-from hf_tinybert.configuration import PRESETS
 from hf_tinybert.distillation.projections import Projections
 from hf_tinybert.models.loading import fingerprint, saved_class
+from hf_tinybert.presets import PRESETS
 from hf_tinybert.student.calibration import sample_calibration_batch
 from hf_tinybert.student.projection_init import offered
 from hf_tinybert.utils import compat
