@@ -17,7 +17,7 @@ position and 0 for padding; without a mask every position is real.
 from hf_tinybert.losses.attention import attention_loss, real_pairs, relation_loss
 from hf_tinybert.losses.hidden import embedding_loss, hidden_loss
 from hf_tinybert.losses.kernels import band
-from hf_tinybert.losses.prediction import (
+from hf_tinybert.losses.outputs import (
     hard_label_loss,
     regression_loss,
     soft_binary_cross_entropy,
