@@ -50,7 +50,7 @@ def _is_of_a_level(name: str) -> bool:
     if name.startswith(("loss_", "attention_overlap_")):
         return True
     try:
-        return name.startswith("cosine_") and Level.parse(name.removeprefix("cosine_")).layer is not None
+        return name.startswith("cosine_") and Level.parse(name.removeprefix("cosine_")).kind != "vectors"
     except ValueError:
         return False
 

@@ -118,6 +118,7 @@ def test_no_share_of_an_error_is_retained():
 
 def test_what_levels_measure_is_no_score_of_the_task():
     of_levels = {"loss_hidden_1": 1.0, "loss_vectors": 0.5, "cosine_hidden_12": 0.9, "attention_overlap_2": 0.8}
+    of_levels["cosine_embedding"] = 0.95
     scores = Scores("eval", {"spearman": 0.8, **of_levels, "cosine_vectors": 0.9, "cosine_of_mine": 0.7})
     assert scores.names == ["spearman", "cosine_vectors", "cosine_of_mine"]
 
