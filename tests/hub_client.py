@@ -33,7 +33,7 @@ def push_and_save_again(folder, repo_id):
     pushes = []
     for content in (b"first", b"second"):
         weights.write_bytes(content * 100_000)
-        pushes.append(hub.push(folder, name, blocking=False))
+        pushes.append(hub.push_later(folder, name))
     weights.write_bytes(b"third" * 100_000)
     return [push.result().oid for push in pushes]
 

@@ -51,13 +51,17 @@ class ModelFacts:
     score: float | None = None
 
 
-class ComparedTrainer(Protocol):
-    """What is used of a `DistillationTrainer`."""
+class ModelPair(Protocol):
+    """The two models of a `DistillationTrainer`."""
 
     args: TrainingArguments
     student: PreTrainedModel
     teacher: PreTrainedModel
     is_fsdp_enabled: bool
+
+
+class ComparedTrainer(ModelPair, Protocol):
+    """What is used of a `DistillationTrainer`."""
 
     def evaluate(self, eval_dataset: AnyDataset, *, metric_key_prefix: str) -> dict[str, float]:
         """The student's metrics."""
@@ -234,7 +238,21 @@ def compare_trained(
         scores = trainer.evaluate_teacher(dataset)[f"teacher_{metric}"], measured[f"{split}_{metric}"]
     else:
         metric = split = ""
-    if trainer.is_fsdp_enabled or not trainer.is_world_process_zero():
+    return compare_pair(trainer, scores, metric, split) if trainer.is_world_process_zero() else None
+
+
+def compare_pair(
+    trainer: ModelPair, scores: tuple[float | None, float | None] = (None, None), metric: str = "", split: str = ""
+) -> Comparison | None:
+    """Measure the sizes and latencies of a trainer's teacher and student; None of a model that FSDP has sharded.
+
+    Args:
+        trainer: a `DistillationTrainer`, in the main process.
+        scores: of teacher and student, where they were measured.
+        metric: name of the scores.
+        split: data that the scores were measured on.
+    """
+    if trainer.is_fsdp_enabled:
         return None
     student_folder = "" if peft.has_adapter(trainer.student) else str(trainer.args.output_dir)
     folders = (getattr(trainer.teacher.config, "_name_or_path", "") or "", student_folder)

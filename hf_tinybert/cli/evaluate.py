@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hf_tinybert import tasks
 from hf_tinybert.cli import arguments
@@ -51,6 +51,6 @@ def run(argv: Sequence[str]) -> None:
         use_cpu=args.use_cpu,
     )
     scores = {split: evaluator.score(split) for split in encoded.splits}
+    (facts,) = measure_models({"model": model}, {}, {"model": args.model})
     for split, score in scores.items():
-        facts = measure_models({"model": model}, {"model": score}, {"model": args.model})
-        print(table(facts, encoded.leading, split, LENGTH))
+        print(table([replace(facts, score=score)], encoded.leading, split, LENGTH))

@@ -174,13 +174,14 @@ class HubTrainer(Trainer):
         self.create_model_card(model_name=kwargs.pop("model_name", None) or self._title, **kwargs)
         self._finish_current_push()
         with self._folder_to_push() as folder:
-            return upload.push(
+            merged = folder != self.args.output_dir  # and gone afterwards
+            send = upload.push if blocking or merged else upload.push_later
+            return send(
                 folder,
                 self._repository,
                 token=token or self.args.hub_token,
                 revision=revision or getattr(self.args, "hub_revision", None),
                 commit_message=commit_message or "End of training",
-                blocking=blocking or folder != self.args.output_dir,  # the merged folder is gone afterwards
             )
 
     @property
@@ -239,9 +240,7 @@ class HubTrainer(Trainer):
         progress = f"step {self.state.global_step}" if by_step else f"epoch {int(self.state.epoch or 0)}"
         message = f"Training in progress, {progress}"
         common = {"token": args.hub_token, "revision": getattr(args, "hub_revision", None)}
-        jobs: list[object] = [
-            upload.push(args.output_dir, self._repository, commit_message=message, blocking=False, **common)
-        ]
+        jobs: list[object] = [upload.push_later(args.output_dir, self._repository, commit_message=message, **common)]
         if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             only_last = args.hub_strategy == HubStrategy.CHECKPOINT
             path = LAST_CHECKPOINT if only_last else Path(checkpoint_folder).name

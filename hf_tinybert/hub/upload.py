@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
@@ -157,36 +157,13 @@ def create_repository(repo_id: str, token: str | None = None, private: bool | No
     return str(url.repo_id)
 
 
-@overload
 def push(
     folder: str | os.PathLike[str],
     repo_id: str,
     token: str | None = None,
     revision: str | None = None,
     commit_message: str = "Upload student",
-) -> CommitInfo: ...
-
-
-@overload
-def push(
-    folder: str | os.PathLike[str],
-    repo_id: str,
-    token: str | None = None,
-    revision: str | None = None,
-    commit_message: str = "Upload student",
-    *,
-    blocking: bool,
-) -> CommitInfo | Future[CommitInfo]: ...
-
-
-def push(
-    folder: str | os.PathLike[str],
-    repo_id: str,
-    token: str | None = None,
-    revision: str | None = None,
-    commit_message: str = "Upload student",
-    blocking: bool = True,
-) -> CommitInfo | Future[CommitInfo]:
+) -> CommitInfo:
     """Upload the student in a folder: weights, tokenizer, card, pictures and `onnx/`, nothing else.
 
     A repeated upload does not send again what the Hub already has.
@@ -197,33 +174,48 @@ def push(
         token: of the user; that of `hf auth login` or `HF_TOKEN` by default.
         revision: branch; created from main if it does not exist.
         commit_message: of the commit.
-        blocking: wait until the upload is complete. Otherwise the present content is sent in the background, after
-            earlier background uploads.
 
     Returns:
-        huggingface_hub's `CommitInfo`; a future of it where `blocking` is false.
+        huggingface_hub's `CommitInfo`, once the upload is complete.
 
     Raises:
         PushError: the Hub refused, or was not reached.
         ValueError: the folder holds no student.
     """
-    check_folder(folder)
     with explained(repo_id):
-        _make_branch(repo_id, revision, token)
-        paths = {name: Path(folder) / name for name in files_of(folder)}
-        # A background upload sends the present content: what is saved into the folder meanwhile must not mix with it.
-        contents = {name: str(path) if blocking else path.read_bytes() for name, path in paths.items()}
-        if CARD_NAME in contents:
-            card = paths[CARD_NAME].read_text(encoding="utf-8")
-            contents[CARD_NAME] = named(card, repo_id).encode("utf-8")
-        additions = [CommitOperationAdd(name, content) for name, content in contents.items()]
-        if blocking:
-            return _API.create_commit(
-                repo_id, additions, commit_message=commit_message, token=token, revision=revision
-            )
+        additions = _prepare(folder, repo_id, token, revision, in_memory=False)
+        return _API.create_commit(repo_id, additions, commit_message=commit_message, token=token, revision=revision)
+
+
+def push_later(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload student",
+) -> Future[CommitInfo]:
+    """The same in the background, after earlier background uploads; returns a future.
+
+    The present content is sent: what is saved into the folder meanwhile must not mix with it.
+    """
+    with explained(repo_id):
+        additions = _prepare(folder, repo_id, token, revision, in_memory=True)
         return _API.create_commit(
             repo_id, additions, commit_message=commit_message, token=token, revision=revision, run_as_future=True
         )
+
+
+def _prepare(
+    folder: str | os.PathLike[str], repo_id: str, token: str | None, revision: str | None, in_memory: bool
+) -> list[CommitOperationAdd]:
+    """Check the folder, make the branch, and list the files of a commit; the card's examples name the repository."""
+    check_folder(folder)
+    _make_branch(repo_id, revision, token)
+    paths = {name: Path(folder) / name for name in files_of(folder)}
+    contents = {name: path.read_bytes() if in_memory else str(path) for name, path in paths.items()}
+    if CARD_NAME in contents:
+        contents[CARD_NAME] = named(paths[CARD_NAME].read_text(encoding="utf-8"), repo_id).encode("utf-8")
+    return [CommitOperationAdd(name, content) for name, content in contents.items()]
 
 
 def push_checkpoint_later(

@@ -13,7 +13,6 @@ from hf_tinybert.model_card import pictures
 from hf_tinybert.model_card.facts import CardMetadata
 from hf_tinybert.model_card.gather import CardTrainer, gather
 from hf_tinybert.model_card.page import write
-from hf_tinybert.models import peft
 
 if TYPE_CHECKING:
     from hf_tinybert.benchmark.comparison import Comparison
@@ -39,17 +38,14 @@ def make(
         sentence: input of both models for the picture of attention maps.
         **given: `language`, `license`, `tags`, `dataset_tags`, `dataset` (see `gather`).
     """
-    from hf_tinybert.benchmark.comparison import compare  # with exporters and runtimes, a second to import
+    from hf_tinybert.benchmark.comparison import compare_pair  # with exporters and runtimes, a second to import
 
     folder, student, teacher = trainer.args.output_dir, trainer.student, trainer.teacher
-    whole = not trainer.is_fsdp_enabled  # this process holds a part of a sharded model
-    if comparison is None and whole:
-        student_folder = "" if peft.has_adapter(student) else folder
-        folders = (getattr(teacher.config, "_name_or_path", "") or "", student_folder)
-        comparison = compare(teacher, student, folders=folders)
+    comparison = comparison or compare_pair(trainer)
     matched = sorted({*settings.hidden_layers, *settings.attention_layers})
     mapping = LayerMapping({m: settings.mapping[m] for m in matched}) if matched else None
     processing = trainer.processing_class
+    whole = not trainer.is_fsdp_enabled  # this process holds a part of a sharded model
     tokenizer = processing if isinstance(processing, PreTrainedTokenizerBase) and whole else None
     drawn: dict[str, str] = {}
     try:
