@@ -105,7 +105,8 @@ def curves_picture(history: Sequence[Mapping[str, float]], path: str | os.PathLi
             axis.plot(steps, values, color=colour, label=label, linewidth=1.6, marker="." if len(steps) < 9 else None)
         axis.set_title(panel.replace("_", " "), fontsize=11, color=_INK)
         axis.set_xlabel("step", fontsize=10, color=_INK)
-        axis.set_ylim(bottom=0)
+        highest = max(value for points in layers.values() for _, value in points)
+        axis.set_ylim(0, 1.08 * highest or None)  # room for the marker of the highest point
         _plain(axis)
         if any(layer is not None for layer in layers):
             # Below the panel, so that the legend of many layers does not cover the curves.

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from hf_tinybert.benchmark.comparison import Comparison, ModelFacts
@@ -155,3 +156,18 @@ def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"^A picture needs matplotlib: pip install 'hf-tinybert\[plots\]'\.$"):
         comparison_picture(Comparison("accuracy", "test", 32, 1, TEACHER, STUDENT), tmp_path / "x.png", "x")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_marker_of_the_highest_loss_is_whole(tmp_path, monkeypatch):
+    figures, save = [], Figure.savefig
+
+    def saved(figure, *args, **kwargs):
+        figures.append(figure)
+        save(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", saved)
+    history = [{"loss_embedding": value, "step": step} for step, value in enumerate((0.032, 0.030, 0.031), start=1)]
+    curves_picture(history, tmp_path / "losses.png")
+    lowest, highest = figures[0].axes[0].get_ylim()
+    assert lowest == 0
+    assert highest > 1.05 * 0.032
