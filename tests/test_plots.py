@@ -5,13 +5,12 @@ import sys
 
 import pytest
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 
 from hf_tinybert.benchmark.comparison import Comparison, ModelFacts
 from hf_tinybert.plots import attention_picture, comparison_picture, curves_picture, layers_picture, sizes_picture
 
-pytest.importorskip("matplotlib")
+Figure = pytest.importorskip("matplotlib.figure").Figure
 
 TEACHER = ModelFacts("teacher", 100, 50, 90_000_000, 6.0, 0.9)
 STUDENT = ModelFacts("student", 10, 5, 30_000_000, 2.0, 0.88)
