@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from transformers import BertConfig, PretrainedConfig
 from transformers.utils import logging
@@ -13,6 +13,12 @@ logger = logging.get_logger(__name__)
 
 #: Key of a saved configuration that holds the student's provenance; plain BERT ignores it.
 PROVENANCE_KEY = "tinybert"
+
+
+#: Model types whose positions are counted from behind the padding id, and that id.
+_AFTER_PADDING = {"roberta": 1, "xlm-roberta": 1, "camembert": 1, "mpnet": 1}
+#: Model types whose longest input is no size of a table, and the positions that their students get.
+_WITHOUT_TABLE, _TRAINED_POSITIONS = ("modernbert",), 512
 
 
 class TinyBertConfig(BertConfig):
@@ -46,7 +52,8 @@ class TinyBertConfig(BertConfig):
         """A student of a preset's size with the teacher's inputs and labels.
 
         Vocabulary, padding id, token types, longest input, labels (`id2label`, `problem_type`) and the number
-        of attention heads come from the teacher. If the preset's width is no multiple of the teacher's number of
+        of attention heads come from the teacher. Of a teacher without a position table that reads more than 512 tokens
+        (ModernBERT), the student gets 512 positions. If the preset's width is no multiple of the teacher's number of
         heads, the preset's number is kept, and `head_matching` sets how attention is compared.
 
         Args:
@@ -63,9 +70,10 @@ class TinyBertConfig(BertConfig):
             "pad_token_id": teacher_config.pad_token_id,
             # Families without token types (DeBERTa, DistilBERT) may have tokenizers that make them.
             "type_vocab_size": getattr(teacher_config, "type_vocab_size", 0) or 2,
-            "max_position_embeddings": teacher_config.max_position_embeddings,
-            "hidden_act": getattr(teacher_config, "hidden_act", "gelu"),
-            "layer_norm_eps": getattr(teacher_config, "layer_norm_eps", 1e-12),
+            "max_position_embeddings": _positions(teacher_config),
+            "hidden_act": _first_of(teacher_config, ("hidden_act", "activation", "hidden_activation"), "gelu"),
+            "layer_norm_eps": _first_of(teacher_config, ("layer_norm_eps", "norm_eps"), 1e-12),
+            "tie_word_embeddings": getattr(teacher_config, "tie_word_embeddings", True),
             "id2label": dict(teacher_config.id2label),
             "label2id": dict(teacher_config.label2id),
             "problem_type": teacher_config.problem_type,
@@ -98,3 +106,21 @@ class TinyBertConfig(BertConfig):
         values = self.to_dict()
         values.pop("model_type", None)
         return BertConfig.from_dict(values)
+
+
+def longest_matters(teacher_config: PretrainedConfig) -> bool:
+    """Whether a teacher reads longer inputs than its students do by default: it has no table of positions."""
+    return teacher_config.model_type in _WITHOUT_TABLE and teacher_config.max_position_embeddings > _TRAINED_POSITIONS
+
+
+def _positions(teacher_config: PretrainedConfig) -> int:
+    """The positions that inputs of a teacher can have, and a student's table gets."""
+    positions: int = teacher_config.max_position_embeddings
+    if teacher_config.model_type in _AFTER_PADDING:
+        return positions - _AFTER_PADDING[teacher_config.model_type] - 1
+    return min(positions, _TRAINED_POSITIONS) if teacher_config.model_type in _WITHOUT_TABLE else positions
+
+
+def _first_of(config: PretrainedConfig, names: Sequence[str], default: object) -> object:
+    """The first of several names that a configuration has."""
+    return next((value for name in names if (value := getattr(config, name, None)) is not None), default)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Unpack
 
+import datasets
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -28,7 +29,8 @@ from hf_tinybert.distillation.loss_series import check_finite
 from hf_tinybert.distillation.objective import DistillationObjective, ObjectiveConfig
 from hf_tinybert.distillation.output_matching import LabelLoss
 from hf_tinybert.distillation.phases import PhasePlan, learning_rate_function
-from hf_tinybert.distillation.run import DistillationRun, check_optimizer, join_optimizer, open_source, projections_for
+from hf_tinybert.distillation.run import DistillationRun, check_optimizer, join_optimizer, open_source
+from hf_tinybert.distillation.start_watch import StartWatch
 from hf_tinybert.evaluation.fidelity_evaluation import FidelityEvaluation
 from hf_tinybert.evaluation.fidelity_trainer import FidelityTrainer
 from hf_tinybert.hub import checkpoints
@@ -169,7 +171,8 @@ class DistillationTrainer(FidelityTrainer):
         if data_collator is None and divisible and isinstance(self.data_collator, DataCollatorWithPadding):
             self.data_collator.pad_to_multiple_of = 8
         if teacher_processing_class is not None:
-            self.data_collator = teacher_inputs.TeacherInputsCollator(self.data_collator, teacher_processing_class)
+            tokenizers = self.processing_class, teacher_processing_class
+            self.data_collator = validation.collator_for_both(args, self.student, self.data_collator, *tokenizers)
 
     # Student, teacher and matched levels
 
@@ -188,9 +191,9 @@ class DistillationTrainer(FidelityTrainer):
         settings = self._settings_of(self.student)
         validation.check_further_teachers(self.args, self.teachers)
         self._teachers.label_alignment = settings.label_alignment
-        separate = self.teacher_processing_class is not None
+        tokenizers = self.processing_class, self.teacher_processing_class
         longest = validation.check_datasets(
-            self.args, self.student, self.teachers, self.train_dataset, self.eval_dataset, separate
+            self.args, self.student, self.teachers, self.train_dataset, self.eval_dataset, tokenizers
         )
         return settings, longest
 
@@ -226,7 +229,7 @@ class DistillationTrainer(FidelityTrainer):
             # transformers 4.57 uses the checkpoint's batch size per process, also with another number of processes.
             batch_size = self._train_batch_size = self.args.train_batch_size
         student = self.student
-        run = self._start_run(student, resume_from_checkpoint)
+        run = self._start_run(student, resume_from_checkpoint, batch_size or self.args.train_batch_size)
         self._run, self.model, self.model_wrapped = run, run.objective, run.objective
         self.callback_handler.callbacks.insert(0, run)
         try:
@@ -236,36 +239,36 @@ class DistillationTrainer(FidelityTrainer):
             self.callback_handler.callbacks.remove(run)
             run.close()
 
-    def _start_run(self, student: PreTrainedModel, resume: str | None) -> DistillationRun:
-        """Open the source of the teacher's features, and put the objective around the student."""
+    def _start_run(self, student: PreTrainedModel, resume: str | None, batch_size: int) -> DistillationRun:
+        """Measure the start, open the source of the teacher's features, and put the objective around the student."""
         args, before = self.args, self._objective
         settings, longest = self._check()
-        projections = projections_for(student, self.teacher, settings, args, before)
+        state = None if resume is None else checkpoints.DistillationState.load(resume)
+        data, measured = self._training_data(), None if state is None else state.start
+        options = (self.accelerator.autocast, data, measured, batch_size, longest)
+        watch = StartWatch(self._teachers, settings, args, *options)
+        projections = watch.begin(student, before)
         if before is not None and projections is not before.projections and self.optimizer is not None:
             self.optimizer = self.lr_scheduler = None
-        resumed = None if resume is None else checkpoints.resume(resume, settings, args, projections)
-        dataset, collator = self.train_dataset, self.data_collator
-        if args.teacher_cache != "none" and rows.why_not(dataset) is None:
-            dataset = self._remove_unused_columns(dataset, description="training")
+        if state is not None:
+            state.resume(str(resume), settings, args, projections)
         # First: a cache that is refused must leave no hooks on the student, and the optimiser as it is.
-        source = open_source(self._teachers, settings, args, dataset, collator, self.accelerator.mixed_precision)
-        objective = DistillationObjective(student, Encoder.from_model(student), projections.to(args.device), settings)
+        source = open_source(self._teachers, settings, args, *data, self.accelerator.mixed_precision)
+        objective = DistillationObjective(student, Encoder.from_model(student), projections, settings, watch.variances)
         join_optimizer(self.optimizer, projections)
-        provenance.record(student, self.teachers, settings.mapping, args.phases)
+        provenance.record(student, self.teachers, settings.mapping, args.phases, start=watch.metrics)
         logger.info(f"Layer mapping:\n{settings.mapping}")
         settings.say_heads()
         self._objective = objective
-        several = args.world_size > 1
-        return DistillationRun(
-            objective,
-            source,
-            self._teachers,
-            args,
-            boundary=None if resumed is None else resumed.intermediate_steps,
-            max_length=longest,
-            reduce=self.accelerator.reduce if several else None,
-            wait=self.accelerator.wait_for_everyone if several else None,
-        )
+        boundary = None if state is None else state.intermediate_steps
+        return DistillationRun(objective, source, self._teachers, args, watch, boundary, longest, self.accelerator)
+
+    def _training_data(self) -> tuple[AnyDataset, Collator]:
+        """Training data and collator without the columns that no model reads."""
+        dataset, collator = self.train_dataset, self.data_collator
+        if isinstance(dataset, datasets.Dataset):
+            return self._remove_unused_columns(dataset, description="training"), collator
+        return dataset, self._get_collator_with_removed_columns(collator, description="training")
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler | None:
         """One schedule for both phases, each counting from its own first step."""
@@ -338,7 +341,7 @@ class DistillationTrainer(FidelityTrainer):
         run, state = self._run, None
         if run is not None:
             plan = run.plan(self.state.max_steps)
-            state = checkpoints.DistillationState.from_run(run.objective.settings, self.args.projection, plan)
+            state = checkpoints.DistillationState.from_run(run.objective, self.args.projection, plan, run.watch.start)
         self._files.write(output_dir, staging, self.student, self.processing_class, self._objective, state)
 
     def _load_best_model(self) -> None:
@@ -347,10 +350,6 @@ class DistillationTrainer(FidelityTrainer):
         # A sentence encoder's last layer is one of these. Sharded weights cannot be loaded from a file.
         if self._objective is not None and not self.is_fsdp_enabled and checkpoints.has_projections(best):
             checkpoints.load_projections(self._objective.projections, best)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        compat.let_cpus_have_numbers()
-        super()._load_optimizer_and_scheduler(checkpoint)
 
     def create_model_card(
         self,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TypeAlias
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
@@ -13,8 +15,8 @@ from hf_tinybert.models.pooling import POOLINGS
 from hf_tinybert.utils import compat
 
 HEAD_MATCHINGS = ("auto", "heads", "mean", "mixing", "relations")
-StudentInit = Literal["teacher", "random"]
-STUDENT_INITS: tuple[StudentInit, ...] = ("teacher", "random")
+#: `"teacher"`, `"random"`, the folder or Hub id of an encoder, or several of them.
+StudentInit: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
 PHASES = ("joint", "two_phase", "intermediate", "prediction")
 #: Default learning rates: of runs that match layers in every step, and of predictions alone.
 JOINT_RATE, PREDICTION_RATE = 3e-4, 1e-4
@@ -23,17 +25,17 @@ CACHE_DTYPES = ("float16", "bfloat16", "float32")
 MIXED_PRECISIONS = ("no", "bf16", "fp16")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "phases": PHASES,
-    "student_init": STUDENT_INITS,
     "projection": ("per_layer", "shared"),
     "head_matching": HEAD_MATCHINGS,
     "loss_reduction": ("mean", "paper"),
+    "loss_scaling": ("variance", "none"),
     "pooling": POOLINGS,
     "teacher_cache": TEACHER_CACHES,
     "teacher_mixed_precision": MIXED_PRECISIONS,
     "teacher_cache_dtype": CACHE_DTYPES,
 }
 #: The arguments of `_CHOICES` that may be None.
-_OPTIONAL = ("student_init", "pooling", "teacher_mixed_precision")
+_OPTIONAL = ("pooling", "teacher_mixed_precision")
 
 
 @dataclass
@@ -58,12 +60,12 @@ class DistillationTrainingArguments(TrainingArguments):
             "choices": list(PHASES),
         },
     )
-    student_init: str | None = field(
+    student_init: list[str] | None = field(
         default=None,
         metadata={
             "help": "Initialisation of a student given by a preset's name or a configuration: from the teacher's "
-            "weights ('teacher', the default) or at 'random'.",
-            "choices": list(STUDENT_INITS),
+            "weights ('teacher', the default), those of another encoder (its folder or Hub id), or at 'random'. Of "
+            "several, that which follows the teacher most closely. In Python also one name, not in a list."
         },
     )
     intermediate_share: float = field(
@@ -147,6 +149,15 @@ class DistillationTrainingArguments(TrainingArguments):
             "choices": ["mean", "paper"],
         },
     )
+    loss_scaling: str = field(
+        default="variance",
+        metadata={
+            "help": "'variance': the losses of embeddings, hidden states, attention and regression are divided by the "
+            "teacher's variance, so that the weights mean the same for every teacher. 'none': as they are, as in the "
+            "paper (and with loss_reduction='paper').",
+            "choices": ["variance", "none"],
+        },
+    )
     teacher_mixed_precision: str | None = field(
         default=None,
         metadata={
@@ -197,6 +208,8 @@ class DistillationTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Check the arguments as far as that is possible without models and data."""
+        if isinstance(self.student_init, str):
+            self.student_init = [self.student_init]
         if self.learning_rate is None:
             self.learning_rate = PREDICTION_RATE if self.phases in ("two_phase", "prediction") else JOINT_RATE
         for name in ("gradient_checkpointing", "activation_checkpointing"):

@@ -523,3 +523,26 @@ def test_bad_input_says_what_is_wrong(call, message):
 def test_an_empty_batch_of_labels_gives_zero_not_nan():
     value = losses.hard_label_loss(torch.zeros(2, 3), torch.tensor([-100, -100]))
     assert value.item() == 0.0
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 4), min_size=0, max_size=3), st.integers(1, 6), st.integers(0, 10_000))
+def test_agreement_and_divergence_of_the_teacher_from_the_student(shape, classes, seed):
+    student, teacher = np.random.default_rng(seed).normal(size=(2, *shape, classes)) * 3
+    p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (teacher, student))
+    agreement, divergence = losses.agreement_and_kl(tensor(student), tensor(teacher))
+    assert agreement.shape == divergence.shape == tuple(shape)
+    np.testing.assert_array_equal(agreement.numpy(), student.argmax(-1) == teacher.argmax(-1))
+    np.testing.assert_allclose(divergence.numpy(), (p * np.log(p / q)).sum(-1), rtol=1e-4, atol=1e-5)
+
+
+def test_agreement_and_divergence_in_half_precision_are_float32_and_of_impossible_classes_finite():
+    lowest = torch.finfo(torch.float32).min
+    student, teacher = torch.tensor([[1.0, 2.0, lowest]]), torch.tensor([[2.0, 1.0, lowest]])
+    agreement, divergence = losses.agreement_and_kl(student, teacher)
+    expected = losses.agreement_and_kl(student[:, :2], teacher[:, :2])[1]
+    assert agreement.tolist() == [0.0]
+    torch.testing.assert_close(divergence, expected)
+    half = losses.agreement_and_kl(student[:, :2].bfloat16(), teacher[:, :2].bfloat16())
+    assert [each.dtype for each in half] == [torch.float32] * 2
+    torch.testing.assert_close(half[1], expected)

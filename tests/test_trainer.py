@@ -160,8 +160,6 @@ def test_distillation_teaches(teacher, household, tmp_path):
     for name in ("hidden_1", "hidden_2", "attention_2"):
         values = series(trainer, f"loss_{name}")
         assert values[-1] < 0.9 * values[0], name
-    predicted = series(trainer, "loss_prediction")
-    assert predicted[-1] < predicted[0]
     assert after["eval_agreement"] > before["eval_agreement"] + 0.1
     assert after["eval_kl"] < 0.8 * before["eval_kl"]
 
@@ -516,7 +514,8 @@ def test_gradient_checkpointing_changes_nothing(teacher, tmp_path):
     for checkpointing in (False, True):
         student = factories.small_student(teacher)
         passes = []
-        student.bert.encoder.layer[0].intermediate.register_forward_hook(lambda *_, passes=passes: passes.append(1))
+        module = student.bert.encoder.layer[0].intermediate
+        module.register_forward_hook(lambda module, *_, passes=passes: passes.extend([1] * module.training))
         trainer = distilled(teacher, tmp_path, student, max_steps=4, gradient_checkpointing=checkpointing)
         calls.append(len(passes))
         trained.append(factories.weights(trainer))

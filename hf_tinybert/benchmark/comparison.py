@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from hf_tinybert.benchmark.costs import Candidate, ModelCost, Plan, Timing, bytes_on_disk, latency, measure
 from hf_tinybert.models import peft
 from hf_tinybert.models.architectures import Encoder
+from hf_tinybert.student import provenance
 from hf_tinybert.utils.files import file_beside
 from hf_tinybert.utils.latency import machine_name
 from hf_tinybert.utils.types import AnyDataset
@@ -88,6 +89,7 @@ class Comparison:
         teacher: measurements of the teacher.
         student: measurements of the student.
         machine: processor that both were timed on.
+        start: the student's fidelity to its teacher before training, by metric; empty where it is not known.
     """
 
     metric: str
@@ -97,6 +99,7 @@ class Comparison:
     teacher: ModelFacts
     student: ModelFacts
     machine: str = ""
+    start: Mapping[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """A table with a column for each model, and the factors between them."""
@@ -206,7 +209,8 @@ def compare(
         models, dict(zip(models, scores, strict=True)), dict(zip(models, folders, strict=True)), length
     )
     threads, machine = torch.get_num_threads(), machine_name(teacher.device)
-    return Comparison(metric, split, length, threads, of_teacher, of_student, machine)
+    start = provenance.start_of(student)
+    return Comparison(metric, split, length, threads, of_teacher, of_student, machine, start)
 
 
 def compare_trained(

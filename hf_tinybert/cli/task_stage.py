@@ -27,10 +27,10 @@ def run(model_args: DistillArguments, data_args: DataArguments, training_args: D
     loading.check_max_length(data_args.max_length, Encoder.from_model(teacher).max_length, "the teacher")
     tokenizer = None
     if task.of_texts:
-        tokenizer = student_tokenizer(model_args.student, teacher_tokenizer, training_args.phases)
+        tokenizer = student_tokenizer(model_args.student, teacher_tokenizer)
     separate = tokenizer is not None
     tokenizer = tokenizer or teacher_tokenizer
-    student_config = config_of_student(teacher, model_args.student, separate)
+    student_config = config_of_student(teacher, model_args.student, separate, data_args.max_length)
     loading.check_max_length(data_args.max_length, max_length_of(student_config), "the student")
     encoded = tasks.encode_for(task, student_config, tokenizer, teacher_tokenizer if separate else None)
     trainer = DistillationTrainer(

@@ -24,6 +24,7 @@ from torch import Tensor
 from hf_tinybert import losses
 from hf_tinybert.distillation.batch_counts import BatchCounts
 from hf_tinybert.layer_mapping import LayerMapping
+from hf_tinybert.losses.kernels import band
 from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.features import Features
 from hf_tinybert.training_args import HEAD_MATCHINGS
@@ -104,6 +105,34 @@ class HeadMatching:
         for head in range(self.teacher_heads):
             start[head, head * self.student_heads // self.teacher_heads] = 1.0
         return start
+
+    def teacher_scores(self, layer: int, teacher_layer: int, teacher: Features, mask: Tensor | None) -> Tensor | None:
+        """The teacher's scores that a student layer's are compared with, `[n, heads]`, of real pairs in its window.
+
+        Args:
+            layer: of the student.
+            teacher_layer: of the teacher.
+            teacher: with `kinds` of its layer.
+            mask: `[B, S]` or None.
+
+        Returns:
+            None for `relations`, which compare probabilities.
+        """
+        if self.kind == "relations":
+            return None
+        queries, keys = teacher.queries[teacher_layer], teacher.keys[teacher_layer]
+        scores, heads = _Scores(queries, keys, teacher.bias.get(teacher_layer)), self.teacher_heads
+        if self.kind == "mean":
+            scores, heads = scores.mean(heads), 1
+        query, key = (x.float().unflatten(-1, (heads, -1)).transpose(1, 2) for x in (scores.queries, scores.keys))
+        maps = query @ key.mT / math.sqrt(query.shape[-1])
+        if scores.bias is not None:
+            maps = maps + scores.bias
+        real = torch.ones(queries.shape[:-1], dtype=torch.bool, device=queries.device) if mask is None else mask.bool()
+        pairs, window = real[:, :, None] & real[:, None, :], self.windows.get(layer)
+        if window is not None:
+            pairs = pairs & band(maps.shape[-1], window, maps.device)
+        return maps.permute(0, 2, 3, 1)[pairs]
 
     def loss(
         self,

@@ -98,6 +98,8 @@ class ObjectiveConfig:
         heads: how attention is compared; None where it is not.
         prediction: how the prediction level is computed.
         label_alignment: the indices of the student's classes among the teacher's.
+        relative: losses are measured relative to the teacher's variance (see `teacher_variance`).
+        matches_predictions: a phase of the run compares outputs.
     """
 
     mapping: LayerMapping
@@ -105,6 +107,8 @@ class ObjectiveConfig:
     heads: HeadMatching | None = None
     prediction: OutputLoss = field(default_factory=OutputLoss)
     label_alignment: LabelAlignment = field(default_factory=LabelAlignment)
+    relative: bool = False
+    matches_predictions: bool = True
 
     @property
     def hidden_layers(self) -> list[int]:
@@ -148,16 +152,23 @@ class DistillationObjective(nn.Module):
         encoder: the student's parts.
         projections: from the student's width to the teacher's.
         settings: which levels are matched, and how.
+        variances: level name -> the teacher's variance, by which the level's loss is divided; 1 where missing.
     """
 
     def __init__(
-        self, student: PreTrainedModel, encoder: Encoder, projections: Projections, settings: ObjectiveConfig
+        self,
+        student: PreTrainedModel,
+        encoder: Encoder,
+        projections: Projections,
+        settings: ObjectiveConfig,
+        variances: Mapping[str, float] | None = None,
     ) -> None:
         """Put hooks on the student's matched layers."""
         super().__init__()
         self.student = student
         self.projections = projections
         self.settings = settings
+        self.variances = dict(variances or {})
         self._capture = FeatureCapture(
             encoder, settings.hidden_layers, settings.attention_layers, settings.attention_kinds
         )
@@ -174,8 +185,9 @@ class DistillationObjective(nn.Module):
         """The student's output, or with a `step` the pair (loss, parts).
 
         The loss is this share's part of the mean over the global batch, times the number of shares (see
-        `BatchCounts`). The parts are detached and unweighted, by level name: `embedding`, `hidden_1`,
-        `attention_1`, `prediction`, `hard_label`; summed over all shares they are the global batch's means.
+        `BatchCounts`). The parts are detached, unweighted and relative to `variances`, by level name: `embedding`,
+        `hidden_1`, `attention_1`, `prediction`, `hard_label`; summed over all shares they are the global batch's
+        means.
 
         Raises:
             ValueError: no level of the step has a weight above 0, or a model has no logits for the prediction level.
@@ -198,6 +210,7 @@ class DistillationObjective(nn.Module):
         teacher = step.take_teacher()
         terms = self._layer_terms(features, teacher, step, inputs.get("attention_mask"))
         for name, weight, value in terms + self._output_terms(features, teacher, step, inputs):
+            value = value / self.variances.get(name, 1.0)
             weighted.append(weight * value)
             parts[name] = value.detach()
         if not weighted:

@@ -61,6 +61,11 @@ class OutputLoss:
         """Whether every row counts as one label, whatever the shape of its labels."""
         return self.kind in (MULTI_LABEL, SPANS)
 
+    @property
+    def has_variance(self) -> bool:
+        """Whether the loss is measured in the teacher's own units: of classes it is in nats."""
+        return self.kind == REGRESSION
+
     def soft(self, student: Tensor, teacher: Tensor, inputs: Batch, counts: BatchCounts) -> tuple[Tensor, Tensor]:
         """The loss against the teacher's logits, summed over the micro-batch, and the count to divide it by.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
 from hf_tinybert.distillation.batch_counts import BatchCounts, Reduce
@@ -14,8 +15,7 @@ from hf_tinybert.distillation.loss_series import LossSeries
 from hf_tinybert.distillation.objective import DistillationObjective, ObjectiveConfig, Step
 from hf_tinybert.distillation.phases import INTERMEDIATE_LEVELS, LEVELS, Phase, PhasePlan
 from hf_tinybert.distillation.projections import Projections
-from hf_tinybert.models.architectures import Encoder
-from hf_tinybert.student.projection_init import offered
+from hf_tinybert.distillation.start_watch import StartWatch
 from hf_tinybert.teacher.cache import policy, rows
 from hf_tinybert.teacher.ensemble import Teachers
 from hf_tinybert.teacher.source import OnlineTeacher, TeacherSource
@@ -26,6 +26,16 @@ from hf_tinybert.utils.types import AnyDataset, Batch, Collator
 logger = logging.get_logger(__name__)
 
 
+class Processes(Protocol):
+    """What is used of accelerate's `Accelerator`."""
+
+    def reduce(self, tensor: Tensor, reduction: str = "sum") -> Tensor:
+        """The tensor, summed over all processes."""
+
+    def wait_for_everyone(self) -> None:
+        """Wait for the other processes."""
+
+
 class DistillationRun(TrainerCallback):
     """The state of one `train()` call. It is the run's first callback, so that others see the phase of the step.
 
@@ -34,13 +44,14 @@ class DistillationRun(TrainerCallback):
         source: of the teacher's features.
         teachers: they check their inputs, and align their classes with the student's.
         args: of the run.
+        watch: compares the student with the teacher before and after training.
         boundary: number of intermediate steps in the checkpoint of a resumed run; None for a new run.
         max_length: the longest input of both models in tokens, or None.
-        reduce: sums a tensor over all processes, if there are several.
-        wait: waits for the other processes, if there are several.
+        accelerator: of the trainer; several processes add up their losses.
 
     Attributes:
         boundary: as given.
+        watch: as given.
         phase: of the current step.
         series: losses since the last log.
     """
@@ -51,10 +62,10 @@ class DistillationRun(TrainerCallback):
         source: TeacherSource,
         teachers: Teachers,
         args: DistillationTrainingArguments,
+        watch: StartWatch,
         boundary: int | None,
         max_length: int | None,
-        reduce: Reduce | None = None,
-        wait: Callable[[], None] | None = None,
+        accelerator: Processes,
     ) -> None:
         """Begin before the first phase."""
         self.objective = objective
@@ -63,10 +74,12 @@ class DistillationRun(TrainerCallback):
         self.series = LossSeries()
         self._teachers = teachers
         self._args = args
+        self.watch = watch
         self.boundary = boundary
         self._max_length = max_length
-        self._reduce = reduce
-        self._wait = wait
+        several = args.world_size > 1
+        self._reduce: Reduce | None = accelerator.reduce if several else None
+        self._wait: Callable[[], None] | None = accelerator.wait_for_everyone if several else None
 
     def plan(self, total_steps: int) -> PhasePlan:
         """The phases of a run of `total_steps` optimiser steps."""
@@ -102,9 +115,21 @@ class DistillationRun(TrainerCallback):
         """Flush the teacher cache after each pass over the data."""
         self.source.flush(self._wait)
 
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Compare the student with its start."""
+        if not self._sharded:
+            self.watch.end(self.objective.student, self.objective.projections)
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Flush the teacher cache with each checkpoint."""
         self.source.flush(self._wait)
+
+    @property
+    def _sharded(self) -> bool:
+        """Whether this process holds a part of the weights alone."""
+        return bool(self._args.fsdp) or getattr(self._args, "deepspeed_plugin", None) is not None
 
     def _enter(self, phase: Phase) -> None:
         if phase == self.phase:
@@ -151,7 +176,9 @@ class DistillationRun(TrainerCallback):
 
     def drain(self) -> dict[str, float]:
         """The losses of every level since the last log, over all processes."""
-        return self.series.drain(self._reduce)
+        losses = self.series.drain(self._reduce)
+        self.watch.note_losses(losses)
+        return losses
 
     def close(self) -> None:
         """Remove the hooks from both models, and close the teacher cache."""
@@ -192,43 +219,6 @@ def open_source(
     passes = PhasePlan.passes(args, len(dataset) if hasattr(dataset, "__len__") else 0)
     precision = args.teacher_mixed_precision or mixed_precision
     return policy.open_source(online, policy.Request.from_arguments(args, dataset, collator, passes, precision))
-
-
-def projections_for(
-    student: PreTrainedModel,
-    teacher: PreTrainedModel,
-    settings: ObjectiveConfig,
-    args: DistillationTrainingArguments,
-    before: DistillationObjective | None,
-) -> Projections:
-    """The projections that a student was last trained with, or new ones.
-
-    Args:
-        student: the model to be trained.
-        teacher: the projections lead to its width.
-        settings: which levels are matched.
-        args: `projection` and `seed`.
-        before: the objective of an earlier run.
-    """
-    if (
-        before is not None
-        and before.student is student
-        and before.settings.hidden_layers == settings.hidden_layers
-        and before.settings.prediction.pooling == settings.prediction.pooling
-        and before.settings.mixing().keys() == settings.mixing().keys()
-    ):
-        return before.projections
-    projections = Projections(
-        Encoder.from_model(student).hidden_size,
-        Encoder.from_model(teacher).hidden_size,
-        set(settings.hidden_layers),
-        shared=args.projection == "shared",
-        seed=args.seed,
-        mixing=settings.mixing(),
-        vectors=settings.prediction.pooling is not None,
-    )
-    projections.start_from(offered(student))
-    return projections
 
 
 def join_optimizer(optimizer: torch.optim.Optimizer | None, projections: Projections) -> None:

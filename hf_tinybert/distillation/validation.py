@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from datasets import Dataset
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_tinybert.data import sampler
 from hf_tinybert.distillation.attention_matching import HeadMatching
@@ -19,12 +19,23 @@ from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.label_alignment import LabelAlignment
 from hf_tinybert.models.loading import check_vocabularies
-from hf_tinybert.models.output_types import MULTI_LABEL, OF_ROWS, REGRESSION, SINGLE_LABEL, VECTORS, output_type
+from hf_tinybert.models.output_types import (
+    MULTI_LABEL,
+    OF_ROWS,
+    REGRESSION,
+    SINGLE_LABEL,
+    TOKENS,
+    VECTORS,
+    output_type,
+)
 from hf_tinybert.teacher import inputs
 from hf_tinybert.teacher.ensemble import pooling_of
+from hf_tinybert.teacher.positions import boundary_ids
 from hf_tinybert.training_args import DistillationTrainingArguments
-from hf_tinybert.utils.types import AnyDataset
+from hf_tinybert.utils.types import AnyDataset, Collator
 
+#: Rows on which two tokenizers are compared.
+_CHECKED_ROWS = 1000
 #: One data set, or several by name, as the Trainer's `eval_dataset`.
 EvaluationData: TypeAlias = "AnyDataset | Mapping[str, AnyDataset]"
 
@@ -84,6 +95,8 @@ def build_objective_config(
         label_alignment=LabelAlignment.from_configs(student.config, teacher.config)
         if predicts and student_type != VECTORS
         else LabelAlignment(),
+        matches_predictions=predicts,
+        relative=args.loss_scaling == "variance" and args.loss_reduction != "paper",
     )
     if predicts and student_type == VECTORS and weights["hard_label"]:
         raise ValueError("hard_label_weight is above 0, and a model without a head has no labels: set it to 0.")
@@ -140,7 +153,7 @@ def check_datasets(
     teachers: Sequence[PreTrainedModel],
     train: AnyDataset | None,
     evaluation: EvaluationData | None,
-    separate_vocabulary: bool,
+    tokenizers: tuple[object, PreTrainedTokenizerBase | None],
 ) -> int | None:
     """Check that the data fit both models.
 
@@ -150,7 +163,7 @@ def check_datasets(
         teachers: the models it learns from.
         train: the training data.
         evaluation: one data set, several by name, or None.
-        separate_vocabulary: the teachers read columns of their own.
+        tokenizers: the student's, and the teachers', where they read columns of their own.
 
     Returns:
         The longest input in tokens that a batch may have, or None.
@@ -158,11 +171,14 @@ def check_datasets(
     Raises:
         ValueError: a column is missing, or an example is too long.
     """
-    if not separate_vocabulary:
+    own, teachers_own = tokenizers
+    if teachers_own is None:
         longest = longest_input(student, teachers[0])
     else:
         longest = Encoder.from_model(student).max_length
         check_teacher_inputs(train, teachers[0], "training")
+        if needs_positions(args, student) and isinstance(own, PreTrainedTokenizerBase):
+            check_cut_alike(train, own, teachers_own)
         if args.report_fidelity:
             for dataset in evaluation.values() if isinstance(evaluation, Mapping) else [evaluation]:
                 check_teacher_inputs(dataset, teachers[0], "evaluation")
@@ -182,19 +198,79 @@ def _check_problem(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
         )
 
 
+def needs_positions(args: DistillationTrainingArguments, student: PreTrainedModel) -> bool:
+    """Whether the positions of teacher and student are compared: of layers, or of outputs that belong to tokens."""
+    return args.phases != "prediction" or output_type(student) not in OF_ROWS
+
+
 def _check_separate_vocabulary(args: DistillationTrainingArguments, student_type: str) -> None:
-    """Refuse levels that compare tokens where teacher and student tokenise differently."""
+    """Refuse what cannot be compared where teacher and student have tokenizers of their own."""
     why = "teacher_processing_class gives the teacher another tokenizer than the student's"
-    if args.phases != "prediction":
+    if args.phases != "prediction" and args.teacher_cache in ("features", "auto"):
         raise ValueError(
-            f"{why}, so the embedding, hidden and attention levels have no positions in common: use "
-            f"phases='prediction', which compares sequence-level outputs; got phases={args.phases!r}."
+            f"{why}, and a cache of features knows the teacher's positions alone: use teacher_cache='none', got "
+            f"{args.teacher_cache!r}."
         )
-    if student_type not in OF_ROWS:
+    if student_type not in OF_ROWS and student_type != TOKENS:
         raise ValueError(
-            f"{why}, and this task's logits belong to tokens, which do not correspond. Use a teacher with the "
-            "student's tokenizer; classification, regression and sentence vectors work with any."
+            f"{why}, and spans are positions of one of them. Use a teacher with the student's tokenizer; "
+            "classification, regression and sentence vectors work with any."
         )
+
+
+def collator_for_both(
+    args: DistillationTrainingArguments,
+    student: PreTrainedModel,
+    collator: Collator,
+    tokenizer: object,
+    teacher_tokenizer: PreTrainedTokenizerBase,
+) -> inputs.TeacherInputsCollator:
+    """The collator of data that hold inputs for a teacher with a tokenizer of its own.
+
+    Raises:
+        ValueError: positions are compared, and the student's tokenizer is not known.
+    """
+    if not needs_positions(args, student):
+        return inputs.TeacherInputsCollator(collator, teacher_tokenizer)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ValueError(
+            "teacher_processing_class gives the teacher another tokenizer than the student's, and layers are compared "
+            "position by position: pass the student's tokenizer as processing_class, or use phases='prediction'."
+        )
+    return inputs.TeacherInputsCollator(collator, teacher_tokenizer, tokenizer)
+
+
+def check_cut_alike(
+    dataset: AnyDataset | None, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase
+) -> None:
+    """Refuse two tokenizers that cut the first training texts into other tokens, special tokens apart.
+
+    Args:
+        dataset: the training data, with the inputs of both.
+        student: the student's tokenizer.
+        teacher: the teacher's.
+
+    Raises:
+        ValueError: the message shows a text.
+    """
+    if not isinstance(dataset, Dataset):
+        return  # each batch is checked when it is made
+    for row in dataset.select(range(min(len(dataset), _CHECKED_ROWS))):
+        pairs = ((student, row["input_ids"]), (teacher, row[inputs.IDS]))
+        tokens = [_words(tokenizer, ids) for tokenizer, ids in pairs]
+        if tokens[0] != tokens[1]:
+            raise ValueError(
+                "teacher_processing_class gives the teacher another tokenizer, which cuts texts into other tokens "
+                f"than the student's: {' '.join(tokens[1][:9])} ... and {' '.join(tokens[0][:9])} ... Layers have no "
+                "positions in common: use phases='prediction', which compares sequence-level outputs."
+            )
+
+
+def _words(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """The tokens of a row without those around texts; unknown ones are alike in every vocabulary."""
+    around = boundary_ids(tokenizer)
+    tokens = tokenizer.convert_ids_to_tokens([index for index in ids if index not in around])
+    return ["" if token == tokenizer.unk_token else token for token in tokens]
 
 
 def check_teacher_inputs(dataset: AnyDataset | None, teacher: PreTrainedModel, what: str) -> None:

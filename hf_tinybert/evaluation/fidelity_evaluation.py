@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 
 from hf_tinybert.distillation.objective import DistillationObjective, ObjectiveConfig
 from hf_tinybert.distillation.output_matching import OutputLoss
-from hf_tinybert.distillation.run import projections_for
+from hf_tinybert.distillation.projection_start import projections_for
 from hf_tinybert.evaluation.layer_fidelity import LayerFidelity
 from hf_tinybert.evaluation.prediction_fidelity import PredictionFidelity
 from hf_tinybert.models import peft

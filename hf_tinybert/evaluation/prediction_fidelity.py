@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from hf_tinybert.models.output_types import MULTI_LABEL, REGRESSION, SPANS
+from hf_tinybert.losses import agreement_and_kl
+from hf_tinybert.models.decisions import decisions
+from hf_tinybert.models.output_types import REGRESSION
 from hf_tinybert.utils.types import Batch, Reduces
 
 
@@ -36,25 +37,14 @@ class PredictionFidelity:
             teacher: the same shape.
             inputs: `attention_mask` and `labels` of the batch, if it has any.
         """
-        student, teacher = student.float(), teacher.float()
         kept: Tensor | None = None
         if self._kind == REGRESSION:
-            first = second = (student - teacher).square().mean(dim=-1)
+            first = second = (student.float() - teacher.float()).square().mean(dim=-1)
         else:
-            if self._kind == MULTI_LABEL:  # each class is a decision between it and its absence
-                student, teacher = (torch.stack((x, torch.zeros_like(x)), dim=-1) for x in (student, teacher))
-            elif self._kind == SPANS:
-                mask = inputs.get("attention_mask")
-                real = torch.ones_like(student[..., 0]) if mask is None else mask
-                lowest = torch.finfo(student.dtype).min
-                student, teacher = (x.mT.masked_fill(~real.bool().unsqueeze(1), lowest) for x in (student, teacher))
-            elif student.dim() == 3 and inputs.get("labels") is not None:
-                kept = inputs["labels"] != -100
-            log_s, log_t = F.log_softmax(student, dim=-1), F.log_softmax(teacher, dim=-1)
-            first = (student.argmax(dim=-1) == teacher.argmax(dim=-1)).float()
-            second = (log_t.exp() * (log_t - log_s)).sum(dim=-1)
-        kept = torch.ones_like(first) if kept is None else kept.to(first.dtype)
-        batch = torch.stack([(first * kept).sum(), (second * kept).sum(), kept.sum()])
+            student, kept = decisions(self._kind, student, inputs)
+            first, second = agreement_and_kl(student, decisions(self._kind, teacher, inputs)[0])
+        counted = torch.ones_like(first) if kept is None else kept.to(first.dtype)
+        batch = torch.stack([(first * counted).sum(), (second * counted).sum(), counted.sum()])
         self._sums = batch if self._sums is None else self._sums + batch
 
     def close(self) -> None:

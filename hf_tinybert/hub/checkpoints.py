@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -14,10 +14,12 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from hf_tinybert.distillation.objective import ObjectiveConfig
+from hf_tinybert.distillation.objective import DistillationObjective, ObjectiveConfig
 from hf_tinybert.distillation.phases import PhasePlan
 from hf_tinybert.distillation.projections import Projections
+from hf_tinybert.distillation.run_start import RunStart
 from hf_tinybert.models import peft
+from hf_tinybert.student.start_fidelity import StartFidelity
 from hf_tinybert.training_args import DistillationTrainingArguments
 
 PROJECTIONS_NAME = "distillation_projections.safetensors"
@@ -36,50 +38,62 @@ class DistillationState:
         joint: whether all levels are matched in every step.
         layer_mapping: as on the command line.
         projection: `"per_layer"` or `"shared"`.
+        variances: level name -> the teacher's variance, by which losses are divided.
+        fidelity: of the student before the first step, or None.
     """
 
     intermediate_steps: int
     joint: bool
     layer_mapping: str
     projection: str
+    variances: Mapping[str, float] = field(default_factory=dict)
+    fidelity: Mapping[str, float | None] | None = None
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write into a checkpoint folder."""
         (Path(folder) / STATE_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def from_run(cls, settings: ObjectiveConfig, projection: str, plan: PhasePlan) -> DistillationState:
+    def from_run(
+        cls, objective: DistillationObjective, projection: str, plan: PhasePlan, fidelity: StartFidelity | None
+    ) -> DistillationState:
         """The state of a run under way."""
-        return cls(plan.intermediate_steps, plan.joint, settings.mapping.to_string(), projection)
+        mapping, start = objective.settings.mapping.to_string(), None if fidelity is None else asdict(fidelity)
+        return cls(plan.intermediate_steps, plan.joint, mapping, projection, objective.variances, start)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> DistillationState:
         """Read from a checkpoint folder."""
         return cls(**json.loads((Path(folder) / STATE_NAME).read_text(encoding="utf-8")))
 
-
-def resume(
-    folder: str | os.PathLike[str],
-    settings: ObjectiveConfig,
-    args: DistillationTrainingArguments,
-    projections: Projections,
-) -> DistillationState:
-    """Read a checkpoint's state, and its projections into `projections`.
-
-    Raises:
-        ValueError: the checkpoint was made with another mapping, projection or order of phases.
-    """
-    state = DistillationState.load(folder)
-    current = (settings.mapping.to_string(), args.projection)
-    if (state.layer_mapping, state.projection) != current:
-        raise ValueError(
-            f"The checkpoint {folder} was made with layer_mapping {state.layer_mapping!r} and projection "
-            f"{state.projection!r}; the arguments are now {current[0]!r} and {current[1]!r}."
+    @property
+    def start(self) -> RunStart:
+        """What was measured before the first step."""
+        return RunStart(
+            self.variances, fidelity=None if self.fidelity is None else StartFidelity.from_saved(self.fidelity)
         )
-    if state.joint != (args.phases == "joint"):
-        raise ValueError(f"The checkpoint {folder} was made with other phases than {args.phases!r}.")
-    load_projections(projections, folder)
-    return state
+
+    def resume(
+        self,
+        folder: str | os.PathLike[str],
+        settings: ObjectiveConfig,
+        args: DistillationTrainingArguments,
+        projections: Projections,
+    ) -> None:
+        """Read the projections of a checkpoint with this state.
+
+        Raises:
+            ValueError: the checkpoint was made with another mapping, projection, scaling or order of phases.
+        """
+        current = (settings.mapping.to_string(), args.projection)
+        if (self.layer_mapping, self.projection) != current:
+            raise ValueError(
+                f"The checkpoint {folder} was made with layer_mapping {self.layer_mapping!r} and projection "
+                f"{self.projection!r}; the arguments are now {current[0]!r} and {current[1]!r}."
+            )
+        if self.joint != (args.phases == "joint"):
+            raise ValueError(f"The checkpoint {folder} was made with other phases than {args.phases!r}.")
+        load_projections(projections, folder)
 
 
 def is_checkpoint_folder(folder: str | os.PathLike[str]) -> bool:

@@ -252,6 +252,10 @@ class HubTrainer(Trainer):
             )
         return jobs
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        compat.let_cpus_have_numbers()
+        super()._load_optimizer_and_scheduler(checkpoint)
+
     def _is_pushing(self) -> bool:
         return self.push_in_progress is not None and not self.push_in_progress.is_done()
 

@@ -15,6 +15,7 @@ position and 0 for padding; without a mask every position is real.
 """
 
 from hf_tinybert.losses.attention import attention_loss, real_pairs, relation_loss
+from hf_tinybert.losses.fidelity import agreement_and_kl
 from hf_tinybert.losses.hidden import embedding_loss, hidden_loss
 from hf_tinybert.losses.kernels import band
 from hf_tinybert.losses.outputs import (
@@ -30,6 +31,7 @@ from hf_tinybert.losses.reductions import Reduction
 
 __all__ = [
     "Reduction",
+    "agreement_and_kl",
     "attention_loss",
     "band",
     "embedding_loss",

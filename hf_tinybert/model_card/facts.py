@@ -83,6 +83,7 @@ class CardFacts:
         mapping: student layer -> teacher layer, of the matched layers.
         phases: the phases of training, in words.
         init: initialisation of the student: `teacher`, `random`, or a description.
+        start: the student's fidelity before training, by metric.
         adapter: the student was trained with a LoRA adapter.
         sentences: sentence-transformers can load the folder.
         dtypes: of the models when their latency was measured.
@@ -110,6 +111,7 @@ class CardFacts:
     mapping: LayerMapping | None = None
     phases: str | None = None
     init: str | None = None
+    start: Mapping[str, float] = field(default_factory=dict)
     adapter: bool = False
     sentences: bool = False
     dtypes: Sequence[str] = ("float32",)

@@ -23,6 +23,7 @@ from hf_tinybert.model_card.recorder import Recorder
 from hf_tinybert.models import peft, sentence_transformers_files
 from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.loading import pipeline_tag
+from hf_tinybert.student.provenance import start_of
 from hf_tinybert.training_args import DistillationTrainingArguments
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ def gather(
         mapping=mapping,
         phases=_PHASES.get(provenance.get("phases", "")),
         init=provenance.get("init"),
+        start=start_of(student),
         adapter=peft.has_adapter(student),
         sentences=(Path(trainer.args.output_dir) / sentence_transformers_files.MODULES).is_file(),
         dtypes=sorted({str(model.dtype).removeprefix("torch.") for model in (trainer.teacher, student)}),

@@ -7,7 +7,7 @@ map is computed. Where several layer numbers share one module, its calls are cou
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -55,6 +55,12 @@ class Features:
         """Release the features of a layer."""
         for tensors in self.by_layer:
             tensors.pop(layer, None)
+
+
+def accepted_inputs(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs that a model's forward pass takes; some models take no token types."""
+    names = inspect.signature(model.forward).parameters
+    return {name: value for name, value in inputs.items() if name in names and name not in PLAIN_OUTPUT}
 
 
 class _Enough(Exception):

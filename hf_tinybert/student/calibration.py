@@ -5,61 +5,125 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence, Sized
-from typing import TypeAlias
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hf_tinybert.utils.types import AnyDataset
+from hf_tinybert.utils.types import AnyDataset, Example
 
 #: Examples and tokens at most.
-_EXAMPLES, _TOKENS = 1024, 32_768
+_EXAMPLES, _TOKENS = 2048, 32_768
+#: Positions of one forward pass.
+_CHUNK = 4096
+#: Share of the examples on which a start is judged, and which nothing is fitted to.
+_HELD_OUT = 0.2
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-#: A tokenised example: numbers by column.
-Tokenised: TypeAlias = Mapping[str, Sequence[int]]
 
 
-def sample_calibration_examples(dataset: AnyDataset) -> list[Tokenised]:
-    """A random sample of the training data, of as many examples as fit when all are padded to the longest.
+def sample_calibration_examples(dataset: AnyDataset) -> tuple[list[Example], list[Example]]:
+    """A random sample of the training data, of at most so many examples and tokens, in two parts.
 
     The sample is random because augmented data hold the variants of a text one after another. A stream cannot be
-    sampled: its first examples are taken.
+    sampled: its first examples are taken. The same data give the same sample.
 
     Args:
-        dataset: of tokenised examples, with `input_ids`.
+        dataset: the training data.
+
+    Returns:
+        The examples that a student is fitted to, and those on which it is judged.
     """
-    examples: list[Tokenised] = []
-    longest = 0
+    examples: list[Example] = []
+    tokens = 0
     for example in itertools.islice(_shuffled(dataset), _EXAMPLES):
-        longest = max(longest, len(example["input_ids"]))
-        if examples and longest * (len(examples) + 1) > _TOKENS:
+        tokens += _length(example)
+        if examples and tokens > _TOKENS:
             break
         examples.append(example)
-    return examples
+    held_out = max(round(len(examples) * _HELD_OUT), min(len(examples) - 1, 1))
+    return examples[: len(examples) - held_out], examples[len(examples) - held_out :]
 
 
 def sample_calibration_batch(dataset: AnyDataset | None, tokenizer: object) -> dict[str, Tensor] | None:
-    """Such a sample as a batch of a model's inputs; `None` if the data are not tokenised or there is no tokenizer.
+    """The part of such a sample that a student is fitted to, as a batch of a model's inputs.
 
     Args:
         dataset: the training data, or `None`.
         tokenizer: that pads; anything but a tokenizer counts as none.
+
+    Returns:
+        `None` if the data are not tokenised or there is no tokenizer.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerBase) or dataset is None:
         return None
     first = next(_shuffled(dataset), None)
     if not isinstance(first, Mapping) or "input_ids" not in first:
         return None
-    rows = [
-        {name: example[name] for name in _INPUTS if name in example}
-        for example in sample_calibration_examples(dataset)
-    ]
+    fitted, _ = sample_calibration_examples(dataset)
+    rows = [{name: example[name] for name in _INPUTS if name in example} for example in fitted]
     padded = tokenizer.pad(rows, pad_to_multiple_of=8, return_tensors="pt")
     return {name: torch.as_tensor(value) for name, value in padded.items()}
 
 
-def _shuffled(dataset: AnyDataset) -> Iterator[Tokenised]:
+def _length(example: Example) -> int:
+    """The tokens of an example; 1 where it is not tokenised."""
+    ids = example.get("input_ids") if isinstance(example, Mapping) else None
+    return len(ids) if isinstance(ids, Sized) else 1
+
+
+@dataclass(frozen=True)
+class CalibrationTexts:
+    """Texts in chunks of similar length, for forward passes without much padding.
+
+    Values of positions are kept *packed*: those of all real positions one after another, `[n, ...]`.
+
+    Attributes:
+        chunks: inputs by name, `[B, S]`, with `attention_mask`.
+    """
+
+    chunks: tuple[dict[str, Tensor], ...]
+
+    @classmethod
+    def from_batch(cls, batch: Mapping[str, Tensor], length: int) -> CalibrationTexts:
+        """Cut a batch into chunks.
+
+        Args:
+            batch: `input_ids` `[B, S]`, and `attention_mask` and `token_type_ids` where it has them.
+            length: inputs are truncated to it.
+        """
+        inputs = {name: batch[name][:, :length] for name in _INPUTS if name in batch}
+        inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
+        mask = inputs["attention_mask"].bool()
+        # The end of the last real position: padding may be on the left.
+        ends = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(dim=1).clamp(min=1)
+        order = ends.argsort(stable=True)
+        chunks = []
+        while len(order):
+            # The longest of the rows that are left is at the end.
+            longest = int(ends[order[-1]])
+            rows = order[-max(_CHUNK // longest, 1) :]
+            order = order[: len(order) - len(rows)]
+            chunks.append({name: value[rows][:, :longest] for name, value in inputs.items()})
+        return cls(tuple(chunks))
+
+    @property
+    def masks(self) -> list[Tensor]:
+        """Which positions of each chunk are real, `[B, S]`."""
+        return [chunk["attention_mask"].bool() for chunk in self.chunks]
+
+    def pack(self, padded: Sequence[Tensor]) -> Tensor:
+        """The values of real positions, `[n, ...]`, from those of each chunk, `[B, S, ...]`."""
+        return torch.cat([value[mask] for value, mask in zip(padded, self.masks, strict=True)])
+
+    def to(self, device: torch.device) -> CalibrationTexts:
+        """The same texts on a device."""
+        return CalibrationTexts(
+            tuple({name: value.to(device) for name, value in chunk.items()} for chunk in self.chunks)
+        )
+
+
+def _shuffled(dataset: AnyDataset) -> Iterator[Example]:
     """Examples in the order of a draw with a fixed seed; of a stream in their own order."""
     streams = isinstance(dataset, torch.utils.data.IterableDataset)  # which may have a length
     if streams or not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__"):

@@ -8,21 +8,22 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, BertConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils import cached_file, logging
 
-from hf_tinybert.configuration import TinyBertConfig
-from hf_tinybert.layer_mapping import LayerMapping
+from hf_tinybert.configuration import TinyBertConfig, longest_matters
+from hf_tinybert.data import sampler
 from hf_tinybert.models import head_init, sentence_transformers_files
-from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.label_alignment import LabelAlignment
 from hf_tinybert.models.loading import auto_class, check_folder, check_tokenizer, check_vocabularies
 from hf_tinybert.models.output_types import MULTI_LABEL
 from hf_tinybert.presets import PRESETS
-from hf_tinybert.student import projection_init, provenance, teacher_init
+from hf_tinybert.student import projection_init, provenance
 from hf_tinybert.student.calibration import sample_calibration_batch
+from hf_tinybert.student.start import Start
 from hf_tinybert.training_args import DistillationTrainingArguments, StudentInit
 from hf_tinybert.utils.types import AnyDataset
 
@@ -36,6 +37,7 @@ def create_student(
     layer_mapping: str | Mapping[int, int] = "uniform",
     calibration: Mapping[str, Tensor] | None = None,
     separate_vocabulary: bool = False,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> PreTrainedModel:
     """Make a student of the same Auto class as the teacher, in eval mode, on the CPU, in float32.
 
@@ -45,47 +47,46 @@ def create_student(
             id of an existing small checkpoint, whose weights are then used in place of `init`. The authors'
             checkpoints work, too: their `fit_dense` layers initialise the projections. A folder with a
             configuration and no weights counts as that configuration, with the teacher's labels.
-        init: `"teacher"` initialises the student from the teacher's weights. At the teacher's width its mapped layers
-            are copied. For a narrower student, embeddings and layers are projected onto the principal components
-            of the teacher's hidden states, head by head (see `hf_tinybert.student.teacher_init`). `"random"` is
-            BERT's own initialisation.
+        init: `"teacher"` initialises the student from the teacher's weights, whatever its architecture: the maps of
+            its mapped layers, projected onto the principal components of its hidden states where the student is
+            narrower, and fitted to its states (see `hf_tinybert.student.teacher_init`). The folder or Hub id of
+            another encoder takes embeddings and layers from there, and the head from the teacher. `"random"` is BERT's
+            own initialisation. Of several in a list, that is taken which follows the teacher most closely.
         layer_mapping: the teacher layers from which the student's layers are initialised.
-        calibration: a tokenised batch (`input_ids`, `attention_mask`, ...) of typical text, from which the
-            principal components are computed. Without it random tokens are used, and the initial accuracy of a
-            narrower student is much lower (`docs/results.md`). `DistillationTrainer(model="tinybert-4l-312d", ...)`
-            uses the training data.
+        calibration: a tokenised batch (`input_ids`, `attention_mask`, ...) of typical text, to which the student is
+            fitted. Without it random tokens are used, and the initial accuracy is much lower (`docs/results.md`).
+            `DistillationTrainer(model="tinybert-4l-312d", ...)` uses the training data.
         separate_vocabulary: the student has another vocabulary than the teacher (see `teacher_processing_class` of
-            `DistillationTrainer`): `config` then specifies its size, and `init="teacher"` is not possible.
+            `DistillationTrainer`): `config` then specifies its size, and `init` must be `"random"`.
+        tokenizer: the teacher's, for the start from another encoder; by default it is read from the teacher's folder.
 
     Raises:
         ValueError: an unknown preset, a configuration that cannot read the teacher's inputs or has other
-            labels, or an architecture that `init="teacher"` does not support.
+            labels, or an architecture or encoder that `init` does not support.
     """
-    if init not in ("teacher", "random"):
-        raise ValueError(f"init is 'teacher' or 'random', got {init!r}.")
+    inits = [init] if isinstance(init, str | os.PathLike) else list(init)
+    if not inits:
+        raise ValueError("init is 'teacher', 'random', a folder or Hub id, or a list of these; the list is empty.")
     student_config = config_of_student(teacher, config, separate_vocabulary)
     if is_checkpoint(config):
         return _from_checkpoint(teacher, str(config), student_config)
-    if separate_vocabulary and init == "teacher":
+    if separate_vocabulary and inits != ["random"]:
         raise ValueError(
-            "init='teacher' needs the teacher's vocabulary: use create_student(teacher, ..., init='random') "
+            f"init={init!r} needs the teacher's vocabulary: use create_student(teacher, ..., init='random') "
             "(--student-init random), or a small checkpoint."
         )
-    student: PreTrainedModel = _student_class(teacher, student_config)(student_config).eval()
-    if init == "teacher":
-        mapping = LayerMapping.from_spec(
-            layer_mapping, Encoder.from_model(student).num_layers, Encoder.from_model(teacher).num_layers
+    if calibration is None and inits != ["random"]:
+        logger.warning_once(
+            "No calibration data was given: the student's initial accuracy will be much lower. Pass a "
+            "`calibration` batch to create_student, or the name of the student, a `processing_class` and a "
+            "`train_dataset` of tokenised examples to DistillationTrainer."
         )
-        if calibration is None and student_config.hidden_size < teacher.config.hidden_size:
-            logger.warning(
-                "No calibration data was given: the student's initial accuracy will be much lower. Pass a "
-                "`calibration` batch to create_student, or the name of the student, a `processing_class` and a "
-                "`train_dataset` of tokenised examples to DistillationTrainer."
-            )
-        offer = teacher_init.start_from_teacher(student, teacher, mapping, calibration)
-        projection_init.offer(student, offer)
-    provenance.record(student, teacher, init=init)
-    return student
+    start = Start(teacher, student_config, layer_mapping, tokenizer)
+    if len(inits) == 1:
+        return start.make(str(inits[0]), calibration)
+    if calibration is None:
+        raise ValueError(f"init={init!r} compares starts on texts: pass a `calibration` batch.")
+    return start.best([str(each) for each in inits], calibration)
 
 
 def create_student_from_data(
@@ -96,7 +97,7 @@ def create_student_from_data(
     args: DistillationTrainingArguments,
     separate_vocabulary: bool = False,
 ) -> PreTrainedModel:
-    """The student of a run: initialised from its teacher's weights with a sample of the training data, or at random.
+    """The student of a run: initialised as the arguments say, with a sample of the training data.
 
     Args:
         teacher: a model without an adapter.
@@ -109,11 +110,14 @@ def create_student_from_data(
     Raises:
         ValueError: as for `create_student`; or `student_init` is set for a checkpoint, which has its weights.
     """
-    init: StudentInit = "random" if args.student_init == "random" else "teacher"
-    ready_made = is_checkpoint(config)
+    init: StudentInit = args.student_init or ["teacher"]
+    ready_made, known = is_checkpoint(config), isinstance(tokenizer, PreTrainedTokenizerBase)
     if ready_made:
         refuse_init(args)
-    sample = None if ready_made or init == "random" else sample_calibration_batch(dataset, tokenizer)
+    is_preset = not isinstance(config, PretrainedConfig) and str(config) in PRESETS
+    if is_preset and longest_matters(teacher.config) and isinstance(dataset, Dataset):
+        config = config_of_student(teacher, config, separate_vocabulary, max(sampler.token_counts(dataset) or [0]))
+    sample = None if ready_made or init == ["random"] else sample_calibration_batch(dataset, tokenizer)
     set_seed(args.seed)
     student = create_student(
         teacher,
@@ -122,8 +126,9 @@ def create_student_from_data(
         layer_mapping=args.layer_mapping,
         calibration=sample,
         separate_vocabulary=separate_vocabulary,
+        tokenizer=tokenizer if known else None,
     )
-    if ready_made and isinstance(tokenizer, PreTrainedTokenizerBase):
+    if ready_made and known:
         check_tokenizer(tokenizer, str(config), "student")
     return student
 
@@ -132,6 +137,7 @@ def config_of_student(
     teacher: PreTrainedModel,
     config: str | os.PathLike[str] | PretrainedConfig,
     separate_vocabulary: bool = False,
+    longest: int | None = None,
 ) -> PretrainedConfig:
     """The configuration of the student that `create_student` makes; its labels are the teacher's, in any order.
 
@@ -139,6 +145,7 @@ def config_of_student(
         teacher: for `create_student`.
         config: for `create_student`.
         separate_vocabulary: for `create_student`.
+        longest: the longest input in tokens, which a preset's student reads as well if its teacher does.
 
     Raises:
         ValueError: an unknown preset, a folder without a model, another vocabulary or other labels.
@@ -153,7 +160,10 @@ def config_of_student(
     elif is_checkpoint(config):
         student_config = _config_of_checkpoint(teacher, str(config))
     else:
-        student_config = TinyBertConfig.from_teacher(teacher.config, str(config)).to_bert_config()
+        sizes = TinyBertConfig.from_teacher(teacher.config, str(config))
+        if longest is not None and longest_matters(teacher.config):
+            sizes.max_position_embeddings = max(sizes.max_position_embeddings, longest)
+        student_config = sizes.to_bert_config()
     if not separate_vocabulary:
         check_vocabularies(student_config, teacher.config)
     LabelAlignment.from_configs(student_config, teacher.config)
@@ -166,19 +176,12 @@ def refuse_init(args: DistillationTrainingArguments) -> None:
     Raises:
         ValueError: it is set.
     """
-    if args.student_init is not None:
+    if args.student_init:
+        given = args.student_init[0] if len(args.student_init) == 1 else args.student_init
         raise ValueError(
-            f"student_init={args.student_init!r} sets how a new student is initialised, and this one already has "
+            f"student_init={given!r} sets how a new student is initialised, and this one already has "
             "weights: leave it out, or pass a preset's name or a TinyBertConfig as the student."
         )
-
-
-def _student_class(teacher: PreTrainedModel, config: PretrainedConfig) -> type[PreTrainedModel]:
-    auto = auto_class(teacher)
-    try:
-        return auto._model_mapping[type(config)]
-    except KeyError:
-        raise ValueError(f"There is no {auto.__name__} for a {type(config).__name__}.") from None
 
 
 def is_checkpoint(config: str | os.PathLike[str] | PretrainedConfig) -> bool:

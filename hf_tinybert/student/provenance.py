@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedModel
 
@@ -14,12 +14,19 @@ from hf_tinybert.models.loading import describe
 _PACKAGES = ("hf-tinybert", "transformers", "torch")
 
 
+def start_of(student: PreTrainedModel) -> dict[str, float]:
+    """A student's fidelity to its teacher before training, by metric; empty where it is not known."""
+    entries = getattr(student.config, PROVENANCE_KEY, None) or {}
+    return dict(entries.get("start") or {})
+
+
 def record(
     student: PreTrainedModel,
     teacher: PreTrainedModel | Sequence[PreTrainedModel],
     mapping: LayerMapping | None = None,
     phases: str | None = None,
     init: str | None = None,
+    start: Mapping[str, float] | None = None,
 ) -> None:
     """Record a student's origin in `student.config.tinybert`.
 
@@ -29,12 +36,15 @@ def record(
         mapping: which layers were matched.
         phases: which phases were trained.
         init: how the student's weights were initialised.
+        start: fidelity before training, by metric.
     """
     entries = dict(getattr(student.config, PROVENANCE_KEY, None) or {})
     names = [describe(each) for each in (teacher if isinstance(teacher, Sequence) else [teacher])]
     entries["teacher"] = names[0] if len(names) == 1 else names
     if init is not None:
         entries["init"] = init
+    if start is not None:
+        entries["start"] = {name: round(value, 6) for name, value in start.items()}
     if mapping is not None:
         entries["layer_mapping"] = mapping.to_string()
     if phases is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from hf_tinybert.teacher import positions
 from hf_tinybert.utils.types import Collator, Columns, Example
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 _PREFIX = "teacher_"
 _Value = TypeVar("_Value")
-#: Columns of the teacher's inputs.
-COLUMNS = tuple(f"{_PREFIX}{name}" for name in ("input_ids", "attention_mask", "token_type_ids"))
+#: Columns of the teacher's inputs, and of the map from the student's positions to the teacher's.
+COLUMNS = (*(f"{_PREFIX}{name}" for name in ("input_ids", "attention_mask", "token_type_ids")), positions.COLUMN)
 IDS = COLUMNS[0]
 
 
@@ -97,12 +98,22 @@ class TeacherInputsCollator:
     Args:
         collator: makes a batch of the student's inputs.
         tokenizer: the teacher's, which pads its inputs.
+        student_tokenizer: where layers are matched: batches then say which of the teacher's positions belongs to each
+            of the student's (see `hf_tinybert.teacher.positions`).
     """
 
-    def __init__(self, collator: Collator, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Keep both."""
+    def __init__(
+        self,
+        collator: Collator,
+        tokenizer: PreTrainedTokenizerBase,
+        student_tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
+        """Keep the three."""
         self.collator = collator
         self.tokenizer = tokenizer
+        self._boundaries = None
+        if student_tokenizer is not None:
+            self._boundaries = positions.boundary_ids(student_tokenizer), positions.boundary_ids(tokenizer)
 
     def __call__(self, examples: Sequence[Example], /) -> dict[str, Tensor]:
         """Collate both models' inputs; rows without the teacher's give a batch without them."""
@@ -111,4 +122,7 @@ class TeacherInputsCollator:
             return batch
         teacher_rows = [{name: row[name] for name in COLUMNS if name in row} for row in examples]
         rows = [{name.removeprefix(_PREFIX): value for name, value in row.items()} for row in teacher_rows]
-        return batch | renamed(self.tokenizer.pad(rows, pad_to_multiple_of=8, return_tensors="pt"))
+        batch |= renamed(self.tokenizer.pad(rows, pad_to_multiple_of=8, return_tensors="pt"))
+        if self._boundaries is not None:
+            batch[positions.COLUMN] = positions.padded_maps(examples, batch, IDS, self._boundaries)
+        return batch

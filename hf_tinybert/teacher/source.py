@@ -18,6 +18,7 @@ from hf_tinybert.models.label_alignment import LabelAlignment
 from hf_tinybert.models.loading import freeze
 from hf_tinybert.models.output_types import LABELS, logits_of
 from hf_tinybert.teacher import inputs as teacher_inputs
+from hf_tinybert.teacher import positions
 from hf_tinybert.utils.types import AnyDataset, Autocast, Batch, Collator
 
 
@@ -109,11 +110,13 @@ class OnlineTeacher:
 
     def features(self, inputs: Batch, intermediate: bool, prediction: bool) -> Features:
         """Run the teacher: up to the last matched layer where no logits are compared."""
+        places = inputs.get(positions.COLUMN)
         inputs = {name: value for name, value in teacher_inputs.of_teacher(inputs).items() if name in self.own_inputs}
         with self._no_gradient(), self._autocast():
             if not self._cast:
                 self._cast_weights()
-            return self._layers(inputs, prediction) if intermediate else self._logits(inputs)
+            features = self._layers(inputs, prediction) if intermediate else self._logits(inputs)
+            return positions.at_student_positions(features, places)
 
     def flush(self, wait: Callable[[], None] | None = None) -> None:
         """Do nothing: there is no cache."""

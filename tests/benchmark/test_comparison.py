@@ -68,6 +68,7 @@ def test_saves_as_json_whole_or_not_at_all(tmp_path):
         "teacher": vars(TEACHER),
         "student": vars(UNKNOWN),
         "machine": "",
+        "start": {},
     }
     assert Comparison.from_saved(saved) == comparison
     assert [p.name for p in tmp_path.iterdir()] == ["comparison.json"]

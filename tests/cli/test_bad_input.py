@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -61,18 +60,6 @@ class Bench:
         AutoTokenizer.from_pretrained(self.teacher).save_pretrained(path)
         return path
 
-    def other_tokens(self) -> Path:
-        """A checkpoint whose tokenizer has as many tokens as the teacher's, with two of them exchanged."""
-        path = self.student()
-        content = json.loads((path / "tokenizer.json").read_text(encoding="utf-8"))
-        vocabulary = content["model"]["vocab"]
-        vocabulary["lamp"], vocabulary["weather"] = vocabulary["weather"], vocabulary["lamp"]
-        (path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
-        if (path / "vocab.txt").exists():
-            tokens = sorted(vocabulary, key=vocabulary.__getitem__)
-            (path / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
-        return path
-
     def teacher_copy(self, **files: bytes | None) -> Path:
         """The teacher with files replaced (or, with None, removed)."""
         path = shutil.copytree(self.teacher, self.folder / "teacher", ignore=shutil.ignore_patterns("checkpoint-*"))
@@ -125,7 +112,7 @@ DISTILL = {
     "no such student": (lambda b: ["--student", b.folder / "gone"], r"The student folder \S+/gone does not exist\."),
     "unknown init": (
         lambda b: ["--student-init", "sideways"],
-        r"argument --student_init/--student-init: invalid choice: 'sideways' \(choose from '?teacher'?, '?random'?\)",
+        r"init is 'teacher', 'random', or the folder or Hub id of an encoder; 'sideways' could not be loaded: .*",
     ),
     "an init beside weights": (
         lambda b: ["--student", b.student(), "--student-init", "teacher"],
@@ -135,10 +122,6 @@ DISTILL = {
         lambda b: ["--student", b.student([*LABELS[:-1], "poetry"])],
         r"Teacher and student have different labels, so their logits cannot be compared\.\n"
         r"  teacher: \{.*'weather'\}\n  student: \{.*'poetry'\}",
-    ),
-    "other vocabulary": (
-        lambda b: ["--student", b.other_tokens()],
-        r"The student \S+checkpoint has another tokenizer than the one in use: .* need the same vocabulary\. .*",
     ),
     "short student": (
         lambda b: ["--student", b.student(max_position_embeddings=16)],

@@ -207,7 +207,7 @@ def test_a_student_with_a_tokenizer_of_its_own(command, models, tmp_path):
     ]
     refused = command(*distil, "--output-dir", tmp_path / "out")
     assert refused.code == 2
-    assert "With phases='prediction'" in refused.error
+    assert "use phases='prediction'" in refused.error
     result = command(*distil, "--phases", "prediction", "--output-dir", tmp_path / "student")
     assert result.code == 0, result
     scores = json.loads((tmp_path / "student" / "summary.json").read_text())

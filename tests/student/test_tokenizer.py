@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
+from transformers import BertConfig, PreTrainedTokenizerFast
 
 from hf_tinybert.student.tokenizer import student_tokenizer
 
@@ -17,18 +17,14 @@ def other(tmp_path):
     words = Tokenizer(models.WordLevel(VOCABULARY, unk_token="[UNK]"))
     made = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]")
     made.save_pretrained(tmp_path / "other")
+    BertConfig(vocab_size=len(VOCABULARY)).save_pretrained(tmp_path / "other")
     return str(tmp_path / "other")
 
 
-def test_another_vocabulary_is_read_where_predictions_alone_are_compared(other, tokenizer):
-    assert student_tokenizer(other, tokenizer, "prediction").get_vocab() == VOCABULARY
-
-
-@pytest.mark.parametrize("phases", ["joint", "two_phase", "intermediate"])
-def test_layers_need_the_teachers_tokenizer(phases, other, tokenizer):
-    assert student_tokenizer(other, tokenizer, phases) is None
+def test_another_vocabulary_is_the_students_own(other, tokenizer):
+    assert student_tokenizer(other, tokenizer).get_vocab() == VOCABULARY
 
 
 def test_the_teachers_tokenizer_serves_a_student_that_has_no_other(teacher_folder, tokenizer, tmp_path):
     for student in ("tinybert-4l-312d", teacher_folder, str(tmp_path)):
-        assert student_tokenizer(student, tokenizer, "prediction") is None, student
+        assert student_tokenizer(student, tokenizer) is None, student

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import factories
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -161,22 +163,79 @@ def test_views_of_a_batch():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            {"phases": "two_phase"},
-            "embedding, hidden and attention levels have no positions in common: use phases='pred",
-        ),
-        ({"phases": "joint"}, "got phases='joint'"),
+        ({"phases": "two_phase"}, "cuts texts into other tokens than the student's: .*: use phases='prediction'"),
+        ({"phases": "joint"}, "Layers have no positions in common"),
+        ({"phases": "joint", "teacher_cache": "features"}, "knows the teacher's positions alone"),
     ],
 )
-def test_levels_of_tokens_are_refused(arguments, message, teacher, data, byte_tokens, tmp_path):
+def test_layers_of_other_tokens_are_refused(arguments, message, teacher, data, byte_tokens, tmp_path):
     with pytest.raises(ValueError, match=message):
         trainer_of(teacher, data, byte_tokens, tmp_path, **arguments)
+
+
+def renumbered(tokenizer):
+    """The teacher's tokenizer with its word pieces under other ids, and two separators between a pair."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = state["model"]["vocab"]
+    last = len(vocabulary) - 1
+    state["model"]["vocab"] = {token: last - index for token, index in vocabulary.items()}
+    for token in state["added_tokens"]:
+        token["id"] = last - token["id"]
+    named = {
+        name: getattr(tokenizer, name) for name in ("unk_token", "cls_token", "sep_token", "pad_token", "mask_token")
+    }
+    ids = {named[name]: state["model"]["vocab"][named[name]] for name in ("cls_token", "sep_token")}
+    changed = Tokenizer.from_str(json.dumps(state))
+    first, end = named["cls_token"], named["sep_token"]
+    changed.post_processor = processors.TemplateProcessing(
+        single=f"{first} $A {end}", pair=f"{first} $A {end} {end} $B {end}", special_tokens=list(ids.items())
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=changed, **named)
+
+
+def test_layers_are_matched_where_both_cut_alike(teacher, tmp_path):
+    """A student that reads other ids, with other separators, has the losses of one that reads the teacher's."""
+    own = renumbered(factories.tokenizer())
+    pairs = Dataset.from_dict({"a": texts_of("train")["text"][:24], "b": texts_of("train")["text"][24:48]})
+    pairs = pairs.add_column("labels", [n % 12 for n in range(24)])
+    both = tokenize_for_teacher(pairs, factories.tokenizer(), "a", "b")
+    both = both.map(lambda row: dict(own(row["a"], row["b"])), remove_columns=["a", "b"])
+    assert both["input_ids"] != both["teacher_input_ids"]
+    assert len(both["input_ids"][0]) == len(both["teacher_input_ids"][0]) + 1
+    student = factories.small_student(teacher, init="teacher")
+    last = teacher.config.vocab_size - 1
+    with torch.no_grad():  # the same student under the other ids, blind to positions and segments
+        table = student.get_input_embeddings().weight
+        table.copy_(table.flip(0)[-last - 1 :])
+        for name in ("position_embeddings", "token_type_embeddings"):
+            getattr(student.base_model.embeddings, name).weight.zero_()
+    trainer = trainer_of(
+        teacher,
+        {"train": both, "eval": both},
+        own,
+        tmp_path,
+        student=student,
+        phases="joint",
+        max_steps=30,
+        learning_rate=1e-3,
+        logging_steps=10,
+        per_device_train_batch_size=8,
+    )
+    batch = trainer.data_collator([both[row] for row in range(4)])
+    places = batch["teacher_positions"]
+    mapped = batch["teacher_input_ids"].gather(1, places)
+    real = batch["attention_mask"].bool()
+    assert torch.equal(mapped[real], last - batch["input_ids"][real])
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss_hidden_2" in entry]
+    for name in ("loss_hidden_1", "loss_hidden_2", "loss_attention_1", "loss_prediction"):
+        assert logs[-1][name] < logs[0][name], name
 
 
 def test_tasks_of_tokens_and_missing_or_long_columns_are_refused(teacher, data, byte_tokens, tmp_path):
     config = BertConfig(vocab_size=600, hidden_size=24, num_hidden_layers=1, num_attention_heads=12, num_labels=12)
     tagger = AutoModelForTokenClassification.from_config(config)
-    with pytest.raises(ValueError, match="this task's logits belong to tokens"):
+    with pytest.raises(ValueError, match="cuts texts into other tokens"):
         trainer_of(teacher, data, byte_tokens, tmp_path, student=tagger)
     for split, what in (("train_dataset", "training"), ("eval_dataset", "evaluation")):
         lacking = data["train"].remove_columns(["teacher_input_ids"])

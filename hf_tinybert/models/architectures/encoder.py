@@ -9,7 +9,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from hf_tinybert.models.architectures.registry import CONVENTIONAL, find_spec
-from hf_tinybert.models.architectures.specs import ArchitectureSpec, Read
+from hf_tinybert.models.architectures.specs import ArchitectureSpec, LayerParts, Read
 from hf_tinybert.models.peft import unwrapped
 
 logger = logging.get_logger(__name__)
@@ -33,6 +33,7 @@ class Attention:
         read: makes queries, keys, values and bias from the projections' outputs; None where these are used unchanged.
         biased: `read` also gives a `bias` `[B, heads, S, S]`, which is added to the scores.
         window: a position attends to those at most so many positions away; None: to all.
+        terms: scores are divided by the root of this number, too.
     """
 
     module: nn.Module
@@ -42,6 +43,7 @@ class Attention:
     read: Read | None = None
     biased: bool = False
     window: int | None = None
+    terms: int = 1
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,9 @@ class Encoder:
         hidden_size: d.
         max_length: the longest input in tokens, or None if it is not limited.
         known_scores: whether `Attention` describes the scores; False where the model may add terms of its own.
+        embeddings: the module whose output is the input of the first layer, or of a map to the layers' width before
+            it.
+        parts: paths of the other parts of a layer, or None where they are not known.
     """
 
     layers: tuple[nn.Module, ...]
@@ -67,6 +72,8 @@ class Encoder:
     hidden_size: int
     max_length: int | None
     known_scores: bool
+    embeddings: nn.Module | None = None
+    parts: LayerParts | None = None
 
     @property
     def num_layers(self) -> int:
@@ -149,6 +156,8 @@ def _encoder(base: nn.Module, config: PretrainedConfig, spec: ArchitectureSpec) 
         hidden_size=config.hidden_size,
         max_length=_max_length(base),
         known_scores=plain or spec.read is not None,
+        embeddings=_submodule(base, "embeddings"),
+        parts=_known(spec.parts, layers),
     )
 
 
@@ -161,7 +170,16 @@ def _attention(module: nn.Module, spec: ArchitectureSpec) -> Attention:
         read=spec.read,
         biased=spec.biased,
         window=spec.window(module),
+        terms=spec.terms(module),
     )
+
+
+def _known(parts: LayerParts | None, layers: list[nn.Module]) -> LayerParts | None:
+    """The parts of a specification, unless a layer lacks one."""
+    if parts is None:
+        return None
+    paths = (value for value in vars(parts).values() if isinstance(value, str))
+    return None if any(_submodule(layer, path) is None for path in paths for layer in layers) else parts
 
 
 def _submodule(module: nn.Module, path: str) -> nn.Module | None:

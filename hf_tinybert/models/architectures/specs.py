@@ -30,6 +30,31 @@ def _without_window(attention: nn.Module) -> int | None:
     return None
 
 
+def _one_term(attention: nn.Module) -> int:
+    return 1
+
+
+@dataclass(frozen=True)
+class LayerParts:
+    """Paths, below a layer, of its linear layers and norms other than queries, keys and values.
+
+    Attributes:
+        attention_output: the linear layer behind the heads.
+        attention_norm: the LayerNorm of attention: after the residual connection, or before attention (`pre_norm`).
+        feed_forward_in: the first linear layer of the feed-forward block; of a gated one, inputs and gates together.
+        feed_forward_out: the second.
+        output_norm: the LayerNorm of the feed-forward block.
+        pre_norm: the norms stand before attention and feed-forward block, as in ModernBERT.
+    """
+
+    attention_output: str
+    attention_norm: str
+    feed_forward_in: str
+    feed_forward_out: str
+    output_norm: str
+    pre_norm: bool = False
+
+
 @dataclass(frozen=True)
 class ArchitectureSpec:
     """How an architecture names its parts.
@@ -46,6 +71,8 @@ class ArchitectureSpec:
         read: makes queries, keys, values and bias from the projections' outputs (see `Attention`).
         biased: whether `read` returns a bias.
         window: to how many positions on either side an attention module attends, or None.
+        terms: the number by whose root an attention module divides its scores beside that of the head's size.
+        parts: the other parts of a layer, from which a student can be initialised; None where it cannot.
     """
 
     layers: str
@@ -59,6 +86,8 @@ class ArchitectureSpec:
     read: Read | None = None
     biased: bool = False
     window: Callable[[nn.Module], int | None] = _without_window
+    terms: Callable[[nn.Module], int] = _one_term
+    parts: LayerParts | None = None
 
 
 def _albert_layers(groups: nn.ModuleList, config: PretrainedConfig) -> Sequence[nn.Module]:
@@ -78,12 +107,17 @@ def _mpnet(module: nn.Module, arguments: Tensors, projected: Tensors) -> dict[st
     return {**projected, "bias": arguments["position_bias"]}
 
 
+def _deberta_terms(module: DisentangledSelfAttention) -> int:
+    """Content, and the terms of content and relative position that are switched on."""
+    return 1 + ("c2p" in module.pos_att_type) + ("p2c" in module.pos_att_type)
+
+
 def _deberta(module: DisentangledSelfAttention, arguments: Tensors, projected: Tensors) -> dict[str, Tensor]:
     """DeBERTa-v2 divides by sqrt(head_size * terms) and adds terms of content and relative position (He et al. 2021).
 
     The added terms are computed once more, by the family's own code and without dropout.
     """
-    terms = 1 + ("c2p" in module.pos_att_type) + ("p2c" in module.pos_att_type)
+    terms = _deberta_terms(module)
     heads = module.num_attention_heads
     query, key = (module.transpose_for_scores(projected[name], heads) for name in ("queries", "keys"))
     read = {**projected, "queries": projected["queries"] / math.sqrt(terms)}
@@ -126,19 +160,42 @@ def _modernbert_window(attention: ModernBertAttention) -> int | None:
     return None if attention.sliding_window is None else attention.sliding_window - 1
 
 
-BERT = ArchitectureSpec("encoder.layer", "attention.self", "query", "key", "value")
-DISTILBERT = ArchitectureSpec("transformer.layer", "attention", "q_lin", "k_lin", "v_lin")
-ALBERT = ArchitectureSpec("encoder.albert_layer_groups", "attention", "query", "key", "value", called=_albert_layers)
-MPNET = ArchitectureSpec("encoder.layer", "attention.attn", "q", "k", "v", read=_mpnet, biased=True)
+_BERT_PARTS = LayerParts(
+    "attention.output.dense", "attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm"
+)
+BERT = ArchitectureSpec("encoder.layer", "attention.self", "query", "key", "value", parts=_BERT_PARTS)
+DISTILBERT = ArchitectureSpec(
+    "transformer.layer",
+    "attention",
+    *("q_lin", "k_lin", "v_lin"),
+    parts=LayerParts("attention.out_lin", "sa_layer_norm", "ffn.lin1", "ffn.lin2", "output_layer_norm"),
+)
+ALBERT = ArchitectureSpec(
+    "encoder.albert_layer_groups",
+    "attention",
+    *("query", "key", "value"),
+    called=_albert_layers,
+    parts=LayerParts("attention.dense", "attention.LayerNorm", "ffn", "ffn_output", "full_layer_layer_norm"),
+)
+MPNET = ArchitectureSpec(
+    "encoder.layer",
+    "attention.attn",
+    *("q", "k", "v"),
+    read=_mpnet,
+    biased=True,
+    parts=LayerParts(
+        "attention.attn.o", "attention.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm"
+    ),
+)
 DEBERTA_V2 = ArchitectureSpec(
     "encoder.layer",
     "attention.self",
-    "query_proj",
-    "key_proj",
-    "value_proj",
+    *("query_proj", "key_proj", "value_proj"),
     after_first="encoder.conv",
     read=_deberta,
+    terms=_deberta_terms,
     biased=True,
+    parts=_BERT_PARTS,
 )
 MODERNBERT = ArchitectureSpec(
     "layers",
@@ -147,4 +204,5 @@ MODERNBERT = ArchitectureSpec(
     after_last="final_norm",
     read=_modernbert,
     window=_modernbert_window,
+    parts=LayerParts("attn.Wo", "attn_norm", "mlp.Wi", "mlp.Wo", "mlp_norm", pre_norm=True),
 )

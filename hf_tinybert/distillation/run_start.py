@@ -1,0 +1,120 @@
+"""What is measured on a sample of the training texts before the first step: variances of the teacher, projections."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hf_tinybert.distillation.objective import ObjectiveConfig
+from hf_tinybert.distillation.teacher_variance import TeacherVariance
+from hf_tinybert.models.architectures import Encoder
+from hf_tinybert.models.features import PLAIN_OUTPUT, FeatureCapture, accepted_inputs
+from hf_tinybert.models.peft import unwrapped
+from hf_tinybert.student.calibration import sample_calibration_examples
+from hf_tinybert.student.linear_fit import least_squares
+from hf_tinybert.student.start_fidelity import StartFidelity
+from hf_tinybert.teacher.ensemble import Teachers
+from hf_tinybert.teacher.inputs import of_student
+from hf_tinybert.utils.types import AnyDataset, Autocast, Batch, Collator
+
+
+def sample_batches(
+    dataset: AnyDataset, collator: Collator, size: int, device: torch.device
+) -> list[dict[str, Tensor]]:
+    """Batches of the training texts to which no student was fitted; random numbers are left as they were.
+
+    Args:
+        dataset: the training data, with the columns that batches are made of.
+        collator: makes the batches.
+        size: examples of a batch.
+        device: of the batches.
+    """
+    with _untouched_random_state():
+        _, examples = sample_calibration_examples(dataset)
+        batches = [collator(examples[start : start + size]) for start in range(0, len(examples), size)]
+    return [
+        {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)} for batch in batches
+    ]
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """What was measured.
+
+    Attributes:
+        variances: level name -> the teacher's variance, where losses are relative to it.
+        projections: initial values of the projections, by name (see `hf_tinybert.student.projection_init`).
+        fidelity: of the student, of a resumed run.
+    """
+
+    variances: Mapping[str, float] = field(default_factory=dict)
+    projections: Mapping[str, Tensor] = field(default_factory=dict)
+    fidelity: StartFidelity | None = None
+
+
+@torch.no_grad()
+def measure_start(
+    student: PreTrainedModel,
+    teachers: Teachers,
+    settings: ObjectiveConfig,
+    batches: Sequence[Batch],
+    autocast: Autocast = nullcontext,
+) -> RunStart:
+    """Run both models on a sample of the training data.
+
+    Args:
+        student: the model to be trained.
+        teachers: of the run.
+        settings: which levels are matched.
+        batches: the sample.
+        autocast: makes the context in which the student runs.
+    """
+    hidden, attention = settings.hidden_layers, settings.attention_layers
+    logits = settings.matches_predictions and settings.prediction.has_variance
+    if not (hidden or attention or logits):
+        return RunStart()
+    mapping, variance = settings.mapping, TeacherVariance(settings)
+    source = teachers.source([mapping[m] for m in hidden], [mapping[m] for m in attention], settings.attention_kinds)
+    capture, was_training = FeatureCapture(Encoder.from_model(student), hidden, ()), student.training
+    base = unwrapped(student).base_model
+    student.eval()
+    states: dict[int, list[tuple[Tensor, ...]]] = {m: [] for m in hidden}
+    try:
+        for batch in batches:
+            mask = batch.get("attention_mask")
+            features = source.features(batch, intermediate=bool(hidden or attention), prediction=logits)
+            variance.update(features, mask)
+            with autocast(), capture.recording(stop=True) as seen:
+                base(**accepted_inputs(base, of_student(batch)), **PLAIN_OUTPUT)
+            for m in hidden:
+                pair = seen.hidden[m], features.hidden[mapping[m]]
+                states[m].append(tuple(x.flatten(0, 1) if mask is None else x[mask.bool()] for x in pair))
+    finally:
+        capture.remove()
+        source.close()
+        student.train(was_training)
+    projections: dict[str, Tensor] = {}
+    for m, pairs in states.items():
+        student_x, teacher_x = (torch.cat(side).float() for side in zip(*pairs, strict=True))
+        fit = least_squares(student_x, teacher_x)
+        projections |= {f"{m}.weight": fit.weight, f"{m}.bias": fit.bias}
+    return RunStart(variance.compute() if settings.relative else {}, projections)
+
+
+@contextmanager
+def _untouched_random_state() -> Iterator[None]:
+    """Inside, random numbers may be drawn; afterwards the generators are where they were."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
