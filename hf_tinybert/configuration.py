@@ -15,8 +15,8 @@ logger = logging.get_logger(__name__)
 PROVENANCE_KEY = "tinybert"
 
 
-#: Model types whose positions are counted from behind the padding id, and that id.
-_AFTER_PADDING = {"roberta": 1, "xlm-roberta": 1, "camembert": 1, "mpnet": 1}
+#: Model types whose positions are counted from behind the padding id, and MPNet's, whatever its configuration says.
+_AFTER_PADDING, _MPNET_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet"), 1
 #: Model types whose longest input is no size of a table, and the positions that their students get.
 _WITHOUT_TABLE, _TRAINED_POSITIONS = ("modernbert",), 512
 
@@ -117,7 +117,8 @@ def _positions(teacher_config: PretrainedConfig) -> int:
     """The positions that inputs of a teacher can have, and a student's table gets."""
     positions: int = teacher_config.max_position_embeddings
     if teacher_config.model_type in _AFTER_PADDING:
-        return positions - _AFTER_PADDING[teacher_config.model_type] - 1
+        padding = teacher_config.pad_token_id if teacher_config.model_type != "mpnet" else _MPNET_PADDING
+        return positions - (padding or 0) - 1
     return min(positions, _TRAINED_POSITIONS) if teacher_config.model_type in _WITHOUT_TABLE else positions
 
 

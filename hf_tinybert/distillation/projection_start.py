@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_tinybert.distillation.levels import Level
 from hf_tinybert.distillation.objective import DistillationObjective, ObjectiveConfig
 from hf_tinybert.distillation.projections import Projections
 from hf_tinybert.models.architectures import Encoder
@@ -21,6 +23,7 @@ def projections_for(
     args: DistillationTrainingArguments,
     before: DistillationObjective | None,
     fitted: Mapping[str, Tensor] | None = None,
+    variances: Mapping[str, float] | None = None,
 ) -> Projections:
     """The projections that a student was last trained with, or new ones.
 
@@ -31,6 +34,7 @@ def projections_for(
         args: `projection` and `seed`.
         before: the objective of an earlier run.
         fitted: initial values for a student that offers none.
+        variances: level name -> the teacher's variance, where losses are relative to it.
     """
     if (
         before is not None
@@ -48,6 +52,11 @@ def projections_for(
         seed=args.seed,
         mixing=settings.mixing(),
         vectors=settings.prediction.pooling is not None,
+        scales={
+            layer: math.sqrt(variances[Level.of_states(layer).name])
+            for layer in settings.hidden_layers
+            if variances and Level.of_states(layer).name in variances
+        },
     )
     projections.start_from(offered(student) or fitted or {})
     return projections

@@ -25,9 +25,13 @@ class Projections(nn.Module):
         mixing: student layer -> starting weights `[teacher_heads, student_heads]` of the mixture of the student's
             heads that each of the teacher's is compared with (see `hf_tinybert.distillation.attention_matching`); none
             if empty.
+        scales: student layer -> size of the teacher's states that it is compared with (a standard deviation): the
+            linear layer is trained in units of it, so that a step means the same for every teacher. 1 where missing.
         vectors: also project the pooled vector. With equal widths it is never projected: the student's vector is
             then trained to match the teacher's.
     """
+
+    scales: Tensor
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class Projections(nn.Module):
         seed: int = 0,
         mixing: Mapping[int, Tensor] | None = None,
         vectors: bool = False,
+        scales: Mapping[int, float] | None = None,
     ) -> None:
         """Make the layers: the identity where the widths are equal, random otherwise."""
         super().__init__()
@@ -55,6 +60,9 @@ class Projections(nn.Module):
                 else:
                     linear.weight.normal_(0.0, 0.02, generator=generator)
             self.linear[name] = linear
+        self._levels = sorted(scales or {})
+        if scales:
+            self.register_buffer("scales", torch.tensor([scales[level] for level in self._levels]))
         self.mixing = nn.ParameterDict({str(layer): nn.Parameter(start) for layer, start in (mixing or {}).items()})
 
     def mixing_of(self, layer: int) -> Tensor | None:
@@ -75,7 +83,7 @@ class Projections(nn.Module):
     def forward(self, hidden: Tensor, level: int) -> Tensor:
         """Project `[B, S, d']` of a level to `[B, S, d]`."""
         projected: Tensor = self.linear[SHARED if self.shared else str(level)](hidden)
-        return projected
+        return projected if level not in self._levels else projected * self.scales[self._levels.index(level)]
 
     def start_from(self, offered: Mapping[str, Tensor]) -> None:
         """Copy starting values offered by the student (see `student.projection_init`) whose shapes fit.
@@ -84,6 +92,7 @@ class Projections(nn.Module):
         Without an offer for pooled vectors, their projection starts from the offer for the last layer: pooling is
         linear.
         """
+        offered = {name: value / self._scale_of(name) for name, value in offered.items()}
         for name, linear in self._linears().items():
             weight, bias = (_pick(offered, name, part) for part in ("weight", "bias"))
             if weight is None or bias is None or weight.shape != linear.weight.shape:
@@ -91,6 +100,15 @@ class Projections(nn.Module):
             with torch.no_grad():
                 linear.weight.copy_(weight)
                 linear.bias.copy_(bias)
+
+    def _scale_of(self, name: str) -> float:
+        """The scale of the level that an offer is for; of a shared offer the mean."""
+        level = name.partition(".")[0]
+        if not self._levels or level == VECTORS:
+            return 1.0
+        if not level.isdigit():
+            return float(self.scales.mean())
+        return float(self.scales[self._levels.index(int(level))]) if int(level) in self._levels else 1.0
 
     def _linears(self) -> dict[str, nn.Linear]:
         """The linear layers by name."""

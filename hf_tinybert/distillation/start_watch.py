@@ -97,7 +97,7 @@ class StartWatch:
         if self._measured is None:
             self._measured = measure_start(student, self._teachers, self._settings, self._batches, self._autocast)
         fitted, teacher = self._measured.projections, self._teachers.first
-        projections = projections_for(student, teacher, self._settings, self._args, before, fitted)
+        projections = projections_for(student, teacher, self._settings, self._args, before, fitted, self.variances)
         projections = projections.to(self._args.device)
         if not resumes:
             self.start = self._measure(student, projections)
