@@ -150,11 +150,11 @@ class DistillationTrainingArguments(TrainingArguments):
         },
     )
     loss_scaling: str = field(
-        default="variance",
+        default="none",
         metadata={
-            "help": "'variance': the losses of embeddings, hidden states, attention and regression are divided by the "
-            "teacher's variance, so that the weights mean the same for every teacher. 'none': as they are, as in the "
-            "paper (and with loss_reduction='paper').",
+            "help": "'none': the levels' losses are added as they are, as in the paper. 'variance': those of "
+            "embeddings, hidden states, attention and regression are divided by the teacher's variance, so that the "
+            "weights mean the same for every teacher (not with loss_reduction='paper').",
             "choices": ["variance", "none"],
         },
     )

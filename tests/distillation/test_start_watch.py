@@ -74,7 +74,7 @@ def test_measuring_draws_no_random_numbers(teacher, tmp_path):
 
 
 def test_a_resumed_run_has_the_variances_and_the_start_of_its_checkpoint(teacher, tmp_path):
-    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "loss_scaling": "variance"}
     first = run(teacher, tmp_path, factories.student_config(teacher), **options)
     state = json.loads((tmp_path / "checkpoint-2" / STATE_NAME).read_text(encoding="utf-8"))
     assert state["variances"] == dict(first._objective.variances)
