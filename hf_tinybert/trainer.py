@@ -245,8 +245,8 @@ class DistillationTrainer(FidelityTrainer):
         settings, longest = self._check()
         state = None if resume is None else checkpoints.DistillationState.load(resume)
         data, measured = self._training_data(), None if state is None else state.start
-        options = (self.accelerator.autocast, data, measured, batch_size, longest)
-        watch = StartWatch(self._teachers, settings, args, *options)
+        autocast = self.accelerator.autocast
+        watch = StartWatch(self._teachers, settings, args, autocast, data, measured, batch_size, longest)
         projections = watch.begin(student, before)
         if before is not None and projections is not before.projections and self.optimizer is not None:
             self.optimizer = self.lr_scheduler = None

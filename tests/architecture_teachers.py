@@ -34,6 +34,7 @@ from pathlib import Path
 
 import factories
 import small_teacher
+import tiny_models
 import torch
 from datasets import Dataset
 from filelock import FileLock
@@ -81,16 +82,7 @@ PECULIAR = {
     "electra": {"embedding_size": WIDTH},
     "electra-small": {"embedding_size": 32},
     "albert": {"embedding_size": 32, "num_hidden_groups": 2, "classifier_dropout_prob": 0.0},
-    "deberta-v2": {
-        "relative_attention": True,
-        "pos_att_type": ["c2p", "p2c"],
-        "share_att_key": True,
-        "position_biased_input": False,
-        "position_buckets": 16,
-        "norm_rel_ebd": "layer_norm",
-        "conv_kernel_size": 3,
-        "type_vocab_size": 0,
-    },
+    "deberta-v2": tiny_models.PECULIAR["deberta-v2"] | {"position_buckets": 16},
     "modernbert": {
         "cls_token_id": 2,
         "sep_token_id": 3,
@@ -101,11 +93,7 @@ PECULIAR = {
         "reference_compile": False,
     },
 }
-DISTILBERT_NAMES = {
-    "hidden_size": "dim",
-    "num_hidden_layers": "n_layers",
-    "num_attention_heads": "n_heads",
-    "intermediate_size": "hidden_dim",
+DISTILBERT_NAMES = tiny_models.DISTILBERT_NAMES | {
     "hidden_dropout_prob": "dropout",
     "attention_probs_dropout_prob": "attention_dropout",
 }

@@ -36,7 +36,7 @@ ARCHITECTURES = CONFIGS | {
     "deberta-v2": DebertaV2Config,
     "modernbert": ModernBertConfig,
 }
-_PECULIAR = {
+PECULIAR = {
     "albert": {"embedding_size": 10, "num_hidden_groups": 2, "num_hidden_layers": 3},
     "deberta-v2": {
         "relative_attention": True,
@@ -65,7 +65,7 @@ AUTO_CLASSES = [
     "AutoModelForSequenceClassification",
     "AutoModelForTokenClassification",
 ]
-_DISTILBERT_NAMES = {
+DISTILBERT_NAMES = {
     "hidden_size": "dim",
     "num_hidden_layers": "n_layers",
     "num_attention_heads": "n_heads",
@@ -87,9 +87,9 @@ def config(family="bert", config_class=None, **overrides):
     } | overrides
     if family == "electra":
         values.setdefault("embedding_size", values["hidden_size"])
-    values = _PECULIAR.get(family, {}) | values
+    values = PECULIAR.get(family, {}) | values
     if family == "distilbert":
-        values = {_DISTILBERT_NAMES.get(name, name): value for name, value in values.items()}
+        values = {DISTILBERT_NAMES.get(name, name): value for name, value in values.items()}
     return (config_class or ARCHITECTURES[family])(**values)
 
 

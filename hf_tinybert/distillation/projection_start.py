@@ -44,6 +44,9 @@ def projections_for(
         and before.settings.mixing().keys() == settings.mixing().keys()
     ):
         return before.projections
+    scales = {}
+    if variances:
+        scales = {m: math.sqrt(variances.get(Level.of_states(m).name, 1.0)) for m in settings.hidden_layers}
     projections = Projections(
         Encoder.from_model(student).hidden_size,
         Encoder.from_model(teacher).hidden_size,
@@ -52,11 +55,7 @@ def projections_for(
         seed=args.seed,
         mixing=settings.mixing(),
         vectors=settings.prediction.pooling is not None,
-        scales={
-            layer: math.sqrt(variances[Level.of_states(layer).name])
-            for layer in settings.hidden_layers
-            if variances and Level.of_states(layer).name in variances
-        },
+        scales=scales,
     )
     projections.start_from(offered(student) or fitted or {})
     return projections

@@ -31,8 +31,6 @@ class Projections(nn.Module):
             then trained to match the teacher's.
     """
 
-    scales: Tensor
-
     def __init__(
         self,
         student_size: int,
@@ -60,9 +58,7 @@ class Projections(nn.Module):
                 else:
                     linear.weight.normal_(0.0, 0.02, generator=generator)
             self.linear[name] = linear
-        self._levels = sorted(scales or {})
-        if scales:
-            self.register_buffer("scales", torch.tensor([scales[level] for level in self._levels]))
+        self.scales = dict(scales or {})
         self.mixing = nn.ParameterDict({str(layer): nn.Parameter(start) for layer, start in (mixing or {}).items()})
 
     def mixing_of(self, layer: int) -> Tensor | None:
@@ -83,7 +79,7 @@ class Projections(nn.Module):
     def forward(self, hidden: Tensor, level: int) -> Tensor:
         """Project `[B, S, d']` of a level to `[B, S, d]`."""
         projected: Tensor = self.linear[SHARED if self.shared else str(level)](hidden)
-        return projected if level not in self._levels else projected * self.scales[self._levels.index(level)]
+        return projected * self.scales[level] if level in self.scales else projected
 
     def start_from(self, offered: Mapping[str, Tensor]) -> None:
         """Copy starting values offered by the student (see `student.projection_init`) whose shapes fit.
@@ -104,11 +100,9 @@ class Projections(nn.Module):
     def _scale_of(self, name: str) -> float:
         """The scale of the level that an offer is for; of a shared offer the mean."""
         level = name.partition(".")[0]
-        if not self._levels or level == VECTORS:
-            return 1.0
-        if not level.isdigit():
-            return float(self.scales.mean())
-        return float(self.scales[self._levels.index(int(level))]) if int(level) in self._levels else 1.0
+        if level == SHARED and self.scales:
+            return sum(self.scales.values()) / len(self.scales)
+        return self.scales.get(int(level), 1.0) if level.isdigit() else 1.0
 
     def _linears(self) -> dict[str, nn.Linear]:
         """The linear layers by name."""

@@ -19,6 +19,7 @@ from hf_tinybert.models.features import PLAIN_OUTPUT, FeatureCapture, accepted_i
 from hf_tinybert.models.peft import unwrapped
 from hf_tinybert.student.calibration import sample_calibration_examples
 from hf_tinybert.student.linear_fit import least_squares
+from hf_tinybert.student.projection_init import offered
 from hf_tinybert.student.start_fidelity import StartFidelity
 from hf_tinybert.teacher.ensemble import Teachers
 from hf_tinybert.teacher.inputs import of_student
@@ -67,7 +68,7 @@ def measure_start(
     batches: Sequence[Batch],
     autocast: Autocast = nullcontext,
 ) -> RunStart:
-    """Run both models on a sample of the training data.
+    """Run both models on a sample of the training data, unless nothing of what they would show is used.
 
     Args:
         student: the model to be trained.
@@ -78,7 +79,8 @@ def measure_start(
     """
     hidden, attention = settings.hidden_layers, settings.attention_layers
     logits = settings.matches_predictions and settings.prediction.has_variance
-    if not (hidden or attention or logits):
+    wants_variances = settings.relative and (hidden or attention or logits)
+    if not wants_variances and (offered(student) or not hidden):
         return RunStart()
     mapping, variance = settings.mapping, TeacherVariance(settings)
     source = teachers.source([mapping[m] for m in hidden], [mapping[m] for m in attention], settings.attention_kinds)

@@ -15,10 +15,8 @@ from hf_tinybert.distillation.objective import DistillationObjective, ObjectiveC
 from hf_tinybert.distillation.projection_start import projections_for
 from hf_tinybert.distillation.projections import Projections
 from hf_tinybert.distillation.run_start import RunStart, measure_start, sample_batches
-from hf_tinybert.models.features import PLAIN_OUTPUT, accepted_inputs
-from hf_tinybert.models.output_types import logits_of
 from hf_tinybert.models.peft import unwrapped
-from hf_tinybert.student.start_fidelity import StartFidelity, measure_fidelity
+from hf_tinybert.student.start_fidelity import StartFidelity, logits_for, measure_fidelity
 from hf_tinybert.teacher.ensemble import Teachers
 from hf_tinybert.teacher.inputs import of_student
 from hf_tinybert.training_args import DistillationTrainingArguments
@@ -153,9 +151,7 @@ class StartWatch:
 
         def of_the_student(batch: Batch) -> torch.Tensor:
             with self._autocast():
-                output = model(**accepted_inputs(model, of_student(batch)), **PLAIN_OUTPUT)
-            logits = logits_of(output, batch.get("attention_mask"), prediction.pooling)
-            assert logits is not None
+                logits = logits_for(model, of_student(batch), prediction.pooling)
             return logits if prediction.pooling is None else projections.vectors(logits)
 
         def of_the_teacher(batch: Batch) -> torch.Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hf_tinybert.models.architectures import Attention, Encoder
+from hf_tinybert.models.output_types import LABELS
 
 #: Arguments of a forward pass in which layers return what the hooks expect, whatever the configuration is.
 PLAIN_OUTPUT = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
@@ -58,9 +59,15 @@ class Features:
 
 
 def accepted_inputs(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inputs that a model's forward pass takes; some models take no token types."""
-    names = inspect.signature(model.forward).parameters
-    return {name: value for name, value in inputs.items() if name in names and name not in PLAIN_OUTPUT}
+    """The inputs that a model's forward pass takes, without labels; some models take no token types."""
+    names = inspect.signature(model.forward).parameters.keys() - {*LABELS, *PLAIN_OUTPUT}
+    return {name: value for name, value in inputs.items() if name in names}
+
+
+def states_of(output: object) -> Tensor:
+    """The hidden states `[B, S, d]` among what a layer returns: DistilBERT may return the map `[B, h, S, S]` first."""
+    values = output if isinstance(output, tuple) else (output,)
+    return next(value for value in values if isinstance(value, Tensor) and value.dim() == 3)
 
 
 class _Enough(Exception):
@@ -169,10 +176,7 @@ class FeatureCapture:
 
         def catch(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: object) -> None:
             if self._features is not None and (number := self._number(hook_id, numbers)) > 0:
-                # DistilBERT's layers may return the attention map `[B, h, S, S]` first.
-                values = output if isinstance(output, tuple) else (output,)
-                states = next(value for value in values if isinstance(value, Tensor) and value.dim() == 3)
-                self._keep(getattr(self._features, kind), number, states)
+                self._keep(getattr(self._features, kind), number, states_of(output))
 
         return catch
 

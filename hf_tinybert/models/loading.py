@@ -249,13 +249,18 @@ def load_tokenizer(name: str | os.PathLike[str], role: str, single_words: bool =
             (RoBERTa's) then adds it.
 
     Raises:
-        ValueError: the model's folder has none (transformers 5 would return an empty one).
+        ValueError: the model's folder has none (transformers 5 would return an empty one), or one that cannot be read.
     """
     if not brings_tokenizer(name) and peft.is_adapter(name):
         name = peft.base_of(name)
     if not brings_tokenizer(name):
         raise ValueError(f"The {role} folder {name} has no tokenizer: save it there with `tokenizer.save_pretrained`.")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(str(name))
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(name))
+    except Exception as error:  # tokenizers raises no narrower one
+        if not Path(name).is_dir():
+            raise
+        raise ValueError(f"The tokenizer in the {role} folder {name} cannot be read: {error}") from None
     if single_words and loses_spaces(tokenizer):
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(name), add_prefix_space=True)
     return tokenizer

@@ -18,7 +18,7 @@ _EXAMPLES, _TOKENS = 2048, 32_768
 #: Positions of one forward pass.
 _CHUNK = 4096
 #: Share of the examples on which a start is judged, and which nothing is fitted to.
-_HELD_OUT = 0.2
+HELD_OUT = 0.2
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -41,8 +41,13 @@ def sample_calibration_examples(dataset: AnyDataset) -> tuple[list[Example], lis
         if examples and tokens > _TOKENS:
             break
         examples.append(example)
-    held_out = max(round(len(examples) * _HELD_OUT), min(len(examples) - 1, 1))
-    return examples[: len(examples) - held_out], examples[len(examples) - held_out :]
+    fitted = len(examples) - held_out(len(examples))
+    return examples[:fitted], examples[fitted:]
+
+
+def held_out(rows: int) -> int:
+    """How many of the rows of a sample are kept for judging: one at least, where another one is left."""
+    return max(round(rows * HELD_OUT), min(rows - 1, 1))
 
 
 def sample_calibration_batch(dataset: AnyDataset | None, tokenizer: object) -> dict[str, Tensor] | None:

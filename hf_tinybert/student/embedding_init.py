@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.features import PLAIN_OUTPUT, FeatureCapture
-from hf_tinybert.student.layer_init import StudentSpace
+from hf_tinybert.student.layer_init import StudentSpace, input_of
 from hf_tinybert.student.linear_fit import fit_layer_norm
 from hf_tinybert.student.teacher_trace import TeacherTrace
 
@@ -63,7 +63,7 @@ def init_embeddings(student: BertEmbeddings, trace: TeacherTrace, space: Student
             return [student(**_inputs(chunk)) for chunk in texts.chunks]
     else:
         _fit_tables(student, trace, space)
-    sums = [_sum(student, chunk) for chunk in texts.chunks]
+    sums = [input_of(student.LayerNorm, student, **_inputs(chunk)) for chunk in texts.chunks]
     fit_layer_norm(student.LayerNorm, texts.pack(sums), space(trace.states[0]))
     return [student.LayerNorm(each) for each in sums]
 
@@ -139,17 +139,6 @@ def _write(table: nn.Embedding, rows: Tensor | None) -> None:
 
 def _inputs(chunk: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: chunk[name] for name in ("input_ids", "token_type_ids") if name in chunk}
-
-
-def _sum(student: BertEmbeddings, chunk: Mapping[str, Tensor]) -> Tensor:
-    """What the LayerNorm of a student's embedding block reads."""
-    seen: list[Tensor] = []
-    handle = student.LayerNorm.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    try:
-        student(**_inputs(chunk))
-    finally:
-        handle.remove()
-    return seen[0]
 
 
 def _fit_tables(student: BertEmbeddings, trace: TeacherTrace, space: StudentSpace) -> None:

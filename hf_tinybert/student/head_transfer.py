@@ -20,12 +20,12 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from hf_tinybert.models.architectures import Encoder
-from hf_tinybert.models.features import PLAIN_OUTPUT, accepted_inputs
+from hf_tinybert.models.features import PLAIN_OUTPUT, accepted_inputs, states_of
 from hf_tinybert.models.label_alignment import LabelAlignment
 from hf_tinybert.models.loading import auto_class
 from hf_tinybert.models.output_types import OF_ROWS, VECTORS, logits_of, output_type
 from hf_tinybert.student.layer_init import StudentSpace, strongest
-from hf_tinybert.student.linear_fit import Affine, fit_layer_norm, refit_validated
+from hf_tinybert.student.linear_fit import Affine, fit_layer_norm, refit_validated, shift_of
 from hf_tinybert.student.teacher_trace import TeacherTrace
 
 if TYPE_CHECKING:
@@ -135,7 +135,6 @@ class _Picker:
 def _watch(trace: TeacherTrace, picker: _Picker) -> _HeadTrace:
     """Run the teacher, and note what its linear layers behind the last layer read and return."""
     teacher = trace.teacher
-    modules: list[nn.Linear] = []
     seen: dict[nn.Linear, tuple[list[Tensor], list[Tensor]]] = {}
     states: list[Tensor] = []
     logits: list[Tensor] = []
@@ -154,14 +153,12 @@ def _watch(trace: TeacherTrace, picker: _Picker) -> _HeadTrace:
             if found is not None and not picker.is_masked_lm:  # whose logits are a vocabulary wide
                 logits.append(picker.pick_of_chunk(found, number, part).float())
             for module, read, returned in calls:
-                if module not in seen:
-                    modules.append(module)
                 stores = seen.setdefault(module, ([], []))
                 if picker.is_masked_lm and returned.shape[-1] == size:
                     returned = returned[..., :0]
                 for store, value in zip(stores, (read, returned), strict=True):
                     store.append(picker.pick_of_chunk(value, number, part).float())
-    linears = [_Linear(module, *map(torch.cat, seen[module])) for module in modules]
+    linears = [_Linear(module, *map(torch.cat, stores)) for module, stores in seen.items()]
     inner = {
         m for block in (*trace.encoder.layers, trace.encoder.embeddings) if block is not None for m in block.modules()
     }
@@ -184,9 +181,8 @@ def _watching_linears(
     def note_layer(module: nn.Module, args: tuple[Tensor, ...], output: object) -> None:
         nonlocal count
         count += 1
-        outputs = output if isinstance(output, tuple) else (output,)
         if count >= encoder.num_layers:
-            last[:] = [next(each for each in outputs if isinstance(each, Tensor) and each.dim() == 3)]
+            last[:] = [states_of(output)]
 
     def note_norm(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         last[:] = [output]
@@ -232,12 +228,11 @@ def _set_pooled_head(
     logits, width = order.logits(head.logits), dense.out_features
     last = head.linears[-1] if head.linears and _close(head.linears[-1].returned, head.logits) else None
     first = head.linears[-2] if len(head.linears) > 1 else None
-    start = Affine(inputs.new_zeros(out.out_features, width), inputs.new_zeros(out.out_features))
+    start = Affine.zero(out.out_features, inputs)
     if first is None:
         # A linear head, or one that is not known: the tanh is nearly linear in small numbers.
         reading = Affine(torch.eye(width, device=inputs.device), -inputs.mean(dim=0))
-        scale = 0.3 / inputs.std().clamp(min=1e-6)
-        Affine(reading.weight * scale, reading.bias * scale).write(dense)
+        reading.scaled(float(0.3 / inputs.std().clamp(min=1e-6))).write(dense)
     else:
         of_first_token = _close(first.read, head.states)
         if not of_first_token:
@@ -279,7 +274,7 @@ def _set_token_head(
             start.write(out)
             return
     else:
-        start = Affine(torch.zeros_like(out.weight), torch.zeros_like(out.bias))
+        start = Affine.zero(out.out_features, inputs)
     refit_validated(start, inputs, order.logits(head.logits)).write(out)
 
 
@@ -298,7 +293,7 @@ def _set_masked_lm_head(student: PreTrainedModel, head: _HeadTrace, inputs: Tens
         reading.write(transform.dense)
         for norm in head.norms:
             transform.LayerNorm.weight.copy_(norm.weight)
-            transform.LayerNorm.bias.copy_(torch.zeros_like(norm.weight) if norm.bias is None else norm.bias)
+            transform.LayerNorm.bias.copy_(shift_of(norm))
             if _close(transform(inputs), head.linears[-1].read):
                 return
     ways = (_projected_transform, _linear_transform)
@@ -343,8 +338,7 @@ def _linear_transform(
     transform: BertPredictionHeadTransform, inputs: Tensor, reading: Affine, space: StudentSpace, goal: Tensor
 ) -> Tensor:
     """A linear map: in large numbers the activation is the identity, and the LayerNorm removes the shift."""
-    size = goal.shape[1]
-    reader = refit_validated(Affine(goal.new_zeros(size, inputs.shape[1]), goal.new_zeros(size)), inputs, goal)
+    reader = refit_validated(Affine.zero(goal.shape[1], inputs), inputs, goal)
     reader = reader.scaled(float(1.0 / goal.std().clamp(min=1e-6)))
     Affine(reader.weight, reader.bias + _SHIFT).write(transform.dense)
     return fit_layer_norm(transform.LayerNorm, transform.transform_act_fn(transform.dense(inputs)), goal)

@@ -7,16 +7,17 @@ squares can. A student of the teacher's size that reads what the teacher reads k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from hf_tinybert.models.features import states_of
 from hf_tinybert.student.calibration import CalibrationTexts
 from hf_tinybert.student.linear_fit import Affine, fit_layer_norm, refit, refit_validated
-from hf_tinybert.student.teacher_trace import LayerActivations, LayerWeights, TeacherTrace
+from hf_tinybert.student.teacher_trace import LayerActivations, LayerWeights, TeacherTrace, watching
 
 if TYPE_CHECKING:
     from transformers.models.bert.modeling_bert import BertAttention, BertLayer
@@ -54,8 +55,7 @@ class StudentSpace:
     @classmethod
     def from_pair(cls, student: Tensor, teacher: Tensor) -> StudentSpace:
         """The best linear map from a student's states `[n, d']` to a teacher's `[n, d]`, whatever the student."""
-        start = Affine(teacher.new_zeros(teacher.shape[1], student.shape[1]), teacher.new_zeros(teacher.shape[1]))
-        fit = refit_validated(start, student, teacher)
+        fit = refit_validated(Affine.zero(teacher.shape[1], student), student, teacher)
         return cls(fit.weight, fit.bias)
 
     def offset(self, mean: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def init_layer(
     entering = texts.pack(states)
     _set_attention(layer.attention, weights, activations, space, entering, trace.encoder.num_heads)
     dense, pairs = layer.attention.output.dense, _pairs(states, texts)
-    contexts = texts.pack([_input_of(dense, _caller(layer.attention, *pair)) for pair in pairs])
+    contexts = texts.pack([input_of(dense, layer.attention, *pair) for pair in pairs])
     refit(Affine.from_linear(dense), contexts, space(activations.attention_sum) - entering).write(dense)
     middle = fit_layer_norm(layer.attention.output.LayerNorm, entering + dense(contexts), space(activations.middle))
     _set_feed_forward(layer, weights, activations, space, middle)
@@ -113,8 +113,7 @@ def _copy_norms(layer: BertLayer, weights: LayerWeights) -> None:
 
 def run_layer(layer: BertLayer, states: Sequence[Tensor], texts: CalibrationTexts) -> list[Tensor]:
     """What a student's layer returns for the states `[B, S, d']` of each chunk."""
-    outputs = (layer(*pair) for pair in _pairs(states, texts))
-    return [output[0] if isinstance(output, tuple) else output for output in outputs]
+    return [states_of(layer(*pair)) for pair in _pairs(states, texts)]
 
 
 def _draw(*layers: nn.Linear) -> None:
@@ -134,19 +133,11 @@ def _pairs(states: Sequence[Tensor], texts: CalibrationTexts) -> list[tuple[Tens
     ]
 
 
-def _caller(module: nn.Module, *args: Tensor) -> Callable[[], object]:
-    return lambda: module(*args)
-
-
-def _input_of(module: nn.Module, call: Callable[[], object]) -> Tensor:
-    """What a module reads in a call."""
-    seen: list[Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    try:
-        call()
-    finally:
-        handle.remove()
-    return seen[0]
+def input_of(inner: nn.Module, outer: nn.Module, *args: Tensor, **kwargs: Tensor) -> Tensor:
+    """What a module reads in a call of the module that it is a part of."""
+    with watching({"input": (inner, True)}) as seen:
+        outer(*args, **kwargs)
+    return seen["input"]
 
 
 def _set_attention(

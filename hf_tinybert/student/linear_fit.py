@@ -38,6 +38,11 @@ class Affine:
         weight = linear.weight.detach().float()
         return cls(weight, weight.new_zeros(len(weight)) if linear.bias is None else linear.bias.detach().float())
 
+    @classmethod
+    def zero(cls, outputs: int, like: Tensor) -> Affine:
+        """The map of inputs `[n, in]` to zeros."""
+        return cls(like.new_zeros(outputs, like.shape[-1]), like.new_zeros(outputs))
+
     def __call__(self, x: Tensor) -> Tensor:
         """`[..., in]` to `[..., out]`."""
         return F.linear(x, self.weight, self.bias)
@@ -126,8 +131,7 @@ def least_squares(inputs: Tensor, wanted: Tensor, ridge: float = 1e-4) -> Affine
         wanted: `[n, out]`.
         ridge: as in `refit`.
     """
-    size = wanted.shape[1]
-    return refit(Affine(inputs.new_zeros(size, inputs.shape[1]), inputs.new_zeros(size)), inputs, wanted, ridge)
+    return refit(Affine.zero(wanted.shape[1], inputs), inputs, wanted, ridge)
 
 
 def fit_layer_norm(norm: nn.LayerNorm, inputs: Tensor, wanted: Tensor) -> Tensor:
@@ -151,6 +155,11 @@ def fit_layer_norm(norm: nn.LayerNorm, inputs: Tensor, wanted: Tensor) -> Tensor
     norm.bias.copy_(wanted.mean(dim=0) - norm.weight * plain.mean(dim=0))
     outputs = norm(inputs)
     return outputs
+
+
+def shift_of(norm: nn.LayerNorm) -> Tensor:
+    """The shift of a LayerNorm, 0 where it has none (ModernBERT's)."""
+    return torch.zeros_like(norm.weight) if norm.bias is None else norm.bias.detach()
 
 
 def _least_variance(inputs: Tensor) -> float:

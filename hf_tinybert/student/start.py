@@ -5,26 +5,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from hf_tinybert.layer_mapping import LayerMapping
 from hf_tinybert.models.architectures import Encoder
-from hf_tinybert.models.features import PLAIN_OUTPUT, accepted_inputs
 from hf_tinybert.models.label_alignment import LabelAlignment
 from hf_tinybert.models.loading import auto_class
-from hf_tinybert.models.output_types import VECTORS, logits_of, output_type
+from hf_tinybert.models.output_types import VECTORS, output_type
 from hf_tinybert.student import projection_init, provenance, teacher_init
+from hf_tinybert.student.calibration import HELD_OUT, held_out
 from hf_tinybert.student.encoder_init import load_encoder
-from hf_tinybert.student.start_fidelity import Logits, StartFidelity, measure_fidelity
+from hf_tinybert.student.start_fidelity import Logits, StartFidelity, logits_for, measure_fidelity
 from hf_tinybert.utils.types import Batch
 
 logger = logging.get_logger(__name__)
 
-#: Share of the calibration rows on which starts are compared, and which none of them is fitted to.
-_COMPARED_ON = 0.2
 #: Fewer calibration rows say nothing.
 _LEAST_ROWS = 20
 #: Rows of one forward pass.
@@ -93,10 +90,10 @@ class Start:
         rows = len(calibration["input_ids"])
         if rows < _LEAST_ROWS:
             raise ValueError(
-                f"Several starts are compared on {_COMPARED_ON:.0%} of the calibration texts: pass at least "
+                f"Several starts are compared on {HELD_OUT:.0%} of the calibration texts: pass at least "
                 f"{_LEAST_ROWS} texts, got {rows}."
             )
-        kept = max(round(rows * _COMPARED_ON), 1)
+        kept = held_out(rows)
         fitted = {name: value[: rows - kept] for name, value in calibration.items()}
         batches = [
             {name: value[start : start + _ROWS] for name, value in calibration.items()}
@@ -116,11 +113,8 @@ class Start:
         order = LabelAlignment.from_configs(self._config, self._teacher.config)
 
         def logits(batch: Batch) -> Tensor:
-            inputs = {name: value.to(model.device) for name, value in accepted_inputs(model, batch).items()}
-            with torch.no_grad():
-                found = logits_of(model(**inputs, **PLAIN_OUTPUT))
-            assert found is not None
-            return order.logits(found).cpu() if model is self._teacher else found.cpu()
+            found = logits_for(model, {name: value.to(model.device) for name, value in batch.items()}).cpu()
+            return order.logits(found) if model is self._teacher else found
 
         return logits
 

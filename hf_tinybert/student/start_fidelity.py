@@ -7,14 +7,29 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from hf_tinybert.losses import agreement_and_kl, vector_loss
 from hf_tinybert.models.decisions import decisions
-from hf_tinybert.models.output_types import REGRESSION, SPANS, VECTORS
+from hf_tinybert.models.features import PLAIN_OUTPUT, accepted_inputs
+from hf_tinybert.models.output_types import REGRESSION, SPANS, VECTORS, logits_of
 from hf_tinybert.utils.types import Batch
 
 #: The logits of a batch.
 Logits = Callable[[Batch], Tensor]
+
+
+def logits_for(model: PreTrainedModel, batch: Batch, pooling: str | None = None) -> Tensor:
+    """A model's logits of a batch, or its pooled vectors.
+
+    Args:
+        model: has a head, or `pooling` is given.
+        batch: on the model's device.
+        pooling: of a model without a head (see `models.output_types.logits_of`).
+    """
+    logits = logits_of(model(**accepted_inputs(model, batch), **PLAIN_OUTPUT), batch.get("attention_mask"), pooling)
+    assert logits is not None
+    return logits
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from transformers import PreTrainedModel
 from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.architectures.encoder import Attention
 from hf_tinybert.models.architectures.specs import LayerParts
-from hf_tinybert.models.features import PLAIN_OUTPUT, FeatureCapture, accepted_inputs
+from hf_tinybert.models.features import PLAIN_OUTPUT, FeatureCapture, accepted_inputs, states_of
 from hf_tinybert.student.calibration import CalibrationTexts
-from hf_tinybert.student.linear_fit import Affine
+from hf_tinybert.student.linear_fit import Affine, shift_of
 
 #: Positional and keyword arguments of a module's call.
 _Call: TypeAlias = tuple[tuple[object, ...], dict[str, object]]
@@ -167,7 +167,7 @@ class TeacherTrace:
         }
         seen: dict[str, list[Tensor]] = {name: [] for name in watched}
         for (args, kwargs), mask in zip(self._calls[layer], self.texts.masks, strict=True):
-            with _watching(watched) as values:
+            with watching(watched) as values:
                 module(*args, **kwargs)
             for name, parts_of in seen.items():
                 parts_of.append(values[name][mask].float())
@@ -195,17 +195,16 @@ class TeacherTrace:
     def weights(self, layer: int) -> LayerWeights:
         """The maps of a layer."""
         module, attention, parts = self.encoder.layers[layer - 1], self.encoder.attention[layer - 1], self.parts
-        linear = {name: _linear(module.get_submodule(path)) for name, path in _linear_paths(parts).items()}
-        maps, neurons = _projections(attention), linear["feed_forward_in"]
+        paths = (parts.attention_output, parts.feed_forward_in, parts.feed_forward_out)
+        attention_output, neurons, feed_forward_output = (_linear(module.get_submodule(path)) for path in paths)
+        maps = _projections(attention)
         norms: list[nn.Module | None] = [module.get_submodule(p) for p in (parts.attention_norm, parts.output_norm)]
         if parts.pre_norm:
             maps, neurons = [_behind(each, norms[0]) for each in maps], _behind(neurons, norms[1])
             norms = [None, None]
-        if attention.terms > 1:
-            maps[0] = maps[0].scaled(1.0 / math.sqrt(attention.terms))
         queries, keys, values = maps
-        outputs = linear["attention_output"], linear["feed_forward_out"]
-        return LayerWeights(queries, keys, values, outputs[0], neurons, outputs[1], norms[0], norms[1])
+        queries = queries.scaled(1.0 / math.sqrt(attention.terms))
+        return LayerWeights(queries, keys, values, attention_output, neurons, feed_forward_output, norms[0], norms[1])
 
 
 def normalised(x: Tensor) -> Tensor:
@@ -219,9 +218,8 @@ def _in_units_of(x: Tensor, stream: Tensor) -> Tensor:
 
 
 @contextmanager
-def _watching(modules: Mapping[str, tuple[nn.Module, bool]]) -> Iterator[dict[str, Tensor]]:
-    """The first input (where the flag is set) or output of modules in the call made inside; of several calls the
-    first."""
+def watching(modules: Mapping[str, tuple[nn.Module, bool]]) -> Iterator[dict[str, Tensor]]:
+    """What modules read (where the flag is set) or return in the call made inside; of several calls the first."""
     values: dict[str, Tensor] = {}
     handles: list[RemovableHandle] = []
 
@@ -229,8 +227,7 @@ def _watching(modules: Mapping[str, tuple[nn.Module, bool]]) -> Iterator[dict[st
         values.setdefault(name, args[0] if args else kwargs["hidden_states"])
 
     def keep_output(name: str, module: nn.Module, args: tuple[Tensor, ...], output: object) -> None:
-        outputs = output if isinstance(output, tuple) else (output,)
-        values.setdefault(name, next(each for each in outputs if isinstance(each, Tensor) and each.dim() == 3))
+        values.setdefault(name, states_of(output))
 
     try:
         for name, (module, of_input) in modules.items():
@@ -242,11 +239,6 @@ def _watching(modules: Mapping[str, tuple[nn.Module, bool]]) -> Iterator[dict[st
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _linear_paths(parts: LayerParts) -> dict[str, str]:
-    names = ("attention_output", "feed_forward_in", "feed_forward_out")
-    return {name: getattr(parts, name) for name in names}
 
 
 def _linear(module: nn.Module) -> Affine:
@@ -267,5 +259,4 @@ def _behind(linear: Affine, norm: nn.Module | None) -> Affine:
     """A linear layer with the scale and shift of the LayerNorm before it."""
     if not isinstance(norm, nn.LayerNorm):
         return linear
-    shift = torch.zeros_like(norm.weight) if norm.bias is None else norm.bias
-    return Affine(linear.weight * norm.weight.detach(), linear.bias + linear.weight @ shift.detach())
+    return Affine(linear.weight * norm.weight.detach(), linear.bias + linear.weight @ shift_of(norm))

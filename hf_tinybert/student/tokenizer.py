@@ -33,7 +33,10 @@ def student_tokenizer(student: str, teacher_tokenizer: PreTrainedTokenizerBase) 
     check_folder(student, "student")
     try:
         tokenizer = load_tokenizer(student, "student")
-    except (OSError, ValueError) as error:  # a repository on the Hub may hold none
+    except (OSError, ValueError) as error:
+        if Path(student).is_dir():
+            raise
+        # A repository on the Hub may hold none.
         logger.info(f"The student {student} brings no tokenizer ({error}): it reads the teacher's.")
         return None
     return None if tokenizer.get_vocab() == teacher_tokenizer.get_vocab() else tokenizer

@@ -16,12 +16,7 @@ TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 MAPPED = [("albert", {}), ("electra", {"embedding_size": 12})]
 OFFSET = {"roberta": 2, "xlm-roberta": 2, "mpnet": 2}
 
-
-@pytest.fixture(autouse=True)
-def no_gradients():
-    torch.manual_seed(0)
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def typed(batch):

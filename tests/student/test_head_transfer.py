@@ -36,12 +36,7 @@ OTHERS = [(family, SEQUENCES) for family in OTHER_POOLED] + [
 ]
 LABELS = {0: "x", 1: "y", 2: "z"}
 
-
-@pytest.fixture(autouse=True)
-def no_gradients():
-    torch.manual_seed(0)
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def named(labels):

@@ -26,12 +26,7 @@ from hf_tinybert.student.teacher_trace import TeacherTrace
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 
-
-@pytest.fixture(autouse=True)
-def no_gradients():
-    torch.manual_seed(0)
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def random_affine(outputs, inputs):

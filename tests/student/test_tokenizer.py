@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from tokenizers import Tokenizer, models
 from transformers import BertConfig, PreTrainedTokenizerFast
@@ -28,3 +30,9 @@ def test_another_vocabulary_is_the_students_own(other, tokenizer):
 def test_the_teachers_tokenizer_serves_a_student_that_has_no_other(teacher_folder, tokenizer, tmp_path):
     for student in ("tinybert-4l-312d", teacher_folder, str(tmp_path)):
         assert student_tokenizer(student, tokenizer) is None, student
+
+
+def test_a_tokenizer_that_cannot_be_read_is_not_replaced_by_the_teachers(other, tokenizer):
+    (Path(other) / "tokenizer.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"The tokenizer in the student folder \S+/other cannot be read"):
+        student_tokenizer(other, tokenizer)
