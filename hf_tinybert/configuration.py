@@ -21,20 +21,24 @@ _AFTER_PADDING, _MPNET_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet"
 _WITHOUT_TABLE, _TRAINED_POSITIONS = ("modernbert",), 512
 
 
+_NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
 class TinyBertConfig(BertConfig):
     """A BERT configuration of a student's size.
 
     It is saved as a plain BERT's `config.json` (`"model_type": "bert"`), so loading a student needs only transformers.
-    Every argument of `BertConfig` is accepted; sizes that are not given are those of `tinybert-4l-312d`, and
-    `attention_probs_dropout_prob` is 0 instead of 0.1: PyTorch's fused attention on a CPU does not support dropout and
-    falls back to materialised maps, and on SST-2 it made no difference (`docs/performance.md`).
+    Every argument of `BertConfig` is accepted; sizes that are not given are those of `tinybert-4l-312d`, and both
+    dropout probabilities are 0 instead of 0.1. Dropout of hidden states drowns what a student starts with, and students
+    without it follow their teachers more closely (`docs/results.md`); PyTorch's fused attention on a CPU does not
+    support dropout of attention (`docs/performance.md`).
     """
 
     model_type = "bert"
 
     def __init__(self, **kwargs: object) -> None:
         """Fill in the default preset's sizes."""
-        super().__init__(**(PRESETS[DEFAULT_PRESET] | {"attention_probs_dropout_prob": 0.0} | kwargs))
+        super().__init__(**(PRESETS[DEFAULT_PRESET] | _NO_DROPOUT | kwargs))
 
     @classmethod
     def preset(cls, name: str, **overrides: object) -> TinyBertConfig:

@@ -20,6 +20,8 @@ StudentInit: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[st
 PHASES = ("joint", "two_phase", "intermediate", "prediction")
 #: Default learning rates: of runs that match layers in every step, and of predictions alone.
 JOINT_RATE, PREDICTION_RATE = 3e-4, 1e-4
+#: Share of the steps in which the learning rate rises.
+WARMUP = 0.06
 TEACHER_CACHES = ("none", "logits", "features", "auto")
 CACHE_DTYPES = ("float16", "bfloat16", "float32")
 MIXED_PRECISIONS = ("no", "bf16", "fp16")
@@ -46,7 +48,8 @@ class DistillationTrainingArguments(TrainingArguments):
     prediction. `num_train_epochs` (or `max_steps`) covers both phases; `learning_rate`, warm-up and
     `lr_scheduler_type` are then those of the prediction phase. Defaults that differ from `TrainingArguments`:
     `num_train_epochs` is 10; `learning_rate` is 3e-4, or 1e-4 with `phases="two_phase"` and `"prediction"`, where 3e-4
-    gave lower scores (`docs/results.md`); batches hold sequences of similar length
+    gave lower scores (`docs/results.md`); it warms up over 6% of the steps, without which the first steps undo what a
+    student starts with; batches hold sequences of similar length
     (`group_by_length`, in transformers 5 `train_sampling_strategy`), if the training data are a tokenised
     `datasets.Dataset`; `logging_nan_inf_filter` is off (it synchronises with the device in every step and hides NaN;
     the run stops at a NaN instead); and `ddp_find_unused_parameters` is on (each phase leaves some parameters unused).
@@ -201,6 +204,15 @@ class DistillationTrainingArguments(TrainingArguments):
     else:
         group_by_length: bool = field(
             default=True, metadata={"help": "Batches of similar length, with little padding."}
+        )
+    if compat.HAS_WARMUP_RATIO:
+        warmup_ratio: float = field(
+            default=WARMUP, metadata={"help": "Share of the steps in which the learning rate rises from 0."}
+        )
+    else:
+        warmup_steps: float = field(
+            default=WARMUP,
+            metadata={"help": "Steps in which the learning rate rises from 0; below 1 their share of all steps."},
         )
     ddp_find_unused_parameters: bool | None = field(
         default=True, metadata={"help": "On: each phase leaves some parameters without a gradient."}

@@ -19,10 +19,11 @@ def hidden(student, teacher, mask):
     return total / count
 
 
-def attention(q_s, k_s, q_t, k_t, heads, mask, bias_s=None, bias_t=None, window=None):
+def attention(q_s, k_s, q_t, k_t, heads, mask, bias_s=None, bias_t=None, window=None, centred=False):
     """Equation 7: mean over heads and real pairs of squared differences of pre-softmax scores.
 
-    With a bias `[B, h, S, S]` added to the scores, and over pairs at most `window` apart.
+    With a bias `[B, h, S, S]` added to the scores, over pairs at most `window` apart, and of scores less the mean of
+    each row.
     """
     total = count = 0.0
     places = np.arange(q_s.shape[1])
@@ -33,7 +34,10 @@ def attention(q_s, k_s, q_t, k_t, heads, mask, bias_s=None, bias_t=None, window=
         for h in range(heads):
             maps = [_scores(q[b], k[b], h, heads) for q, k in ((q_s, k_s), (q_t, k_t))]
             biases = [0.0 if bias is None else bias[b, h] for bias in (bias_s, bias_t)]
-            total += np.sum((maps[0] + biases[0] - maps[1] - biases[1])[counted] ** 2) / heads
+            maps = [scores + bias for scores, bias in zip(maps, biases, strict=True)]
+            if centred:
+                maps = [[row - row[pairs].mean() if pairs.any() else row for row, pairs in zip(m, counted)] for m in maps]
+            total += np.sum((np.array(maps[0]) - np.array(maps[1]))[counted] ** 2) / heads
     return total / count
 
 

@@ -73,35 +73,36 @@ def test_embedding_loss_is_the_same_function(shape, seed):
 
 
 @settings(max_examples=25, deadline=None)
-@given(SHAPES, st.integers(0, 10_000), st.sampled_from(["auto", "linear", "map"]), st.booleans())
-def test_attention_loss_and_gradient_in_query_and_key(shape, seed, form, by_key):
+@given(SHAPES, st.integers(0, 10_000), st.sampled_from(["auto", "linear", "map"]), st.booleans(), st.booleans())
+def test_attention_loss_and_gradient_in_query_and_key(shape, seed, form, by_key, centred):
     heads = shape[2]
     (q_s, k_s, q_t, k_t), mask = batch(seed, shape[0], shape[1], [heads * 2, heads * 2, heads * 3, heads * 3])
 
     def loss(x, y, u, v):
         q, k = (y, x) if by_key else (x, y)
-        return losses.attention_loss(q, k, u, v, heads, tensor(mask), form=form)
+        return losses.attention_loss(q, k, u, v, heads, tensor(mask), form=form, centred=centred)
 
     def reference(x, y, u, v):
         q, k = (y, x) if by_key else (x, y)
-        return ref.attention(q, k, u, v, heads, mask)
+        return ref.attention(q, k, u, v, heads, mask, centred=centred)
 
     arrays = [k_s, q_s, q_t, k_t] if by_key else [q_s, k_s, q_t, k_t]
     check(loss, reference, arrays, tolerance=1e-4, gradient_tolerance=1e-3)
 
 
+@pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("form", ["linear", "map"])
-def test_a_teacher_that_learns_has_a_gradient_too(form):
+def test_a_teacher_that_learns_has_a_gradient_too(form, centred):
     (q_s, k_s, q_t, k_t), mask = batch(6, 2, 5, [4, 4, 6, 6])
     check(
-        lambda x, *others: losses.attention_loss(*others[:2], x, others[2], 2, tensor(mask), form=form),
-        lambda x, *others: ref.attention(*others[:2], x, others[2], 2, mask),
+        lambda x, *others: losses.attention_loss(*others[:2], x, others[2], 2, tensor(mask), form=form, centred=centred),
+        lambda x, *others: ref.attention(*others[:2], x, others[2], 2, mask, centred=centred),
         [q_t, q_s, k_s, k_t],
         gradient_tolerance=1e-3,
     )
     check(
-        lambda x, *others: losses.attention_loss(*others, x, 2, tensor(mask), form=form),
-        lambda x, *others: ref.attention(*others, x, 2, mask),
+        lambda x, *others: losses.attention_loss(*others, x, 2, tensor(mask), form=form, centred=centred),
+        lambda x, *others: ref.attention(*others, x, 2, mask, centred=centred),
         [k_t, q_s, k_s, q_t],
         gradient_tolerance=1e-3,
     )
@@ -145,8 +146,8 @@ def test_the_form_of_fewer_operations_is_taken():
 
 
 @settings(max_examples=25, deadline=None)
-@given(FEW, st.integers(0, 10_000), st.sampled_from([None, 0, 1, 2, 10]), st.booleans(), st.booleans())
-def test_attention_loss_with_biases_and_windows(shape, seed, window, student_biased, teacher_biased):
+@given(FEW, st.integers(0, 10_000), st.sampled_from([None, 0, 1, 2, 10]), *[st.booleans()] * 3)
+def test_attention_loss_with_biases_and_windows(shape, seed, window, student_biased, teacher_biased, centred):
     heads = shape[2]
     (q_s, k_s, q_t, k_t), mask = batch(seed, shape[0], shape[1], [heads * 2, heads * 2, heads * 3, heads * 3])
     random = np.random.default_rng(seed)
@@ -163,11 +164,12 @@ def test_attention_loss_with_biases_and_windows(shape, seed, window, student_bia
             student_bias=bias if student_biased else None,
             teacher_bias=tensor(bias_t) if teacher_biased else None,
             window=window,
+            centred=centred,
         )
 
     def reference(q_s, bias):
         biases = (bias if student_biased else None, bias_t if teacher_biased else None)
-        return ref.attention(q_s, k_s, q_t, k_t, heads, mask, *biases, window)
+        return ref.attention(q_s, k_s, q_t, k_t, heads, mask, *biases, window, centred)
 
     check(loss, reference, [q_s, bias_s])
     if student_biased:
@@ -401,8 +403,8 @@ def test_paper_reduction_lowers_padding_by_ten_thousand():
 
 
 @settings(max_examples=30, deadline=None)
-@given(SHAPES, st.integers(0, 10_000), st.integers(1, 5), st.sampled_from(["auto", "linear", "map"]))
-def test_more_padding_changes_neither_loss_nor_gradient(shape, seed, more, form):
+@given(SHAPES, st.integers(0, 10_000), st.integers(1, 5), st.sampled_from(["auto", "linear", "map"]), st.booleans())
+def test_more_padding_changes_neither_loss_nor_gradient(shape, seed, more, form, centred):
     heads = shape[2]
     arrays, mask = batch(seed, shape[0], shape[1], [heads * 2, heads * 2, heads * 3, heads * 3])
     results = []
@@ -413,7 +415,7 @@ def test_more_padding_changes_neither_loss_nor_gradient(shape, seed, more, form)
         inputs = [tensor(a) for a in padded]
         for x in inputs[:2]:
             x.requires_grad_(True)
-        value = losses.attention_loss(*inputs, heads, wide, form=form)
+        value = losses.attention_loss(*inputs, heads, wide, form=form, centred=centred)
         hidden = losses.hidden_loss(inputs[0], inputs[0].detach() * 0.5, wide)
         (value + hidden).backward()
         results.append((value.item(), hidden.item(), *(x.grad[:, : shape[1]].numpy() for x in inputs[:2])))
@@ -428,6 +430,17 @@ def test_padding_may_even_hold_nan():
     loss.backward()
     assert loss.item() == 1.0
     assert hidden.grad.flatten().tolist() == [2.0, 0.0]
+
+
+@pytest.mark.parametrize("window", [None, 1])
+def test_what_the_softmax_ignores_may_differ_in_centred_scores(window):
+    """A bias of the keys adds the same number to a row's scores."""
+    (queries, keys), mask = batch(3, 2, 5, [4, 4])
+    queries, keys, mask = tensor(queries), tensor(keys), tensor(mask)
+    shifted = keys + torch.tensor([30.0, -20.0, 10.0, 5.0])
+    found = losses.attention_loss(queries, keys, queries, shifted, 2, mask, window=window, centred=True)
+    assert float(found) == pytest.approx(0.0, abs=1e-8)
+    assert float(losses.attention_loss(queries, keys, queries, shifted, 2, mask, window=window)) > 10.0
 
 
 @pytest.mark.parametrize("length", [16, 128, 512])

@@ -59,7 +59,15 @@ def test_every_other_default_is_the_trainers(tmp_path):
     differing = {name for name, value in plain.to_dict().items() if ours.to_dict()[name] != value}
     grouping = set(compat.group_by_length_argument())
     other = {"ddp_find_unused_parameters", "logging_nan_inf_filter", "logging_dir", *grouping}
-    assert differing <= {"num_train_epochs", "learning_rate"} | other
+    assert differing <= {"num_train_epochs", "learning_rate", *compat.warmup_argument(0.06)} | other
+
+
+@pytest.mark.parametrize(
+    ("given", "steps"),
+    [({}, 60), ({"warmup_steps": 10}, 10), (compat.warmup_argument(0.0), 0), (compat.warmup_argument(0.5), 500)],
+)
+def test_the_learning_rate_warms_up(make, given, steps):
+    assert make(**given).get_warmup_steps(1000) == steps
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from torch import Tensor
 from hf_tinybert import losses
 from hf_tinybert.distillation.batch_counts import BatchCounts
 from hf_tinybert.layer_mapping import LayerMapping
-from hf_tinybert.losses.kernels import band
+from hf_tinybert.losses.kernels import band, centred_rows
 from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.features import Features
 from hf_tinybert.training_args import HEAD_MATCHINGS
@@ -41,6 +41,7 @@ class HeadMatching:
         relation_heads: number of heads into which both are re-split for `relations`.
         windows: student layer -> the largest distance of two positions within the attention of both layers; None: any.
         why: the reason for this kind.
+        centred: scores are compared less the mean of each row, which the softmax ignores.
     """
 
     kind: str
@@ -49,9 +50,12 @@ class HeadMatching:
     relation_heads: int = 0
     windows: Mapping[int, int | None] = field(default_factory=dict)
     why: str = ""
+    centred: bool = False
 
     @classmethod
-    def from_encoders(cls, kind: str, student: Encoder, teacher: Encoder, mapping: LayerMapping) -> HeadMatching:
+    def from_encoders(
+        cls, kind: str, student: Encoder, teacher: Encoder, mapping: LayerMapping, centred: bool = False
+    ) -> HeadMatching:
         """Resolve `auto`, and check that the kind fits the two models.
 
         Raises:
@@ -80,7 +84,7 @@ class HeadMatching:
             layer: _narrower(student.attention[layer - 1].window, teacher.attention[teacher_layer - 1].window)
             for layer, teacher_layer in mapping.layers.items()
         }
-        return cls(kind, student_heads, teacher_heads, relation_heads, windows, why)
+        return cls(kind, student_heads, teacher_heads, relation_heads, windows, why, centred)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -132,6 +136,8 @@ class HeadMatching:
         pairs, window = real[:, :, None] & real[:, None, :], self.windows.get(layer)
         if window is not None:
             pairs = pairs & band(maps.shape[-1], window, maps.device)
+        if self.centred:
+            maps = centred_rows(maps, ~pairs[:, None])
         return maps.permute(0, 2, 3, 1)[pairs]
 
     def loss(
@@ -198,6 +204,7 @@ class HeadMatching:
             student_bias=student_scores.bias,
             teacher_bias=teacher_scores.bias,
             window=self.windows.get(layer),
+            centred=self.centred,
         )
 
 

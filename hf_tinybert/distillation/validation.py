@@ -77,11 +77,12 @@ def build_objective_config(
             f"layer_weights names layer {beyond[0]}; the student has layers 1..{student_encoder.num_layers}."
         )
     mapping = LayerMapping.from_spec(args.layer_mapping, student_encoder.num_layers, teacher_encoder.num_layers)
+    relative = args.loss_scaling == "variance" and args.loss_reduction != "paper"
     matches_attention = any(weights.of(Level("attention", m)) for m in mapping.layers)
     settings = ObjectiveConfig(
         mapping=mapping,
         weights=weights,
-        heads=HeadMatching.from_encoders(args.head_matching, student_encoder, teacher_encoder, mapping)
+        heads=HeadMatching.from_encoders(args.head_matching, student_encoder, teacher_encoder, mapping, relative)
         if matches_attention
         else None,
         prediction=OutputLoss(
@@ -96,7 +97,7 @@ def build_objective_config(
         if predicts and student_type != VECTORS
         else LabelAlignment(),
         matches_predictions=predicts,
-        relative=args.loss_scaling == "variance" and args.loss_reduction != "paper",
+        relative=relative,
     )
     if predicts and student_type == VECTORS and weights["hard_label"]:
         raise ValueError("hard_label_weight is above 0, and a model without a head has no labels: set it to 0.")

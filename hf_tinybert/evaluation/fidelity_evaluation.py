@@ -82,7 +82,10 @@ class FidelityEvaluation:
                 matched = settings(student)
                 projections = projections_for(student, self._teachers.first, matched, args, trained).to(args.device)
                 contexts = (self._accelerator.autocast, self._teachers.autocast)
-                self._measure = LayerFidelity(student, self._teachers.first, projections, matched, *contexts)
+                variances = trained.variances if trained is not None and trained.student is student else None
+                self._measure = LayerFidelity(
+                    student, self._teachers.first, projections, matched, *contexts, variances=variances
+                )
             elif wanted and not headless:
                 self._measure = PredictionFidelity(output_type(student))
             yield

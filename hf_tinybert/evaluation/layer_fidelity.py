@@ -38,7 +38,7 @@ class LayerFidelity:
     `attention_overlap_m`, the mean over heads and queries of the probability that the two attention distributions
     share (the sum over keys of the smaller of both: 1 if they are equal). These are means over real positions. If the
     pooled vectors are matched, `loss_vectors` and `cosine_vectors` are means over texts. `loss` is the weighted sum of
-    the losses.
+    the losses. Losses are relative to the teacher's variance where those of the training were.
 
     Args:
         student: in eval mode.
@@ -47,6 +47,7 @@ class LayerFidelity:
         settings: which levels are matched, and their weights.
         autocast: makes the context in which the student runs, for mixed precision.
         teacher_autocast: the same for the teacher.
+        variances: level name -> the teacher's variance, relative to which the student was trained.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class LayerFidelity:
         settings: ObjectiveConfig,
         autocast: Autocast = nullcontext,
         teacher_autocast: Autocast = nullcontext,
+        variances: Mapping[str, float] | None = None,
     ) -> None:
         """Put hooks on both models."""
         self._student, self._projections, self._settings, self._autocast = student, projections, settings, autocast
@@ -76,6 +78,7 @@ class LayerFidelity:
         attentions = [Level("attention", m) for m in settings.attention_layers]
         levels = [Level.of_states(m) for m in settings.hidden_layers] + attentions
         self._weights = {level.loss_name: settings.weights.of(level) for level in levels}
+        self._variances = {Level.parse(name).loss_name: value for name, value in (variances or {}).items()}
         # Metric -> the count that it is a mean over; tokens if it is not listed.
         self._count_of = {level.loss_name: f"count_{level.name}" for level in attentions}
         if settings.prediction.pooling is not None:
@@ -161,7 +164,8 @@ class LayerFidelity:
         return torch.stack([weight * self._mean(name, sums) for name, weight in self._weights.items()]).sum()
 
     def _mean(self, name: str, sums: Mapping[str, Tensor]) -> Tensor:
-        return sums[name] / sums[self._count_of.get(name, _TOKENS)].clamp(min=1)
+        mean = sums[name] / sums[self._count_of.get(name, _TOKENS)].clamp(min=1)
+        return mean / self._variances.get(name, 1.0)
 
 
 def fidelity_table(metrics: Mapping[str, float], sequences: int, prefix: str = "eval") -> str:

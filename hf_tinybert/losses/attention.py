@@ -41,6 +41,7 @@ def attention_loss(
     student_bias: Tensor | None = None,
     teacher_bias: Tensor | None = None,
     window: int | None = None,
+    centred: bool = False,
 ) -> Tensor:
     """Mean over heads of MSE(A_S, A_T) with A = Q K^T / sqrt(d_head), before the softmax: equation 7.
 
@@ -64,6 +65,7 @@ def attention_loss(
         student_bias: `[B, h, S, S]`, added to the student's scores (terms of relative positions), or None.
         teacher_bias: the same for the teacher.
         window: only pairs at most so many positions apart count; None: all do.
+        centred: compare scores less the mean of each query's row, which the softmax ignores (not with `"paper"`).
 
     Returns:
         A float32 scalar.
@@ -93,12 +95,12 @@ def attention_loss(
         if bias is not None or window is not None:
             if form == "linear":
                 raise ValueError("attention_loss: the linear form does not hold with a bias or a window.")
-            total = map_distance(queries_s, keys_s, queries_t, keys_t, bias, padding, window)
+            total = map_distance(queries_s, keys_s, queries_t, keys_t, bias, padding, window, centred)
         else:
             linear = form == "linear" or (form == "auto" and linear_is_cheaper(queries_s, queries_t))
             frozen = not (queries_t.requires_grad or keys_t.requires_grad)
             distance = ScoreDistance.apply if frozen else score_distance
-            total = distance(queries_s, keys_s, queries_t, keys_t, padding, linear)
+            total = distance(queries_s, keys_s, queries_t, keys_t, padding, linear, centred)
         if reduction == "sum":
             return total / num_heads
         real = student_query.new_ones(student_query.shape[:-1]) if mask is None else mask

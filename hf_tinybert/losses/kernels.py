@@ -52,11 +52,15 @@ class SquaredDistance(torch.autograd.Function):
         return of_student, -of_student if ctx.needs_input_grad[1] else None, None
 
 
-def score_distance(q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, padding: Tensor | None, linear: bool) -> Tensor:
+def score_distance(
+    q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, padding: Tensor | None, linear: bool, centred: bool
+) -> Tensor:
     """||A_S - A_T||_F^2 over real pairs, summed over heads and sequences; both forms of `attention_loss`."""
     x, y = torch.cat([q_s, q_t.float()], dim=-1) * _scale(q_s, q_t), torch.cat([k_s, k_t.float()], dim=-1)
     if padding is not None:
         x, y = (z.masked_fill(padding[:, None, :, None], 0.0) for z in (x, y))
+    if centred:
+        y = _centred_keys(y, padding)
     return ((x.mT @ x) * (y.mT @ y)).sum() if linear else (x @ y.mT).square().sum()
 
 
@@ -65,16 +69,25 @@ class ScoreDistance(torch.autograd.Function):
 
     With D = X Y^T the gradients in X and Y are 2 D Y and 2 D^T X; with G = X^T X and H = Y^T Y they are 2 X H and
     2 Y G. Only the student's columns of them are computed and kept for the backward pass: no map, and no tensor of the
-    teacher's width.
+    teacher's width. With centred keys the rows of D sum to 0, and the gradients are the same.
     """
 
     @staticmethod
     def forward(
-        ctx: _Context, q_s: Tensor, k_s: Tensor, q_t: Tensor, k_t: Tensor, padding: Tensor | None, linear: bool
+        ctx: _Context,
+        q_s: Tensor,
+        k_s: Tensor,
+        q_t: Tensor,
+        k_t: Tensor,
+        padding: Tensor | None,
+        linear: bool,
+        centred: bool,
     ) -> Tensor:
         """The distance; arguments as of `score_distance`."""
         width, wanted = q_s.shape[-1], any(ctx.needs_input_grad)
         x, y = _side_by_side(q_s, q_t, padding).mul_(_scale(q_s, q_t)), _side_by_side(k_s, k_t, padding)
+        if centred:
+            y = _centred_keys(y, padding)
         for_query, for_key = 2.0 / math.sqrt(width), 2.0
         if linear:
             g, h = x.mT @ x, y.mT @ y
@@ -95,7 +108,7 @@ class ScoreDistance(torch.autograd.Function):
     def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients that the forward pass has kept."""
         of_query, of_key = ctx.saved_tensors
-        return gradient * of_query, gradient * of_key, None, None, None, None
+        return gradient * of_query, gradient * of_key, None, None, None, None, None
 
 
 def map_distance(
@@ -106,16 +119,43 @@ def map_distance(
     bias: Tensor | None,
     padding: Tensor | None,
     window: int | None,
+    centred: bool,
 ) -> Tensor:
     """||A_S - A_T||_F^2 over the real pairs within the window, from the maps: for scores with a bias or a window."""
     difference = q_s / math.sqrt(q_s.shape[-1]) @ k_s.mT - q_t.float() / math.sqrt(q_t.shape[-1]) @ k_t.float().mT
     if bias is not None:
         difference = difference + bias
-    if padding is not None:
-        difference = difference.masked_fill(padding[:, None, :, None] | padding[:, None, None, :], 0.0)
+    left_out = None if padding is None else padding[:, None, :, None] | padding[:, None, None, :]
     if window is not None:
-        difference = difference.masked_fill(~band(difference.shape[-1], window, difference.device), 0.0)
+        outside = ~band(difference.shape[-1], window, difference.device)
+        left_out = outside if left_out is None else left_out | outside
+    if centred:
+        difference = centred_rows(difference, left_out)
+    elif left_out is not None:
+        difference = difference.masked_fill(left_out, 0.0)
     return difference.square().sum()
+
+
+def centred_rows(scores: Tensor, left_out: Tensor | None) -> Tensor:
+    """Scores `[B, h, S, S]` less the mean of each row, which a softmax ignores.
+
+    Args:
+        scores: of queries (rows) and keys.
+        left_out: True for pairs that do not count, which become 0, broadcast to the scores; or None.
+    """
+    if left_out is None:
+        return scores - scores.mean(dim=-1, keepdim=True)
+    count = (~left_out).sum(dim=-1, keepdim=True).clamp(min=1)
+    mean = scores.masked_fill(left_out, 0.0).sum(dim=-1, keepdim=True) / count
+    return (scores - mean).masked_fill(left_out, 0.0)
+
+
+def _centred_keys(keys: Tensor, padding: Tensor | None) -> Tensor:
+    """Keys `[B, h, S, d]`, 0 at padding, less their mean: scores with them are centred in each row."""
+    if padding is None:
+        return keys - keys.mean(dim=-2, keepdim=True)
+    real = ~padding[:, None, :, None]
+    return (keys - keys.sum(dim=-2, keepdim=True) / real.sum(dim=-2, keepdim=True).clamp(min=1)) * real
 
 
 def bias_difference(student: Tensor | None, teacher: Tensor | None) -> Tensor | None:

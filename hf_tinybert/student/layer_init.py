@@ -92,7 +92,7 @@ def init_layer(
     _draw(layer.attention.self.query, layer.attention.self.value, layer.intermediate.dense)
     entering = texts.pack(states)
     _set_attention(layer.attention, weights, activations, space, entering, trace.encoder.num_heads)
-    dense, pairs = layer.attention.output.dense, _pairs(states, texts)
+    dense, pairs = layer.attention.output.dense, additive_pairs(states, texts)
     contexts = texts.pack([input_of(dense, layer.attention, *pair) for pair in pairs])
     refit(Affine.from_linear(dense), contexts, space(activations.attention_sum) - entering).write(dense)
     middle = fit_layer_norm(layer.attention.output.LayerNorm, entering + dense(contexts), space(activations.middle))
@@ -113,7 +113,7 @@ def _copy_norms(layer: BertLayer, weights: LayerWeights) -> None:
 
 def run_layer(layer: BertLayer, states: Sequence[Tensor], texts: CalibrationTexts) -> list[Tensor]:
     """What a student's layer returns for the states `[B, S, d']` of each chunk."""
-    return [states_of(layer(*pair)) for pair in _pairs(states, texts)]
+    return [states_of(layer(*pair)) for pair in additive_pairs(states, texts)]
 
 
 def _draw(*layers: nn.Linear) -> None:
@@ -124,7 +124,7 @@ def _draw(*layers: nn.Linear) -> None:
         linear.bias.zero_()
 
 
-def _pairs(states: Sequence[Tensor], texts: CalibrationTexts) -> list[tuple[Tensor, Tensor]]:
+def additive_pairs(states: Sequence[Tensor], texts: CalibrationTexts) -> list[tuple[Tensor, Tensor]]:
     """The states of each chunk with the mask that is added to attention scores."""
     lowest = torch.finfo(states[0].dtype).min
     return [

@@ -27,6 +27,7 @@ from hf_tinybert.student.head_transfer import transfer_head
 from hf_tinybert.student.layer_init import StudentSpace, init_layer, run_layer
 from hf_tinybert.student.linear_fit import least_squares
 from hf_tinybert.student.teacher_trace import TeacherTrace
+from hf_tinybert.student.unit_states import make_states_unit
 
 #: Rows and length of random calibration tokens: enough for a stable basis of a few hundred dimensions.
 _RANDOM_BATCH = (64, 64)
@@ -74,6 +75,8 @@ def start_from_teacher(
         if source is not None:
             trace = TeacherTrace(_precise(teacher), texts, list(mapping.layers.values()))
         transfer_head(student, trace, states[max(states)], space if source is None else None)
+        if not space.is_whole:
+            states = make_states_unit(student, states, texts)
         if source is None and space.is_whole:
             return {}
         offers: dict[str, Tensor] = {}

@@ -21,6 +21,8 @@ _Storage: TypeAlias = "Storage | torch.TypedStorage | torch.UntypedStorage"
 _FIELDS = {field.name for field in dataclasses.fields(TrainingArguments)}
 #: transformers 5 has `train_sampling_strategy` where 4.57 has `group_by_length`.
 HAS_SAMPLING_STRATEGY = "train_sampling_strategy" in _FIELDS
+#: transformers 4.57 has `warmup_ratio`; 5 has a fraction as `warmup_steps`.
+HAS_WARMUP_RATIO = "warmup_ratio" in _FIELDS
 
 
 def group_by_length_argument() -> dict[str, str | bool]:
@@ -56,7 +58,7 @@ def without_grouping(args: TrainingArguments) -> Iterator[None]:
 
 def warmup_argument(share: float) -> dict[str, float]:
     """Warm-up over a share of the steps: `warmup_ratio` before transformers 5, a fraction after."""
-    if "warmup_ratio" in _FIELDS:
+    if HAS_WARMUP_RATIO:
         return {"warmup_ratio": share}
     return {"warmup_steps": share}
 

@@ -50,11 +50,12 @@ def test_hidden_states_and_outputs_vary_about_the_mean_of_each_feature(seed, siz
 
 @pytest.mark.parametrize("kind", ["heads", "mean", "mixing"])
 @pytest.mark.parametrize("family", ["bert", "deberta-v2", "modernbert"])
-def test_scores_vary_about_the_mean_of_each_head(kind, family):
+@pytest.mark.parametrize("centred", [False, True])
+def test_scores_vary_about_the_mean_of_each_head(kind, family, centred):
     """No constant, one for each head, has a smaller loss than the variance."""
     teacher, batch = tiny_models.model(family), tiny_models.batch((9, 4, 7))
     encoder = Encoder.from_model(teacher)
-    matching = HeadMatching.from_encoders(kind, encoder, encoder, LayerMapping.from_spec("0:0,1:1,2:2,3:3", 3, 3))
+    matching = HeadMatching.from_encoders(kind, encoder, encoder, LayerMapping.from_spec("0:0,1:1,2:2,3:3", 3, 3), centred)
     features = OnlineTeacher(teacher, (), (2, 3), kinds=("queries", "keys", "bias")).features(batch, True, False)
     config = ObjectiveConfig(MAPPING, Weights(ALL | {"hidden": 0.0, "embedding": 0.0}), matching)
     variance = TeacherVariance(config)
