@@ -153,11 +153,12 @@ class DistillationTrainingArguments(TrainingArguments):
         },
     )
     loss_scaling: str = field(
-        default="none",
+        default="variance",
         metadata={
-            "help": "'none': the levels' losses are added as they are, as in the paper. 'variance': those of "
-            "embeddings, hidden states, attention and regression are divided by the teacher's variance, so that the "
-            "weights mean the same for every teacher (not with loss_reduction='paper').",
+            "help": "'variance': the losses of embeddings, hidden states, attention and regression are divided by the "
+            "teacher's variance, and attention scores compared less the mean of each row, which a softmax ignores; so "
+            "weights mean the same for every teacher (not with loss_reduction='paper'). 'none': losses are added as "
+            "they are, as in the paper.",
             "choices": ["variance", "none"],
         },
     )

@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, set_seed
 
 from hf_tinybert import DistillationTrainer, DistillationTrainingArguments, TinyBertConfig, create_student
+from hf_tinybert.utils import compat
 
 
 @cache
@@ -71,7 +72,7 @@ def small_student(teacher, init="random", dropout=0.0, **overrides):
 
 
 def arguments(output_dir, **changes) -> DistillationTrainingArguments:
-    """Twenty steps of eight sentences, half of them in each phase, both at the same rate."""
+    """Twenty steps of eight sentences, half of them in each phase, both at the same rate from the first step on."""
     settings = {
         "output_dir": str(output_dir),
         "phases": "two_phase",
@@ -80,6 +81,7 @@ def arguments(output_dir, **changes) -> DistillationTrainingArguments:
         "per_device_train_batch_size": 8,
         "learning_rate": 1e-4,
         "adam_epsilon": 1e-6,
+        **compat.warmup_argument(0.0),
         "max_grad_norm": 0.0,
         "report_to": "none",
         "save_strategy": "no",

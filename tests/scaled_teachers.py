@@ -41,11 +41,16 @@ def with_states_times(model, factor: float):
     if kind == "deberta-v2":  # whose relative positions are read by the same maps
         _times(base.encoder.LayerNorm, factor)
     readers, added = _PARTS[kind]
-    for layer in base.encoder.layer:
+    convolution = getattr(base.encoder, "conv", None)
+    if convolution is not None:  # of the embeddings, added to what the first layer returns and normalised
+        convolution.conv.weight.div_(factor)
+        _times(convolution.LayerNorm, factor)
+    for number, layer in enumerate(base.encoder.layer):
         for name in readers.split():
             layer.get_submodule(name).weight.div_(factor)
         _times(layer.get_submodule(added), factor)
-        _times(layer.output.LayerNorm, factor)
+        if number or convolution is None:
+            _times(layer.output.LayerNorm, factor)
     model.get_submodule(_HEADS[kind]).weight.div_(factor)
     return model
 

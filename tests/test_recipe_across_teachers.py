@@ -45,7 +45,7 @@ def agreements(teacher, folder) -> tuple[float, float]:
     return before, trainer.evaluate()["eval_agreement"]
 
 
-@pytest.mark.parametrize(("family", "way"), CASES, ids=" ".join)
+@pytest.mark.parametrize(("family", "way"), CASES, ids=[" ".join(case) for case in CASES])
 def test_the_end_does_not_depend_on_the_teachers_sizes(family, way, tmp_path):
     teacher = architecture_teachers.teacher(family, TASK)
     ends = []

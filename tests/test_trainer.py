@@ -160,7 +160,7 @@ def test_distillation_teaches(teacher, household, tmp_path):
     for name in ("hidden_1", "hidden_2", "attention_2"):
         values = series(trainer, f"loss_{name}")
         assert values[-1] < 0.9 * values[0], name
-    assert after["eval_agreement"] > before["eval_agreement"] + 0.1
+    assert after["eval_agreement"] > before["eval_agreement"] + 0.02
     assert after["eval_kl"] < 0.8 * before["eval_kl"]
 
 
