@@ -34,10 +34,11 @@ def attention(q_s, k_s, q_t, k_t, heads, mask, bias_s=None, bias_t=None, window=
         for h in range(heads):
             maps = [_scores(q[b], k[b], h, heads) for q, k in ((q_s, k_s), (q_t, k_t))]
             biases = [0.0 if bias is None else bias[b, h] for bias in (bias_s, bias_t)]
-            maps = [scores + bias for scores, bias in zip(maps, biases, strict=True)]
-            if centred:
-                maps = [[row - row[pairs].mean() if pairs.any() else row for row, pairs in zip(m, counted)] for m in maps]
-            total += np.sum((np.array(maps[0]) - np.array(maps[1]))[counted] ** 2) / heads
+            difference = maps[0] + biases[0] - maps[1] - biases[1]
+            for query in range(len(places)) if centred else ():
+                if counted[query].any():
+                    difference[query] -= difference[query][counted[query]].mean()
+            total += np.sum(difference[counted] ** 2) / heads
     return total / count
 
 

@@ -94,14 +94,15 @@ def test_attention_loss_and_gradient_in_query_and_key(shape, seed, form, by_key,
 @pytest.mark.parametrize("form", ["linear", "map"])
 def test_a_teacher_that_learns_has_a_gradient_too(form, centred):
     (q_s, k_s, q_t, k_t), mask = batch(6, 2, 5, [4, 4, 6, 6])
+    how = {"form": form, "centred": centred}
     check(
-        lambda x, *others: losses.attention_loss(*others[:2], x, others[2], 2, tensor(mask), form=form, centred=centred),
+        lambda x, *others: losses.attention_loss(*others[:2], x, others[2], 2, tensor(mask), **how),
         lambda x, *others: ref.attention(*others[:2], x, others[2], 2, mask, centred=centred),
         [q_t, q_s, k_s, k_t],
         gradient_tolerance=1e-3,
     )
     check(
-        lambda x, *others: losses.attention_loss(*others, x, 2, tensor(mask), form=form, centred=centred),
+        lambda x, *others: losses.attention_loss(*others, x, 2, tensor(mask), **how),
         lambda x, *others: ref.attention(*others, x, 2, mask, centred=centred),
         [k_t, q_s, k_s, q_t],
         gradient_tolerance=1e-3,

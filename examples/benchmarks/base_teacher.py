@@ -3,12 +3,12 @@
     python examples/benchmarks/base_teacher.py --data ../shared/data
 
 The teacher is all-mpnet-base-v2 (12 layers, 768 wide; mpnet.py), fine-tuned for one epoch on the 10,000 sentences of
-results.py; the student `tinybert-4l-312d`, 1,100 steps of 32 on the same sentences, seed 0, default arguments. A row is
-a start and what is learnt from it:
+results.py; the student `tinybert-4l-312d`, 1,100 steps of 32 on the same sentences, seed 0, default arguments. A row
+is a start and what is learnt from it:
 
-- teacher, minilm, minilm-tuned, random: `--student-init teacher`, all-MiniLM-L6-v2's folder, that of a MiniLM fine-tuned
-  on the same sentences (two epochs), `random`;
-- whole: all levels; plain: the paper's sums (`--loss-scaling none`); logits: `--phases prediction`; gold: labels alone.
+- teacher, minilm, minilm-tuned, random: `--student-init teacher`, all-MiniLM-L6-v2's folder, that of a MiniLM
+  fine-tuned on the same sentences (two epochs), `random`;
+- whole: all levels; plain: the paper's sums (`--loss-scaling none`); logits: `--phases prediction`; gold: labels.
 
 Every row is an ordinary `hf-tinybert` command, printed before it runs. A finished run is not repeated, and an
 interrupted one goes on from its last checkpoint. `--table` only prints what is there. On two cores a run in which the

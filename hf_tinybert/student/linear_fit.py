@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: Penalty on a correction, as a share of the mean variance of the inputs. Less leaves large weights, in which every step
-#: of training is a jolt (docs/results.md).
+#: Penalty on a correction, as a share of the mean variance of the inputs. Less leaves large weights, which fit the
+#: calibration texts alone.
 RIDGE = 0.3
 #: Errors of float32 over a layer, as a share of the largest number.
 _ROUNDING = 1e-5

@@ -55,7 +55,8 @@ def test_scores_vary_about_the_mean_of_each_head(kind, family, centred):
     """No constant, one for each head, has a smaller loss than the variance."""
     teacher, batch = tiny_models.model(family), tiny_models.batch((9, 4, 7))
     encoder = Encoder.from_model(teacher)
-    matching = HeadMatching.from_encoders(kind, encoder, encoder, LayerMapping.from_spec("0:0,1:1,2:2,3:3", 3, 3), centred)
+    mapping = LayerMapping.from_spec("0:0,1:1,2:2,3:3", 3, 3)
+    matching = HeadMatching.from_encoders(kind, encoder, encoder, mapping, centred)
     features = OnlineTeacher(teacher, (), (2, 3), kinds=("queries", "keys", "bias")).features(batch, True, False)
     config = ObjectiveConfig(MAPPING, Weights(ALL | {"hidden": 0.0, "embedding": 0.0}), matching)
     variance = TeacherVariance(config)
