@@ -248,6 +248,7 @@ class DistillationTrainer(FidelityTrainer):
         autocast = self.accelerator.autocast
         watch = StartWatch(self._teachers, settings, args, autocast, data, measured, batch_size, longest)
         projections = watch.begin(student, before)
+        settings = watch.settings
         if before is not None and projections is not before.projections and self.optimizer is not None:
             self.optimizer = self.lr_scheduler = None
         if state is not None:
@@ -256,9 +257,8 @@ class DistillationTrainer(FidelityTrainer):
         source = open_source(self._teachers, settings, args, *data, self.accelerator.mixed_precision)
         objective = DistillationObjective(student, Encoder.from_model(student), projections, settings, watch.variances)
         join_optimizer(self.optimizer, projections)
-        provenance.record(student, self.teachers, settings.mapping, args.phases, start=watch.metrics)
-        logger.info(f"Layer mapping:\n{settings.mapping}")
-        settings.say_heads()
+        mapping, start = settings.mapping, watch.metrics
+        provenance.record(student, self.teachers, mapping, args.phases, start=start, unmatched=watch.unmatched)
         self._objective = objective
         boundary = None if state is None else state.intermediate_steps
         return DistillationRun(objective, source, self._teachers, args, watch, boundary, longest, self.accelerator)
@@ -340,8 +340,8 @@ class DistillationTrainer(FidelityTrainer):
     def _save_more(self, output_dir: str, staging: str) -> None:
         run, state = self._run, None
         if run is not None:
-            plan = run.plan(self.state.max_steps)
-            state = checkpoints.DistillationState.from_run(run.objective, self.args.projection, plan, run.watch.start)
+            plan, start = run.plan(self.state.max_steps), run.watch.measured
+            state = checkpoints.DistillationState.from_run(run.objective, self.args.projection, plan, start)
         self._files.write(output_dir, staging, self.student, self.processing_class, self._objective, state)
 
     def _load_best_model(self) -> None:

@@ -120,8 +120,12 @@ class DistillationTrainingArguments(TrainingArguments):
     )
     embedding_weight: float = field(default=1.0, metadata={"help": "Weight of the embedding loss; 0: not computed."})
     hidden_weight: float = field(default=1.0, metadata={"help": "Weight of the hidden-state losses; 0: not computed."})
-    attention_weight: float = field(
-        default=1.0, metadata={"help": "Weight of the attention-score losses; 0: not computed."}
+    attention_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of the attention-score losses; 0: not computed. Default: 1; 0 where the student's heads "
+            "are others than the teacher's (loss_scaling='variance' measures it before the first step)."
+        },
     )
     prediction_weight: float = field(
         default=1.0, metadata={"help": "Weight of the loss against the teacher's logits; 0: not computed."}
@@ -329,7 +333,8 @@ class DistillationTrainingArguments(TrainingArguments):
     def level_weights(self) -> dict[str, float]:
         """Level -> weight."""
         levels = ("embedding", "hidden", "attention", "prediction", "hard_label")
-        return {level: float(getattr(self, f"{level}_weight")) for level in levels}
+        given = {level: getattr(self, f"{level}_weight") for level in levels}
+        return {level: 1.0 if weight is None else float(weight) for level, weight in given.items()}
 
     def parsed_layer_weights(self) -> dict[int, float]:
         """Student layer -> factor.

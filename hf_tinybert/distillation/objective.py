@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import torch
@@ -99,6 +99,7 @@ class ObjectiveConfig:
         prediction: how the prediction level is computed.
         label_alignment: the indices of the student's classes among the teacher's.
         relative: losses are measured relative to the teacher's variance (see `teacher_variance`).
+        judges_attention: attention is matched only where the student's heads are the teacher's (see `run_start`).
         matches_predictions: a phase of the run compares outputs.
     """
 
@@ -108,6 +109,7 @@ class ObjectiveConfig:
     prediction: OutputLoss = field(default_factory=OutputLoss)
     label_alignment: LabelAlignment = field(default_factory=LabelAlignment)
     relative: bool = False
+    judges_attention: bool = False
     matches_predictions: bool = True
 
     @property
@@ -121,6 +123,11 @@ class ObjectiveConfig:
         if self.heads is None:
             return []
         return [m for m in self.mapping.layers if self.weights.of(Level("attention", m))]
+
+    def without_attention(self) -> ObjectiveConfig:
+        """The same without the attention level."""
+        weights = Weights(dict(self.weights.levels) | {"attention": 0.0}, self.weights.layers)
+        return replace(self, weights=weights, heads=None, judges_attention=False)
 
     @property
     def attention_kinds(self) -> tuple[str, ...]:
@@ -138,8 +145,9 @@ class ObjectiveConfig:
             return {}
         return {layer: self.heads.start_of_mixing() for layer in self.attention_layers}
 
-    def say_heads(self) -> None:
-        """Log how attention is compared, unless it is head by head."""
+    def say_what_is_matched(self) -> None:
+        """Log which layers are, and how attention is compared, unless it is head by head."""
+        logger.info(f"Layer mapping:\n{self.mapping}")
         if self.heads is not None and self.heads.kind != "heads":
             logger.warning_once(f"Attention is compared by head_matching={self.heads.kind!r}: {self.heads.why}.")
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_tinybert.distillation.batch_counts import BatchCounts
+from hf_tinybert.distillation.levels import Level
 from hf_tinybert.distillation.objective import ObjectiveConfig
 from hf_tinybert.distillation.teacher_variance import TeacherVariance
 from hf_tinybert.models.architectures import Encoder
@@ -24,6 +26,9 @@ from hf_tinybert.student.start_fidelity import StartFidelity
 from hf_tinybert.teacher.ensemble import Teachers
 from hf_tinybert.teacher.inputs import of_student
 from hf_tinybert.utils.types import AnyDataset, Autocast, Batch, Collator
+
+#: Relative loss of attention scores beyond which the student's heads are none of the teacher's; a constant's is 1.
+_OTHER_HEADS = 1.1
 
 
 def sample_batches(
@@ -51,13 +56,24 @@ class RunStart:
 
     Attributes:
         variances: level name -> the teacher's variance, where losses are relative to it.
+        attention: the loss of the student's attention scores relative to that variance, the mean over layers; None
+            where it does not decide anything.
         projections: initial values of the projections, by name (see `hf_tinybert.student.projection_init`).
         fidelity: of the student, of a resumed run.
     """
 
     variances: Mapping[str, float] = field(default_factory=dict)
+    attention: float | None = None
     projections: Mapping[str, Tensor] = field(default_factory=dict)
     fidelity: StartFidelity | None = None
+
+    @property
+    def has_other_heads(self) -> bool:
+        """Whether the student's scores are so far from the teacher's that its heads are none of the teacher's.
+
+        Scores that say nothing, as those of random weights, are as far from them as a constant.
+        """
+        return self.attention is not None and self.attention > _OTHER_HEADS
 
 
 @torch.no_grad()
@@ -84,7 +100,11 @@ def measure_start(
         return RunStart()
     mapping, variance = settings.mapping, TeacherVariance(settings)
     source = teachers.source([mapping[m] for m in hidden], [mapping[m] for m in attention], settings.attention_kinds)
-    capture, was_training = FeatureCapture(Encoder.from_model(student), hidden, ()), student.training
+    heads = settings.heads if settings.judges_attention else None
+    judged = attention if heads is not None and heads.kind != "relations" else []
+    capture = FeatureCapture(Encoder.from_model(student), hidden, judged, settings.attention_kinds)
+    mixings = {m: start.to(student.device) for m, start in settings.mixing().items()}
+    was_training, distances = student.training, dict.fromkeys(judged, (0.0, 0.0))
     base = unwrapped(student).base_model
     student.eval()
     states: dict[int, list[tuple[Tensor, ...]]] = {m: [] for m in hidden}
@@ -95,6 +115,13 @@ def measure_start(
             variance.update(features, mask)
             with autocast(), capture.recording(stop=True) as seen:
                 base(**accepted_inputs(base, of_student(batch)), **PLAIN_OUTPUT)
+            counts = BatchCounts.from_batches([batch], batch["input_ids"].device, windows=settings.windows)
+            for m in judged:
+                assert heads is not None
+                mixing = mixings.get(m)
+                found = heads.loss(m, mapping[m], seen, features, mixing, mask, "sum")
+                total, count = distances[m]
+                distances[m] = total + float(found), count + float(heads.count(m, counts))
             for m in hidden:
                 pair = seen.hidden[m], features.hidden[mapping[m]]
                 states[m].append(tuple(x.flatten(0, 1) if mask is None else x[mask.bool()] for x in pair))
@@ -107,7 +134,9 @@ def measure_start(
         student_x, teacher_x = (torch.cat(side).float() for side in zip(*pairs, strict=True))
         fit = least_squares(student_x, teacher_x)
         projections |= {f"{m}.weight": fit.weight, f"{m}.bias": fit.bias}
-    return RunStart(variance.compute() if settings.relative else {}, projections)
+    variances = variance.compute() if settings.relative else {}
+    shares = [total / count / variances[Level("attention", m).name] for m, (total, count) in distances.items()]
+    return RunStart(variances, sum(shares) / len(shares) if shares else None, projections)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from transformers import PreTrainedModel
@@ -44,6 +45,8 @@ class StartWatch:
 
     Attributes:
         start: the student's fidelity before the first step; None where no predictions are compared.
+        settings: which levels are matched: after `begin` without the attention of a student with other heads.
+        unmatched: the levels that are left out for that.
     """
 
     def __init__(
@@ -62,10 +65,11 @@ class StartWatch:
         Raises:
             ValueError: a text is longer than `longest`.
         """
-        self._teachers, self._settings, self._args, self._autocast = teachers, settings, args, autocast
+        self._teachers, self.settings, self._args, self._autocast = teachers, settings, args, autocast
         self._batches = sample_batches(*data, batch_size, args.device)
         BatchCounts.from_batches(self._batches, args.device, longest)
         self._measured = measured
+        self.unmatched: list[str] = []
         self.start = None if measured is None else measured.fidelity
         self._constant_loss = float("inf")
         self._was_below = self._warned = False
@@ -76,9 +80,14 @@ class StartWatch:
         return {} if self._measured is None else self._measured.variances
 
     @property
+    def measured(self) -> RunStart:
+        """What a checkpoint keeps: what was measured before the first step, with the student's fidelity."""
+        return replace(self._measured or RunStart(), fidelity=self.start)
+
+    @property
     def metrics(self) -> dict[str, float] | None:
         """The fidelity before the first step, by the names of the evaluation's metrics."""
-        return None if self.start is None else self.start.metrics(self._settings.prediction.kind)
+        return None if self.start is None else self.start.metrics(self.settings.prediction.kind)
 
     def begin(self, student: PreTrainedModel, before: DistillationObjective | None) -> Projections:
         """Measure what is not known, and log the student's fidelity.
@@ -93,9 +102,17 @@ class StartWatch:
         student.to(self._args.device)
         resumes = self._measured is not None
         if self._measured is None:
-            self._measured = measure_start(student, self._teachers, self._settings, self._batches, self._autocast)
+            self._measured = measure_start(student, self._teachers, self.settings, self._batches, self._autocast)
+        if self.settings.judges_attention and self._measured.has_other_heads:
+            self.settings, self.unmatched = self.settings.without_attention(), ["attention"]
+            logger.warning(
+                f"Attention scores are not matched: before training, the student's are further from the teacher's "
+                f"({self._measured.attention:.2f} of its variance) than a constant, so its heads are others than the "
+                "teacher's. attention_weight=1 matches them all the same."
+            )
+        self.settings.say_what_is_matched()
         fitted, teacher = self._measured.projections, self._teachers.first
-        projections = projections_for(student, teacher, self._settings, self._args, before, fitted, self.variances)
+        projections = projections_for(student, teacher, self.settings, self._args, before, fitted, self.variances)
         projections = projections.to(self._args.device)
         if not resumes:
             self.start = self._measure(student, projections)
@@ -104,7 +121,7 @@ class StartWatch:
         return projections
 
     def _say_start(self, student: PreTrainedModel, start: StartFidelity) -> None:
-        prediction = self._settings.prediction
+        prediction = self.settings.prediction
         if prediction.reduction != "paper":
             self._constant_loss = start.constant_loss / self.variances.get("prediction", 1.0)
         said = f"Before training, the student follows its teacher with {start.describe(prediction.kind)}."
@@ -135,7 +152,7 @@ class StartWatch:
         end = self._measure(student, projections)
         if end is None:
             return
-        kind = self._settings.prediction.kind
+        kind = self.settings.prediction.kind
         logger.info(f"After training, the student follows its teacher with {end.describe(kind)}.")
         if end.divergence > self.start.divergence + _TOLERANCE * self.start.constant_divergence:
             began = self.start.describe(kind)
@@ -145,8 +162,8 @@ class StartWatch:
             )
 
     def _measure(self, student: PreTrainedModel, projections: Projections) -> StartFidelity | None:
-        prediction, model = self._settings.prediction, unwrapped(student)
-        if not self._batches or not self._settings.matches_predictions:
+        prediction, model = self.settings.prediction, unwrapped(student)
+        if not self._batches or not self.settings.matches_predictions:
             return None
 
         def of_the_student(batch: Batch) -> torch.Tensor:

@@ -79,6 +79,7 @@ def build_objective_config(
     mapping = LayerMapping.from_spec(args.layer_mapping, student_encoder.num_layers, teacher_encoder.num_layers)
     relative = args.loss_scaling == "variance" and args.loss_reduction != "paper"
     matches_attention = any(weights.of(Level("attention", m)) for m in mapping.layers)
+    matches_others = any(weights.of(Level.of_states(m)) for m in mapping)
     settings = ObjectiveConfig(
         mapping=mapping,
         weights=weights,
@@ -98,6 +99,7 @@ def build_objective_config(
         else LabelAlignment(),
         matches_predictions=predicts,
         relative=relative,
+        judges_attention=relative and args.attention_weight is None and matches_others,
     )
     if predicts and student_type == VECTORS and weights["hard_label"]:
         raise ValueError("hard_label_weight is above 0, and a model without a head has no labels: set it to 0.")

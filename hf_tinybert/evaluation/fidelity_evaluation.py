@@ -80,6 +80,8 @@ class FidelityEvaluation:
         try:
             if headless and (args.phases != "intermediate" or (wanted and loss_only)):
                 matched = settings(student)
+                if trained is not None and trained.student is student and trained.settings.heads is None:
+                    matched = matched.without_attention()
                 projections = projections_for(student, self._teachers.first, matched, args, trained).to(args.device)
                 contexts = (self._accelerator.autocast, self._teachers.autocast)
                 variances = trained.variances if trained is not None and trained.student is student else None

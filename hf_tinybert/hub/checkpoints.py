@@ -39,6 +39,7 @@ class DistillationState:
         layer_mapping: as on the command line.
         projection: `"per_layer"` or `"shared"`.
         variances: level name -> the teacher's variance, by which losses are divided.
+        attention: the relative loss of its attention scores before the first step, or None.
         fidelity: of the student before the first step, or None.
     """
 
@@ -47,6 +48,7 @@ class DistillationState:
     layer_mapping: str
     projection: str
     variances: Mapping[str, float] = field(default_factory=dict)
+    attention: float | None = None
     fidelity: Mapping[str, float | None] | None = None
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -55,11 +57,18 @@ class DistillationState:
 
     @classmethod
     def from_run(
-        cls, objective: DistillationObjective, projection: str, plan: PhasePlan, fidelity: StartFidelity | None
+        cls,
+        objective: DistillationObjective,
+        projection: str,
+        plan: PhasePlan,
+        start: RunStart,
     ) -> DistillationState:
         """The state of a run under way."""
-        mapping, start = objective.settings.mapping.to_string(), None if fidelity is None else asdict(fidelity)
-        return cls(plan.intermediate_steps, plan.joint, mapping, projection, objective.variances, start)
+        mapping, fidelity = objective.settings.mapping.to_string(), None
+        if start.fidelity is not None:
+            fidelity = asdict(start.fidelity)
+        measured = objective.variances, start.attention, fidelity
+        return cls(plan.intermediate_steps, plan.joint, mapping, projection, *measured)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> DistillationState:
@@ -69,9 +78,8 @@ class DistillationState:
     @property
     def start(self) -> RunStart:
         """What was measured before the first step."""
-        return RunStart(
-            self.variances, fidelity=None if self.fidelity is None else StartFidelity.from_saved(self.fidelity)
-        )
+        fidelity = None if self.fidelity is None else StartFidelity.from_saved(self.fidelity)
+        return RunStart(self.variances, self.attention, fidelity=fidelity)
 
     def resume(
         self,

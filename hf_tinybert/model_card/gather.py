@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Collection, Mapping, Sequence, Sized
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -125,7 +125,7 @@ def gather(
         teachers=[teachers] if isinstance(teachers, str) else list(teachers),
         teacher_shape=shape(trainer.teacher),
         student_shape=shape(student),
-        levels=matched_levels(trainer.args),
+        levels=matched_levels(trainer.args, provenance.get("unmatched", ())),
         mapping=mapping,
         phases=_PHASES.get(provenance.get("phases", "")),
         init=provenance.get("init"),
@@ -155,9 +155,9 @@ def shape(model: PreTrainedModel) -> str:
     return f"{name} with {encoder.num_layers} layers, {encoder.hidden_size} wide"
 
 
-def matched_levels(args: DistillationTrainingArguments) -> list[str]:
-    """The levels that a run matches, in words."""
-    weights = args.level_weights()
+def matched_levels(args: DistillationTrainingArguments, unmatched: Collection[str] = ()) -> list[str]:
+    """The levels that a run matches, in words; without those that were left out because of the start."""
+    weights = args.level_weights() | dict.fromkeys(unmatched, 0.0)
     by_phase = {"intermediate": INTERMEDIATE_LEVELS, "prediction": PREDICTION_LEVELS}
     wanted = by_phase.get(args.phases, INTERMEDIATE_LEVELS | PREDICTION_LEVELS)
     return [_LEVELS[level] for level, weight in weights.items() if weight and level in wanted]

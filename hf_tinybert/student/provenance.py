@@ -27,6 +27,7 @@ def record(
     phases: str | None = None,
     init: str | None = None,
     start: Mapping[str, float] | None = None,
+    unmatched: Sequence[str] = (),
 ) -> None:
     """Record a student's origin in `student.config.tinybert`.
 
@@ -37,6 +38,7 @@ def record(
         phases: which phases were trained.
         init: how the student's weights were initialised.
         start: fidelity before training, by metric.
+        unmatched: levels that were left out because of the start.
     """
     entries = dict(getattr(student.config, PROVENANCE_KEY, None) or {})
     names = [describe(each) for each in (teacher if isinstance(teacher, Sequence) else [teacher])]
@@ -49,5 +51,8 @@ def record(
         entries["layer_mapping"] = mapping.to_string()
     if phases is not None:
         entries["phases"] = phases
+    entries.pop("unmatched", None)
+    if unmatched:
+        entries["unmatched"] = list(unmatched)
     entries["versions"] = {name: importlib.metadata.version(name) for name in _PACKAGES}
     setattr(student.config, PROVENANCE_KEY, entries)

@@ -54,6 +54,57 @@ def test_a_run_that_learns_says_neither(teacher, tmp_path, caplog):
     assert not said(caplog, "constant answer (")
 
 
+@pytest.fixture
+def with_other_heads(teacher):
+    """A student whose queries are those of no head of its teacher, and larger."""
+    student = factories.small_student(teacher, init="teacher")
+    with torch.no_grad():
+        for layer in student.base_model.encoder.layer:
+            layer.attention.self.query.weight.copy_(0.5 * torch.randn_like(layer.attention.self.query.weight))
+    return student
+
+
+def levels_of(trainer):
+    return {name for entry in trainer.state.log_history for name in entry if name.startswith("loss_")}
+
+
+def test_attention_is_left_out_where_the_students_heads_are_others(teacher, with_other_heads, tmp_path, caplog):
+    options = {"save_strategy": "steps", "save_steps": 1, "logging_steps": 1}
+    trainer = run(teacher, tmp_path, with_other_heads, **options)
+    assert said(caplog, "attention_weight=1 matches them all the same")
+    assert levels_of(trainer) == {"loss_embedding", "loss_hidden_1", "loss_hidden_2", "loss_prediction"}
+    assert trainer.student.config.tinybert["unmatched"] == ["attention"]
+    state = json.loads((tmp_path / "checkpoint-1" / STATE_NAME).read_text())
+    assert state["attention"] > 1.1
+    again = factories.trainer(factories.small_student(teacher), teacher, trainer.args)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    assert "loss_attention_1" not in levels_of(again)
+    assert again.student.config.tinybert["unmatched"] == ["attention"]
+    for name, value in factories.weights(trainer).items():
+        assert torch.equal(factories.weights(again)[name], value), name
+
+
+@pytest.mark.parametrize("changes", [{"attention_weight": 1.0}, {"loss_scaling": "none"}])
+def test_attention_is_matched_where_it_is_asked_for(teacher, with_other_heads, tmp_path, changes, caplog):
+    trainer = run(teacher, tmp_path, with_other_heads, logging_steps=1, **changes)
+    assert "loss_attention_1" in levels_of(trainer)
+    assert "unmatched" not in trainer.student.config.tinybert
+    assert not said(caplog, "Attention scores are not matched")
+
+
+@pytest.mark.parametrize("init", ["random", "teacher"])
+@pytest.mark.parametrize("head_matching", ["heads", "mixing", "mean", "relations"])
+def test_attention_is_matched_from_the_teachers_heads_and_from_random_ones(teacher, tmp_path, init, head_matching):
+    student = factories.small_student(teacher, init=init)
+    trainer = run(teacher, tmp_path, student, logging_steps=1, head_matching=head_matching)
+    assert "loss_attention_1" in levels_of(trainer)
+
+
+def test_attention_is_matched_where_nothing_else_of_the_layers_is(teacher, with_other_heads, tmp_path):
+    trainer = run(teacher, tmp_path, with_other_heads, logging_steps=1, hidden_weight=0.0, embedding_weight=0.0)
+    assert "loss_attention_1" in levels_of(trainer)
+
+
 def test_where_no_predictions_are_compared_nothing_is_said(teacher, tmp_path, caplog):
     trainer = run(teacher, tmp_path, factories.student_config(teacher), phases="intermediate")
     assert not said(caplog, "follows its teacher")

@@ -98,6 +98,11 @@ def test_the_levels_are_those_that_are_matched(tmp_path, settings, expected):
     assert gather.matched_levels(factories.arguments(tmp_path, **settings)) == expected
 
 
+def test_a_level_that_was_left_out_is_not_claimed(tmp_path):
+    found = gather.matched_levels(factories.arguments(tmp_path), ["attention"])
+    assert found == ["embeddings", "hidden states", "predictions"]
+
+
 def test_data_of_the_hub_is_named(trainer):
     rows = Dataset.from_dict({"input_ids": [[1, 2]], "labels": [0]})
     rows.info.builder_name = "clinc_oos"
