@@ -17,7 +17,7 @@ from hf_tinybert.distillation.levels import Level
 from hf_tinybert.distillation.objective import ObjectiveConfig
 from hf_tinybert.distillation.teacher_variance import TeacherVariance
 from hf_tinybert.models.architectures import Encoder
-from hf_tinybert.models.features import PLAIN_OUTPUT, FeatureCapture, accepted_inputs
+from hf_tinybert.models.features import PLAIN_OUTPUT, FeatureCapture, Features, accepted_inputs
 from hf_tinybert.models.peft import unwrapped
 from hf_tinybert.student.calibration import sample_calibration_examples
 from hf_tinybert.student.linear_fit import least_squares
@@ -100,11 +100,8 @@ def measure_start(
         return RunStart()
     mapping, variance = settings.mapping, TeacherVariance(settings)
     source = teachers.source([mapping[m] for m in hidden], [mapping[m] for m in attention], settings.attention_kinds)
-    heads = settings.heads if settings.judges_attention else None
-    judged = attention if heads is not None and heads.kind != "relations" else []
-    capture = FeatureCapture(Encoder.from_model(student), hidden, judged, settings.attention_kinds)
-    mixings = {m: start.to(student.device) for m, start in settings.mixing().items()}
-    was_training, distances = student.training, dict.fromkeys(judged, (0.0, 0.0))
+    distance, was_training = _AttentionDistance(settings), student.training
+    capture = FeatureCapture(Encoder.from_model(student), hidden, distance.layers, settings.attention_kinds)
     base = unwrapped(student).base_model
     student.eval()
     states: dict[int, list[tuple[Tensor, ...]]] = {m: [] for m in hidden}
@@ -115,13 +112,7 @@ def measure_start(
             variance.update(features, mask)
             with autocast(), capture.recording(stop=True) as seen:
                 base(**accepted_inputs(base, of_student(batch)), **PLAIN_OUTPUT)
-            counts = BatchCounts.from_batches([batch], batch["input_ids"].device, windows=settings.windows)
-            for m in judged:
-                assert heads is not None
-                mixing = mixings.get(m)
-                found = heads.loss(m, mapping[m], seen, features, mixing, mask, "sum")
-                total, count = distances[m]
-                distances[m] = total + float(found), count + float(heads.count(m, counts))
+            distance.update(seen, features, batch)
             for m in hidden:
                 pair = seen.hidden[m], features.hidden[mapping[m]]
                 states[m].append(tuple(x.flatten(0, 1) if mask is None else x[mask.bool()] for x in pair))
@@ -135,8 +126,40 @@ def measure_start(
         fit = least_squares(student_x, teacher_x)
         projections |= {f"{m}.weight": fit.weight, f"{m}.bias": fit.bias}
     variances = variance.compute() if settings.relative else {}
-    shares = [total / count / variances[Level("attention", m).name] for m, (total, count) in distances.items()]
-    return RunStart(variances, sum(shares) / len(shares) if shares else None, projections)
+    return RunStart(variances, distance.compute(variances), projections)
+
+
+class _AttentionDistance:
+    """The losses of the student's attention scores, where they decide whether attention is matched.
+
+    Args:
+        settings: which levels are matched.
+    """
+
+    def __init__(self, settings: ObjectiveConfig) -> None:
+        heads = settings.heads
+        judged = heads is not None and settings.judges_attention and heads.kind != "relations"
+        self.layers = settings.attention_layers if judged else []
+        self._settings, self._sums = settings, dict.fromkeys(self.layers, (0.0, 0.0))
+
+    def update(self, student: Features, teacher: Features, batch: Batch) -> None:
+        """Add a batch."""
+        heads, mixings, device = self._settings.heads, self._settings.mixing(), batch["input_ids"].device
+        counts = BatchCounts.from_batches([batch], device, windows=self._settings.windows)
+        for m in self.layers:
+            assert heads is not None
+            mixing = mixings[m].to(device) if m in mixings else None
+            layers = m, self._settings.mapping[m]
+            found = heads.loss(*layers, student, teacher, mixing, batch.get("attention_mask"), "sum")
+            total, count = self._sums[m]
+            self._sums[m] = total + float(found), count + float(heads.count(m, counts))
+
+    def compute(self, variances: Mapping[str, float]) -> float | None:
+        """The mean over layers of the losses relative to the variances; None where nothing was added."""
+        shares = [
+            total / count / variances[Level("attention", m).name] for m, (total, count) in self._sums.items() if count
+        ]
+        return sum(shares) / len(shares) if shares else None
 
 
 @contextmanager
