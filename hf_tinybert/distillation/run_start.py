@@ -22,6 +22,7 @@ from hf_tinybert.models.peft import unwrapped
 from hf_tinybert.student.calibration import sample_calibration_examples
 from hf_tinybert.student.linear_fit import least_squares
 from hf_tinybert.student.projection_init import offered
+from hf_tinybert.student.provenance import is_random
 from hf_tinybert.student.start_fidelity import StartFidelity
 from hf_tinybert.teacher.ensemble import Teachers
 from hf_tinybert.teacher.inputs import of_student
@@ -69,10 +70,7 @@ class RunStart:
 
     @property
     def has_other_heads(self) -> bool:
-        """Whether the student's scores are so far from the teacher's that its heads are none of the teacher's.
-
-        Scores that say nothing, as those of random weights, are as far from them as a constant.
-        """
+        """Whether the student's scores are so far from the teacher's that its heads are none of the teacher's."""
         return self.attention is not None and self.attention > _OTHER_HEADS
 
 
@@ -100,7 +98,7 @@ def measure_start(
         return RunStart()
     mapping, variance = settings.mapping, TeacherVariance(settings)
     source = teachers.source([mapping[m] for m in hidden], [mapping[m] for m in attention], settings.attention_kinds)
-    distance, was_training = _AttentionDistance(settings), student.training
+    distance, was_training = _AttentionDistance(settings, student), student.training
     capture = FeatureCapture(Encoder.from_model(student), hidden, distance.layers, settings.attention_kinds)
     base = unwrapped(student).base_model
     student.eval()
@@ -134,11 +132,13 @@ class _AttentionDistance:
 
     Args:
         settings: which levels are matched.
+        student: whose random heads can become any.
     """
 
-    def __init__(self, settings: ObjectiveConfig) -> None:
+    def __init__(self, settings: ObjectiveConfig, student: PreTrainedModel) -> None:
         heads = settings.heads
         judged = heads is not None and settings.judges_attention and heads.kind != "relations"
+        judged = judged and not is_random(student)
         self.layers = settings.attention_layers if judged else []
         self._settings, self._sums = settings, dict.fromkeys(self.layers, (0.0, 0.0))
 

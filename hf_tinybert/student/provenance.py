@@ -20,6 +20,12 @@ def start_of(student: PreTrainedModel) -> dict[str, float]:
     return dict(entries.get("start") or {})
 
 
+def is_random(student: PreTrainedModel) -> bool:
+    """Whether a student is known to have random weights, which nothing has trained."""
+    entries = getattr(student.config, PROVENANCE_KEY, None) or {}
+    return entries.get("init") == "random" and "phases" not in entries
+
+
 def record(
     student: PreTrainedModel,
     teacher: PreTrainedModel | Sequence[PreTrainedModel],
