@@ -30,9 +30,8 @@ class TinyBertConfig(BertConfig):
 
     It is saved as a plain BERT's `config.json` (`"model_type": "bert"`), so loading a student needs only transformers.
     Every argument of `BertConfig` is accepted; sizes that are not given are those of `tinybert-4l-312d`, and both
-    dropout probabilities are 0 instead of 0.1. Dropout of hidden states drowns what a student starts with, and
-    students without it follow their teachers more closely (`docs/results.md`); PyTorch's fused attention on a CPU does
-    not support dropout of attention (`docs/performance.md`).
+    dropout probabilities are 0 instead of 0.1: dropout of hidden states drowns what a student starts with, and
+    PyTorch's fused attention on a CPU does not support dropout of attention (`docs/performance.md`).
     """
 
     model_type = "bert"
