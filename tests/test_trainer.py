@@ -143,11 +143,11 @@ def test_either_phase_alone_and_all_levels_jointly(phases, expected, teacher, tm
 
 
 def test_distillation_teaches(teacher, household, tmp_path):
-    """Forty steps from the teacher's layers, reduced: every series falls, and the student comes to agree."""
+    """A hundred steps from the teacher's layers, reduced: every series falls, and the student comes to agree."""
     student = factories.small_student(teacher, init="teacher")
     args = factories.arguments(
         tmp_path,
-        max_steps=40,
+        max_steps=100,
         intermediate_share=0.5,
         per_device_train_batch_size=16,
         learning_rate=3e-3,
@@ -160,7 +160,7 @@ def test_distillation_teaches(teacher, household, tmp_path):
     for name in ("hidden_1", "hidden_2", "attention_2"):
         values = series(trainer, f"loss_{name}")
         assert values[-1] < 0.9 * values[0], name
-    assert after["eval_agreement"] > before["eval_agreement"] + 0.02
+    assert after["eval_agreement"] > before["eval_agreement"] + 0.1
     assert after["eval_kl"] < 0.8 * before["eval_kl"]
 
 

@@ -327,7 +327,7 @@ def test_every_field_has_a_help_text(name):
         ("layer_weights", "1:0.5,2:2", "1:0.5,2:2"),
         ("temperature", "2", 2.0),
         ("loss_reduction", "paper", "paper"),
-        ("loss_scaling", "variance", "variance"),
+        ("loss_scaling", "none", "none"),
         ("report_fidelity", "False", False),
         ("teacher_mixed_precision", "bf16", "bf16"),
     ],

@@ -18,7 +18,6 @@ teacher's layers are compared takes about twenty minutes, another one five to te
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 
@@ -26,13 +25,13 @@ import mpnet
 import results
 
 STARTS = ("teacher", "minilm", "minilm-tuned", "random")
+OUTPUTS = ["--phases", "prediction", "--learning-rate", "3e-4"]
 WAYS = {
     "whole": [],
     "plain": ["--loss-scaling", "none"],
-    "logits": ["--phases", "prediction", "--learning-rate", "3e-4", "--teacher-cache", "logits"],
-    "gold": ["--phases", "prediction", "--learning-rate", "3e-4", "--prediction-weight", "0"],
+    "logits": [*OUTPUTS, "--teacher-cache", "logits"],
+    "gold": [*OUTPUTS, "--prediction-weight", "0", "--hard-label-weight", "1"],
 }
-WAYS["gold"] += ["--hard-label-weight", "1"]
 ROWS = [f"{start} {way}" for way in WAYS for start in (STARTS if way == "whole" else STARTS[:3])]
 
 
@@ -90,21 +89,18 @@ def run_folder(row: str, steps: int, folder: Path) -> Path:
 
 def table(options: argparse.Namespace) -> str:
     """Markdown: accuracy, agreement with the teacher and KL divergence, before and after."""
-    teacher = measured(options.output / "teacher").get("eval_accuracy")
+    teacher = results.measured(options.output / "teacher", "eval").get("eval_accuracy")
     lines = [f"\nteacher {100 * teacher:.2f}\n" if teacher else "\nno teacher yet\n"]
     lines += ["| start | what is learnt | before | after | agreement | divergence |", "| --- | --- |" + " ---: |" * 4]
     for row in ROWS:
-        before, after = (measured(run_folder(row, steps, options.output)) for steps in (0, options.steps))
+        before, after = (
+            results.measured(run_folder(row, steps, options.output), "eval") for steps in (0, options.steps)
+        )
         if after:
             cells = [f"{100 * m['eval_accuracy']:.2f}" if m else "-" for m in (before, after)]
             cells += [f"{100 * after['eval_agreement']:.1f}%", f"{after['eval_kl']:.3f}"]
             lines.append(f"| {' | '.join([*row.split(), *cells])} |")
     return "\n".join(lines)
-
-
-def measured(run: Path) -> dict[str, float]:
-    path = run / "eval_results.json"
-    return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
 if __name__ == "__main__":

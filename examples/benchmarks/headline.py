@@ -37,7 +37,6 @@ other settings give another `--output`). `--table` only prints what is there. On
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import statistics
@@ -272,8 +271,7 @@ def teacher_folder(name: str, options: argparse.Namespace) -> Path:
 
 
 def measured(name: str, run: Path) -> dict[str, float]:
-    path = run / f"{TASKS[name].split}_results.json"
-    return dict(json.loads(path.read_text())) if path.is_file() else {}
+    return results.measured(run, TASKS[name].split)
 
 
 def score(name: str, run: Path) -> float | None:

@@ -37,6 +37,6 @@ def fetch(folder: Path) -> Path:
         (beside / "whole.zip").write_bytes(whole)
         with zipfile.ZipFile(beside / "whole.zip") as opened:
             opened.extractall(beside / "model")
-        (found_config,) = (beside / "model").rglob("model.safetensors")
-        found_config.parent.rename(model)
+        (weights,) = (beside / "model").rglob("model.safetensors")
+        weights.parent.rename(model)
     return model

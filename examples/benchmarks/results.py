@@ -207,8 +207,7 @@ def table(task: Task, folder: Path) -> str:
     key = f"{task.score_file}_accuracy"
 
     def score(run: Path) -> float | None:
-        path = run / f"{task.score_file}_results.json"
-        return json.loads(path.read_text())[key] if path.is_file() else None
+        return measured(run, task.score_file).get(key)
 
     teacher = score(folder / "teacher")
     lines = [
@@ -226,6 +225,12 @@ def table(task: Task, folder: Path) -> str:
             label = ARMS.get(arm) or f"{ARMS[arm.partition('@')[0]]}, rate {arm.partition('@')[2]}"
             lines.append(f"| {label} | {summary(known)} | {kept} |")
     return "\n".join(lines)
+
+
+def measured(run: Path, split: str) -> dict[str, float]:
+    """The metrics that a run ended with; empty while it has not."""
+    path = run / f"{split}_results.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
 def summary(scores: list[float]) -> str:

@@ -144,10 +144,12 @@ class _AttentionDistance:
 
     def update(self, student: Features, teacher: Features, batch: Batch) -> None:
         """Add a batch."""
-        heads, mixings, device = self._settings.heads, self._settings.mixing(), batch["input_ids"].device
+        heads = self._settings.heads
+        if not self.layers or heads is None:
+            return
+        mixings, device = self._settings.mixing(), batch["input_ids"].device
         counts = BatchCounts.from_batches([batch], device, windows=self._settings.windows)
         for m in self.layers:
-            assert heads is not None
             mixing = mixings[m].to(device) if m in mixings else None
             layers = m, self._settings.mapping[m]
             found = heads.loss(*layers, student, teacher, mixing, batch.get("attention_mask"), "sum")

@@ -80,11 +80,13 @@ class FidelityEvaluation:
         try:
             if headless and (args.phases != "intermediate" or (wanted and loss_only)):
                 matched = settings(student)
-                if trained is not None and trained.student is student and trained.settings.heads is None:
-                    matched = matched.without_attention()
+                variances = None
+                if trained is not None and trained.student is student:
+                    variances = trained.variances
+                    if trained.settings.heads is None:
+                        matched = matched.without_attention()
                 projections = projections_for(student, self._teachers.first, matched, args, trained).to(args.device)
                 contexts = (self._accelerator.autocast, self._teachers.autocast)
-                variances = trained.variances if trained is not None and trained.student is student else None
                 self._measure = LayerFidelity(
                     student, self._teachers.first, projections, matched, *contexts, variances=variances
                 )

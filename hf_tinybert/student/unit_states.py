@@ -87,7 +87,7 @@ def _scale(module: nn.Linear | nn.LayerNorm, factor: float) -> None:
 def _readers(student: PreTrainedModel) -> list[nn.Linear]:
     """The linear layers that read what the last layer returns."""
     if getattr(student.base_model, "pooler", None) is not None:
-        return [] if output_type(student) == VECTORS else [student.base_model.pooler.dense]
+        return [student.base_model.pooler.dense]
     if hasattr(student, "cls"):
         return [student.cls.predictions.transform.dense]
     found = [getattr(student, name, None) for name in ("classifier", "qa_outputs")]
