@@ -103,6 +103,11 @@ class FeatureCapture:
         self._wanted = len(self._hidden) + len(self._attention) * len(self._kinds)
         self.attach()
 
+    @property
+    def biased_layers(self) -> set[int]:
+        """Layers whose bias is caught."""
+        return self._attention if "bias" in self._kinds else set()
+
     def attach(self) -> None:
         """Register the hooks on the model, unless they are registered."""
         if self._handles:

@@ -118,6 +118,28 @@ class OnlineTeacher:
             features = self._layers(inputs, prediction) if intermediate else self._logits(inputs)
             return positions.at_student_positions(features, places)
 
+    @property
+    def bias_is_of_positions(self) -> bool:
+        """Whether `position_bias` knows the bias of the scores, where there is one."""
+        return self._encoder.position_bias is not None
+
+    def position_bias(self, inputs: Batch) -> dict[int, Tensor]:
+        """The bias of the matched layers' scores, computed without running the model: layer -> `[B, heads, S, S]`.
+
+        Args:
+            inputs: a batch, of which the lengths and the map of positions are read.
+
+        Returns:
+            Nothing where no bias is caught, or where it depends on the tokens.
+        """
+        if not self._capture.biased_layers or self._encoder.position_bias is None:
+            return {}
+        batch_size, length = teacher_inputs.of_teacher(inputs)["input_ids"].shape
+        with self._no_gradient():
+            bias = self._encoder.position_bias(length).expand(batch_size, -1, -1, -1)
+            features = Features(bias=dict.fromkeys(self._capture.biased_layers, bias))
+            return positions.at_student_positions(features, inputs.get(positions.COLUMN)).bias
+
     def flush(self, wait: Callable[[], None] | None = None) -> None:
         """Do nothing: there is no cache."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
@@ -63,6 +65,8 @@ class Encoder:
         embeddings: the module whose output is the input of the first layer, or of a map to the layers' width before
             it.
         parts: paths of the other parts of a layer, or None where they are not known.
+        position_bias: from a length S to the bias `[1, heads, S, S]` of all layers' scores, where it depends on
+            positions alone.
     """
 
     layers: tuple[nn.Module, ...]
@@ -74,6 +78,7 @@ class Encoder:
     known_scores: bool
     embeddings: nn.Module | None = None
     parts: LayerParts | None = None
+    position_bias: Callable[[int], Tensor] | None = None
 
     @property
     def num_layers(self) -> int:
@@ -158,6 +163,7 @@ def _encoder(base: nn.Module, config: PretrainedConfig, spec: ArchitectureSpec) 
         known_scores=plain or spec.read is not None,
         embeddings=_submodule(base, "embeddings"),
         parts=_known(spec.parts, layers),
+        position_bias=None if spec.position_bias is None else partial(spec.position_bias, base),
     )
 
 

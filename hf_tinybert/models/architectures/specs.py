@@ -14,12 +14,15 @@ from transformers import PretrainedConfig
 if TYPE_CHECKING:
     from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
     from transformers.models.modernbert.modeling_modernbert import ModernBertAttention
+    from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 #: Tensors by name: the arguments of a forward pass (some are tuples of tensors, or None), or projections' outputs.
 Tensors: TypeAlias = Mapping[str, Tensor]
 #: From an attention module, the arguments of its forward pass and the outputs of its projections to `queries`, `keys`,
 #: `values` and, where the scores have a further term, `bias` (see `Attention`).
 Read: TypeAlias = Callable[[nn.Module, Tensors, Tensors], dict[str, Tensor]]
+#: From a base model and a length S to the bias `[1, heads, S, S]` that every layer adds to its scores, in any text.
+PositionBias: TypeAlias = Callable[[nn.Module, int], Tensor]
 
 
 def _as_listed(layers: nn.ModuleList, config: PretrainedConfig) -> Sequence[nn.Module]:
@@ -70,6 +73,7 @@ class ArchitectureSpec:
         after_last: path of a final LayerNorm behind the last layer; "" for none.
         read: makes queries, keys, values and bias from the projections' outputs (see `Attention`).
         biased: whether `read` returns a bias.
+        position_bias: computes that bias where it depends on positions alone; None where it depends on the tokens.
         window: to how many positions on either side an attention module attends, or None.
         terms: the number by whose root an attention module divides its scores beside that of the head's size.
         parts: the other parts of a layer, from which a student can be initialised; None where it cannot.
@@ -85,6 +89,7 @@ class ArchitectureSpec:
     after_last: str = ""
     read: Read | None = None
     biased: bool = False
+    position_bias: PositionBias | None = None
     window: Callable[[nn.Module], int | None] = _without_window
     terms: Callable[[nn.Module], int] = _one_term
     parts: LayerParts | None = None
@@ -105,6 +110,13 @@ def _albert_layers(groups: nn.ModuleList, config: PretrainedConfig) -> Sequence[
 def _mpnet(module: nn.Module, arguments: Tensors, projected: Tensors) -> dict[str, Tensor]:
     """MPNet adds a bias of the relative position, which the encoder computes once for all layers."""
     return {**projected, "bias": arguments["position_bias"]}
+
+
+def _mpnet_bias(base: nn.Module, length: int) -> Tensor:
+    """The bias as MPNet's encoder computes it, which reads nothing of the states but their shape and device."""
+    encoder: MPNetEncoder = base.get_submodule("encoder")
+    bias: Tensor = encoder.compute_position_bias(encoder.relative_attention_bias.weight.new_empty(1, length))
+    return bias
 
 
 def _deberta_terms(module: DisentangledSelfAttention) -> int:
@@ -183,6 +195,7 @@ MPNET = ArchitectureSpec(
     *("q", "k", "v"),
     read=_mpnet,
     biased=True,
+    position_bias=_mpnet_bias,
     parts=LayerParts(
         "attention.attn.o", "attention.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm"
     ),

@@ -44,7 +44,7 @@ _PADDED = 8
 
 
 _BIASED = (
-    "this teacher adds terms to its attention scores that belong to pairs of tokens, which a cache of tokens does not "
+    "this teacher adds terms to its attention scores that depend on pairs of tokens, which a cache of tokens does not "
     "store"
 )
 
@@ -164,7 +164,7 @@ class _Opening:
         self.probe = np.linspace(0, len(self.lengths) - 1, size).astype(int).tolist()
         features, _ = self._features_of(self.probe)
         self.layout = Layout.from_features(features, request.dtype)
-        self.biased = bool(features.bias)
+        self.biased = bool(features.bias) and not live.bias_is_of_positions
         self._contents: dict[Layout, dict[str, object]] = {}
 
     def why_not(self) -> str | None:

@@ -103,6 +103,7 @@ class CachedFeatures:
         features = Features()
         if intermediate:
             features = self.store.layout.unpack(knowledge["tokens"], positions, shape)
+            features.bias = self.live.position_bias(inputs)
         if prediction:
             logits = knowledge["logits"]
             features.logits = layout.spread(logits, positions, shape) if self.store.layout.per_token else logits

@@ -11,6 +11,7 @@ from transformers import AutoModelForTokenClassification
 from hf_tinybert.teacher.cache import rows
 from hf_tinybert.teacher.cache.policy import open_source
 from hf_tinybert.teacher.cache.sources import CachedFeatures, CachedLogits
+from hf_tinybert.teacher.source import OnlineTeacher
 
 BATCHES = [[0, 5, 3], [7, 1], [39, 2, 20, 11]]
 
@@ -59,6 +60,48 @@ def test_features_from_disk_are_the_live_teachers(intermediate, prediction, per_
         assert_same(features, live.features(plain(batch), True, True), batch["attention_mask"], intermediate)
     signal.close()
     live.close()
+
+
+@pytest.mark.parametrize("own_tokenizer", [False, True])
+@pytest.mark.parametrize("kinds", [("queries", "keys", "bias"), ("queries", "keys", "values")])
+def test_a_bias_of_positions_is_added_to_what_is_cached(kinds, own_tokenizer, tmp_path):
+    """MPNet's, at the student's positions where the teacher has more tokens around a text."""
+    model = tiny_models.model("mpnet")
+    dataset, collator = cache_worker.data(), cache_worker.collate
+    if own_tokenizer:
+        ids = [[7, *row, 7, 7] for row in dataset["input_ids"]]
+        dataset = dataset.add_column("teacher_input_ids", ids)
+
+        def collator(examples):
+            batch = cache_worker.collate(examples)
+            longest = max(len(example["teacher_input_ids"]) for example in examples)
+            rows_of_teacher = [example["teacher_input_ids"] for example in examples]
+            padded = [row + [cache_worker.PADDING] * (longest - len(row)) for row in rows_of_teacher]
+            batch["teacher_input_ids"] = torch.tensor(padded)
+            batch["teacher_attention_mask"] = batch["teacher_input_ids"].ne(cache_worker.PADDING).long()
+            places = torch.arange(1, batch["input_ids"].shape[1] + 1).expand(len(examples), -1)
+            batch["teacher_positions"] = places * batch["attention_mask"]
+            return batch
+
+    live = OnlineTeacher(model, [1, 3], [1, 3], kinds=kinds)
+    signal = open_source(live, cache_worker.request(tmp_path, "features", dataset, collator=collator))
+    numbered, numbering = signal.data(dataset, collator)
+    passes = cache_worker.Passes(model)
+    for numbers in BATCHES:
+        batch = numbering([numbered[number] for number in numbers])
+        passes.count = 0
+        features = signal.features(batch, intermediate=True, prediction=True)
+        assert passes.count == 0
+        expected = live.features(plain(batch), intermediate=True, prediction=True)
+        pairs = batch["attention_mask"][:, None, :, None] * batch["attention_mask"][:, None, None, :]
+        assert features.bias.keys() == expected.bias.keys() == ({1, 3} if "bias" in kinds else set())
+        for layer, bias in features.bias.items():
+            assert torch.equal(bias * pairs, expected.bias[layer] * pairs)
+            assert not torch.equal(bias, torch.zeros_like(bias))
+        for layer, queries in features.queries.items():
+            real = batch["attention_mask"].unsqueeze(-1)
+            torch.testing.assert_close(queries * real, expected.queries[layer] * real, rtol=0, atol=1e-5)
+    signal.close()
 
 
 def test_rows_that_are_no_training_data_are_asked_of_the_teacher(tmp_path):
