@@ -2,13 +2,14 @@
 
     python examples/benchmarks/headline.py --data ../shared/data --masked-lm ../shared/models/minilm-mlm
 
-runs the rows of HEADLINE: `tinybert-4l-312d` and `tinybert-6l-168d`, three seeds of each task. `--ablation` runs those
-of ABLATION instead, and any of the flags below what they say.
+(and `--teacher mpnet`) runs the rows of HEADLINE: with `--teacher minilm` the students `tinybert-4l-312d` and
+`tinybert-6l-168d`, with `mpnet` `tinybert-4l-312d`; three seeds of each task. `--ablation` runs those of ABLATION
+instead, and any of the flags below what they say.
 
-Teachers are all-MiniLM-L6-v2, fine-tuned on all training data of each task (those of results.py and tasks.py).
-Students of one task are trained for the same number of steps of 32 rows, every one of which matches all levels, in
-bf16, at a rate of 3e-4 with warm-up over 6%, linear decay and weight decay 0.01. SST-2 and CLINC150 are subsets of
-10,000 training sentences (results.py's); `sst2-full` has all, and no variants.
+Teachers are all-MiniLM-L6-v2 or all-mpnet-base-v2, fine-tuned on all training data of each task
+(headline_teachers.py). Students of one task are trained for the same number of steps of 32 rows, every one of which
+matches all levels, in bf16, at a rate of 3e-4 with warm-up over 6%, linear decay and weight decay 0.01. SST-2 and
+CLINC150 are subsets of 10,000 training sentences (results.py's); `sst2-full` has all, and no variants.
 
 Where a student starts (`--arms`):
 
@@ -18,6 +19,8 @@ Where a student starts (`--arms`):
 - general, general-init: on texts and variants, from a student that was distilled on plain text; that one began from
   random weights, or from the pretrained encoder's.
 - random: on texts and variants, from random weights.
+- encoder, encoder-no-augmentation: from the weights of a smaller pretrained encoder, all-MiniLM-L6-v2; on texts and
+  variants, and on the texts alone.
 
 What it learns, all else as in whole: no-attention, no-hidden, no-embedding, no-prediction (gold labels instead),
 no-layers (logits alone), first, last (layer mappings; uniform otherwise), attention-tenth, prediction-tenfold,
@@ -28,26 +31,32 @@ same; no-dropout. untrained is the start itself: one step at rate 0.
 Kept apart: smaller students (`--student`: a preset or `L-D-F-H`, layers, width, intermediate width and heads), and
 runs of another length (`--steps`).
 
-Every row is an ordinary `hf-tinybert` command, printed before it runs. A finished run is not repeated, and an
-interrupted distillation goes on from its last checkpoint, so the script can be stopped and started at will (with
-other settings give another `--output`). `--table` only prints what is there. On two cores, two at a time, a run takes
-4 to 16 minutes, a teacher 5 to 45.
+`--choose` measures on rows that no model was trained on, in place of the development and test data, and keeps these
+runs apart: choices are made on them. It knows SST-2 and CLINC150 (1,000 training sentences that neither teacher nor
+students see; the validation set).
+
+Every row is an ordinary `hf-tinybert` command, printed before it runs. What a finished run measured stands in
+`--record`, which is committed, and an interrupted distillation goes on from its last checkpoint, so the script can be
+stopped and started at will, on another machine too (with other settings give another `--output` and `--record`).
+`--table` only prints what is there. On two cores, two at a time, a run with MiniLM takes 4 to 16 minutes, a teacher 5
+to 45.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import re
 import statistics
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import headline_teachers
 import recipe
 import results
-import tasks
+from finished import FinishedRows
 from transformers import AutoConfig
 
 from hf_tinybert import TinyBertConfig
@@ -81,14 +90,16 @@ TASKS = {
     "clinc150": Task(2200, 5, "test", "accuracy"),
     "sst2-full": Task(4400, 0, "eval", "accuracy"),
 }
-TEACHER_EPOCHS = 6  # of MRPC and STS-B; the others have results.py's
 TASKS_OF_MEAN = ("sst2", "mrpc", "stsb", "clinc150")
 SMALL = "tinybert-6l-168d"
-HEADLINE: list[dict[str, Any]] = [
-    {},
-    {"student": SMALL, "steps": 1100},
-    {"task": ["sst2-full"], "seeds": [0]},
-]
+HEADLINE: dict[str, list[dict[str, Any]]] = {
+    "minilm": [{}, {"student": SMALL, "steps": 1100}, {"task": ["sst2-full"], "seeds": [0]}],
+    "mpnet": [
+        {"task": ["sst2", "mrpc"], "arms": ["encoder"]},
+        {"task": ["stsb", "clinc150"], "arms": ["encoder-no-augmentation"]},
+        {"task": ["sst2-full"], "arms": ["encoder-no-augmentation"], "seeds": [0]},
+    ],
+}
 TWO = ["--phases", "two_phase", "--intermediate-share", "0.6", "--intermediate-learning-rate", "3e-4"]
 ARMS: dict[str, tuple[str, list[str]]] = {
     "whole": ("whole recipe", []),
@@ -96,6 +107,8 @@ ARMS: dict[str, tuple[str, list[str]]] = {
     "general": ("general start from random weights", []),
     "general-init": ("general start from the encoder's weights", []),
     "random": ("random start", ["--student-init", "random"]),
+    "encoder": ("start from a smaller encoder", []),
+    "encoder-no-augmentation": ("start from a smaller encoder, without augmentation", []),
     "no-attention": ("without attention", ["--attention-weight", "0"]),
     "no-hidden": ("without hidden states", ["--hidden-weight", "0"]),
     "no-embedding": ("without embeddings", ["--embedding-weight", "0"]),
@@ -120,6 +133,7 @@ ARMS: dict[str, tuple[str, list[str]]] = {
     "untrained": ("start, untrained", ["--max-steps", "1", "--learning-rate", "0"]),
 }
 
+RECORDS = Path(__file__).parents[2] / "docs" / "measurements"
 DEFAULTS = {"task": list(TASKS_OF_MEAN), "arms": ["whole"], "seeds": [0, 1, 2], "student": TINYBERT, "steps": None}
 ABLATION = {
     "task": ["sst2", "clinc150"],
@@ -136,7 +150,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with glue/, clinc150/, glove/")
     parser.add_argument("--masked-lm", type=Path, required=True, help="masked language model of the augmentation")
-    parser.add_argument("--output", type=Path, default=Path("runs/headline"))
+    parser.add_argument("--teacher", choices=headline_teachers.PREPARE, default="minilm")
+    parser.add_argument("--output", type=Path, help="of the runs (default: runs/headline-TEACHER)")
+    parser.add_argument("--record", type=Path, help="finished rows (default: docs/measurements/headline-TEACHER.json)")
     parser.add_argument("--results", type=Path, default=Path("runs/results"), help="where results.py keeps its runs")
     parser.add_argument("--task", nargs="+", choices=TASKS)
     parser.add_argument("--arms", nargs="+", choices=ARMS)
@@ -145,11 +161,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of every run, instead of the task's own")
     parser.add_argument("--ablation", action="store_true", help="the rows of the ablation")
     parser.add_argument("--general-epochs", type=int, default=1, help="passes over plain text")
+    parser.add_argument("--choose", action="store_true", help="measure on held-out training rows, kept apart")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each with its share of the cores")
     parser.add_argument("--table", action="store_true", help="only print the table")
     options = parser.parse_args()
+    options.output = options.output or Path(f"runs/headline-{options.teacher}")
+    options.record = FinishedRows(options.record or RECORDS / f"headline-{options.teacher}.json")
     given = {name: value for name in DEFAULTS if (value := getattr(options, name)) is not None}
-    for row in [ABLATION] if options.ablation else [given] if given else HEADLINE:
+    for row in [ABLATION] if options.ablation else [given] if given else HEADLINE[options.teacher]:
         if not options.table:
             run_row(parser, argparse.Namespace(**vars(options) | DEFAULTS | row))
     print(table(options))
@@ -160,52 +179,56 @@ def run_row(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Non
         parser.error(f"The general student is a {TINYBERT}: --arms {' '.join(unfit)} goes without --student.")
     for arm in GENERAL.keys() & set(options.arms):  # before the runs, which go side by side
         recipe.general_student(options, GENERAL[arm])
-    jobs = []
-    for seed in options.seeds:
-        for name in options.task:
+    for name in options.task:
+        rows = [(arm, seed) for seed in options.seeds for arm in options.arms]
+        rows = [row for row in rows if row_name(name, *row, options) not in options.record]
+        if rows:
             folder = options.output / name
             folder.mkdir(parents=True, exist_ok=True)
             files = prepare(name, folder, options)
-            jobs += [(name, files, folder, arm, seed, options) for arm in options.arms]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda job: run_arm(*job), jobs))
+            done: list[Future[None]] = []
+            with ThreadPoolExecutor(options.jobs) as pool:
+                for row in rows:
+                    done.append(pool.submit(run_arm, name, files, *row, options))
+            for run in done:
+                run.result()
 
 
 def prepare(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Path]:
     """Train and measure files, variants, and the teacher's folder under `teacher`."""
-    if name in ("mrpc", "stsb"):
-        files = tasks.prepare(name, options.data, folder)
-        task = replace(tasks.TASKS[name], teacher_epochs=TEACHER_EPOCHS)
-        files["teacher"] = Path(tasks.teacher(task, files, folder))
-    else:
-        known = results.TASKS[name.removesuffix("-full")]
-        found = results.prepare(known, options.data, options.results / known.name)
-        results.train_teacher(known, found, options.results / known.name)
-        files = {split: path for split, path in found.items() if split in ("train", "eval", "test")}
-        if name.endswith("-full"):
-            files["train"] = found["teacher"]
-        files["teacher"] = options.results / known.name / "teacher"
+    files = headline_teachers.PREPARE[options.teacher](name, folder, options)
     files["augmented"] = folder / "augmented.jsonl"
-    if TASKS[name].n and {"no-augmentation"} != set(options.arms):
+    if TASKS[name].n and not all(arm.endswith("no-augmentation") for arm in options.arms):
         recipe.augment(recipe.Task(name, TASKS[name].n, TASKS[name].steps), files, options)
     return files
 
 
-def run_arm(name: str, files: dict[str, Path], folder: Path, arm: str, seed: int, options: argparse.Namespace) -> None:
-    task, small = TASKS[name], options.student != TINYBERT
+def row_name(name: str, arm: str, seed: int, options: argparse.Namespace) -> str:
+    student = f"@{options.student}" if options.student != TINYBERT else ""
     steps = f"+{options.steps}" if options.steps else ""
-    output = folder / f"{arm}{'@' + options.student if small else ''}{steps}-{seed}"
-    if (output / f"{task.split}_results.json").is_file():
-        return
-    train = files["train"] if arm == "no-augmentation" or not task.n else files["augmented"]
-    start = options.output / arm if arm in GENERAL else shape(options, files["teacher"], arm)
-    command = ["distill", "--teacher", str(files["teacher"]), "--student", str(start)]
-    command += ["--train-file", str(train), f"--{task.split}-file", str(files[task.split])]
-    command += ["--output-dir", str(output), "--max-steps", str(options.steps or task.steps), "--bf16"]
-    command += ["--learning-rate", "3e-4", *results.warmup_flags()]
-    command += ARMS[arm][1]
-    threads = max((os.cpu_count() or 1) // options.jobs, 1)
-    recipe.distill(command, output, folder / f"{output.name}.log", seed, threads)
+    return f"{name}{'/choose' if options.choose else ''}/{arm}{student}{steps}-{seed}"
+
+
+def run_arm(name: str, files: dict[str, Path], arm: str, seed: int, options: argparse.Namespace) -> None:
+    task, row, seconds = TASKS[name], row_name(name, arm, seed, options), None
+    output, split = options.output / row, "eval" if options.choose else task.split
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if not (output / "summary.json").is_file():
+        train = files["train"] if arm.endswith("no-augmentation") or not task.n else files["augmented"]
+        start = options.output / arm if arm in GENERAL else shape(options, files["teacher"], arm)
+        command = ["distill", "--teacher", str(files["teacher"]), "--student", str(start)]
+        command += ["--train-file", str(train), f"--{split}-file", str(files["choice" if options.choose else split])]
+        command += ["--output-dir", str(output), "--max-steps", str(options.steps or task.steps), "--bf16"]
+        command += ["--learning-rate", "3e-4", *results.warmup_flags(), *ARMS[arm][1]]
+        if arm.startswith("encoder"):
+            command += ["--student-init", results.body()]
+        if options.teacher == "mpnet" and "--phases" not in ARMS[arm][1]:  # all seeds share what it says of a text
+            command += ["--teacher-cache", "features", "--teacher-cache-dir", str(options.output / "teacher_cache")]
+        threads = max((os.cpu_count() or 1) // options.jobs, 1)
+        began = time.monotonic()
+        recipe.distill(command, output, output.with_name(f"{output.name}.log"), seed, threads)
+        seconds = time.monotonic() - began
+    options.record.add(row, output, split, task.metric, seconds)
 
 
 def shape(options: argparse.Namespace, teacher: Path, arm: str) -> str:
@@ -231,64 +254,47 @@ def table(options: argparse.Namespace) -> str:
     A cell is the mean, its spread over seeds, and in brackets how far the answers are from the teacher's: the mean KL
     divergence, or squared difference of numbers.
     """
-    names = [name for name in TASKS if (options.output / name).is_dir()]
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}  # arm, student and steps -> task -> rows
+    for name, row in options.record.rows.items():
+        *task, run = name.split("/")
+        if (task[1:] == ["choose"]) == options.choose:
+            found.setdefault(run.rpartition("-")[0], {}).setdefault(task[0], []).append(row)
+    names = [name for name in TASKS if any(name in of_task for of_task in found.values())]
+    teachers = {name: next(of[name][0]["teacher"] for of in found.values() if name in of) for name in names}
     heads = [f"{name} ({TASKS[name].metric})" for name in names]
     lines = [f"| student | {' | '.join(heads)} | retained |", "| --- |" + " ---: |" * (len(names) + 1)]
-    teachers = {name: score(name, teacher_folder(name, options)) for name in names}
-    lines.append(f"| teacher | {' | '.join('-' if s is None else f'{s:.2f}' for s in teachers.values())} | |")
-    folders = [path.name for name in names for path in (options.output / name).glob("*-[0-9]*/")]
+    lines.append(f"| teacher | {' | '.join(f'{100 * score:.2f}' for score in teachers.values())} | |")
     order = list(ARMS)
-    found = {name.rpartition("-")[0] for name in folders if re.split("[@+]|-[0-9]+$", name)[0] in ARMS}
 
-    def parts(row: str) -> tuple[str, str, int]:
+    def parts(run: str) -> tuple[str, str, int]:
         """Student, steps if not the task's own, arm."""
-        arm, _, steps = row.partition("+")
+        arm, _, steps = run.partition("+")
         arm, _, student = arm.partition("@")
         return student, steps, order.index(arm)
 
-    for arm in sorted(found, key=parts):
-        runs = {name: sorted((options.output / name).glob(f"{arm}-[0-9]*/")) for name in names}
-        known = {name: [value for run in runs[name] if (value := score(name, run)) is not None] for name in names}
-        apart = {name: [value for run in runs[name] if (value := distance(name, run)) is not None] for name in names}
+    for run in sorted(found, key=parts):
+        rows = found[run]
         kept = [
-            statistics.mean(known[name]) / teachers[name]
+            statistics.mean(row["score"] for row in rows[name]) / teachers[name]
             for name in TASKS_OF_MEAN
-            if known.get(name) and teachers[name]
+            if name in rows
         ]
         mean = f"{100 * statistics.mean(kept):.1f}%" if kept else ""
         if 0 < len(kept) < len(TASKS_OF_MEAN):
             mean += f" of {len(kept)}"
-        student, steps, which = parts(arm)
+        student, steps, which = parts(run)
         label = ", ".join(filter(None, [ARMS[order[which]][0], student, steps and f"{steps} steps"]))
-        lines.append(f"| {label} | {' | '.join(cell(known[name], apart[name]) for name in names)} | {mean} |")
+        lines.append(f"| {label} | {' | '.join(cell(rows.get(name, [])) for name in names)} | {mean} |")
     return "\n".join(lines)
 
 
-def teacher_folder(name: str, options: argparse.Namespace) -> Path:
-    if name in ("mrpc", "stsb"):
-        return Path(options.output / name / "teacher")
-    return Path(options.results / name.removesuffix("-full") / "teacher")
-
-
-def measured(name: str, run: Path) -> dict[str, float]:
-    return results.measured(run, TASKS[name].split)
-
-
-def score(name: str, run: Path) -> float | None:
-    value = measured(name, run).get(f"{TASKS[name].split}_{TASKS[name].metric}")
-    return None if value is None else 100 * value
-
-
-def distance(name: str, run: Path) -> float | None:
-    found = measured(name, run)
-    return found.get(f"{TASKS[name].split}_kl", found.get(f"{TASKS[name].split}_teacher_mse"))
-
-
-def cell(values: list[float], apart: list[float]) -> str:
-    if not values:
+def cell(rows: list[dict[str, Any]]) -> str:
+    if not rows:
         return "-"
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{spread}" + (f" ({statistics.mean(apart):.3f})" if apart else "")
+    scores = [100 * row["score"] for row in rows]
+    spread = f" ± {statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
+    apart = [row["distance"] for row in rows if row["distance"] is not None]
+    return f"{statistics.mean(scores):.2f}{spread}" + (f" ({statistics.mean(apart):.3f})" if apart else "")
 
 
 if __name__ == "__main__":
