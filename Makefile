@@ -10,7 +10,7 @@ BROWSER := examples/browser
 SOURCES := hf_tinybert tests examples
 COMMANDS := tests/cli tests/export tests/report tests/model_card
 
-.PHONY: demo test test-all mutation browser lint format docs clean \
+.PHONY: demo test test-all fuzz mutation browser lint format docs clean \
     test-optimum test-latest test-latest-library test-latest-commands test-all-optimum test-all-latest
 
 demo: $(VENV)/.ready
@@ -43,6 +43,11 @@ test-all-latest: $(LATEST)/.ready
 
 test-all-optimum: $(VENV)/.ready
 	OMP_NUM_THREADS=$(THREADS) $(VENV)/bin/python -m pytest -m "" --every-test $(PYTEST_FLAGS)
+
+# Tables and damage that hypothesis makes, for as long as FUZZ_EXAMPLES says (100,000 of each kind take hours).
+FUZZ_EXAMPLES ?= 20000
+fuzz: $(LATEST)/.ready
+	OMP_NUM_THREADS=$(THREADS) FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(LATEST)/bin/python -m pytest tests/data/test_fuzz.py $(PYTEST_FLAGS)
 
 # What the suite is worth: faults put into a copy of the package, which the tests should find. An hour or two; it goes
 # on where it was interrupted (docs/development.md).

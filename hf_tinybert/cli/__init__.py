@@ -11,6 +11,7 @@ VERBS = {
     "finetune": "Fine-tune a model on a task: the teacher, or a student without a teacher for comparison.",
     "distill": "Distil a fine-tuned teacher into a TinyBERT student.",
     "evaluate": "Measure a fine-tuned model on a file or data set.",
+    "inspect": "Say what is understood of data files, and what may not be meant so.",
     "augment": "Add variants of texts, with some words replaced by others that fit.",
     "benchmark": "Measure the size and speed of models, side by side.",
     "export": "Write ONNX files of a student, checked against PyTorch.",
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        importlib.import_module(f"hf_tinybert.cli.{verb}").run(rest)
+        status: int | None = importlib.import_module(f"hf_tinybert.cli.{verb}").run(rest)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         logging.getLogger(__name__).debug("traceback", exc_info=True)
         print(f"hf-tinybert {verb}: error: {error}", file=sys.stderr)
@@ -53,4 +54,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"hf-tinybert {verb}: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return status or 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,8 @@ def parse(verb: str, description: str, classes: Sequence[type], argv: Sequence[s
     """
     parser = HfArgumentParser(classes, prog=f"hf-tinybert {verb}", description=description, allow_abbrev=False)
     actions = {action.dest: action for action in parser._actions if action.dest != "help"}
+    if "class_names" in actions:
+        _call_label_names(parser, actions["class_names"], actions.get("label_names"))
     parser.add_argument("--config", help="YAML or JSON file with any of these arguments; flags win over it.")
     config = _config_file(argv)
     named = config.keys() | {word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
@@ -59,6 +62,19 @@ def parse(verb: str, description: str, classes: Sequence[type], argv: Sequence[s
         if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
             raise ValueError(f"--output-dir {folder} is a file: name a folder.")
     return filled[: len(classes)]
+
+
+def _call_label_names(
+    parser: HfArgumentParser, of_classes: argparse.Action, of_columns: argparse.Action | None
+) -> None:
+    """Give `class_names` the flag `--label-names`, also where `TrainingArguments.label_names`, of columns, has it."""
+    flags = ["--label_names", "--label-names"]
+    for flag in [*of_classes.option_strings, *flags]:
+        parser._option_string_actions.pop(flag, None)
+    of_classes.option_strings = flags
+    parser._option_string_actions |= dict.fromkeys(flags, of_classes)
+    if of_columns is not None:
+        of_columns.help = argparse.SUPPRESS
 
 
 def named_first(argv: Sequence[str], flag: str) -> Sequence[str]:

@@ -20,14 +20,13 @@ from hf_tinybert.augmentation import TextAugmenter, WordVectors, keep_labels, pa
 from hf_tinybert.augmentation.presets import AugmentationSettings
 from hf_tinybert.cli import arguments
 from hf_tinybert.data import column_names, loading
+from hf_tinybert.data.arguments import FileArguments
+from hf_tinybert.data.writing import ENDINGS, write_file
 from hf_tinybert.models.loading import load_model, load_tokenizer
-from hf_tinybert.utils.files import file_beside
-
-_WRITERS = {".jsonl": "to_json", ".json": "to_json", ".csv": "to_csv", ".parquet": "to_parquet"}
 
 
 @dataclass
-class AugmentArguments:
+class AugmentArguments(FileArguments):
     """What to augment, with what."""
 
     input_file: str = field(metadata={"help": "A .csv, .tsv, .json(l) or .parquet file with one or two text columns."})
@@ -58,6 +57,10 @@ class AugmentArguments:
             "help": "Folder or Hub id of a fine-tuned model: variants for which it predicts another label are dropped."
         },
     )
+    class_names: list[str] | None = field(
+        default=None,
+        metadata={"help": "Names of the filtering model's classes 0, 1, ..., in this order, where it has none."},
+    )
     task: str | None = field(default=None, metadata={"help": "GLUE task whose settings of the paper to take."})
     n: int | None = field(default=None, metadata={"help": "Attempts at a variant of each text (20)."})
     k: int | None = field(default=None, metadata={"help": "Candidates of a word (15)."})
@@ -85,7 +88,7 @@ def run(argv: Sequence[str]) -> None:
     if args.text_pair_column and not args.text_column:
         raise ValueError("--text-pair-column needs --text-column.")
     columns = [name for name in (args.text_column, args.text_pair_column) if name] or None
-    rows = loading.load_file(Path(args.input_file))
+    rows = loading.load_file(Path(args.input_file), args)
     output.parent.mkdir(parents=True, exist_ok=True)
     state = PartialState(cpu=args.use_cpu)
     augmenter = _augmenter(args, state.device)
@@ -100,9 +103,9 @@ def run(argv: Sequence[str]) -> None:
     augmented = augmenter.write(candidates, columns, num_proc=args.num_proc)
     written = len(augmented)
     if filtering:
-        augmented = keep_labels(augmented, *filtering, columns, args.label_column, args.batch_size)
-    with file_beside(output) as file:
-        getattr(augmented, _WRITERS[output.suffix])(str(file))
+        names = loading.words(args.class_names)
+        augmented = keep_labels(augmented, *filtering, columns, args.label_column, args.batch_size, names)
+    write_file(augmented, output)
     for name, value in report(augmented).items():
         print(f"{name}: {value:.3f}" if isinstance(value, float) else f"{name}: {value}")
     if filtering:
@@ -110,8 +113,8 @@ def run(argv: Sequence[str]) -> None:
 
 
 def _check_output(output: Path, source: Path) -> None:
-    if output.suffix not in _WRITERS:
-        raise ValueError(f"--output-file must end in {', '.join(_WRITERS)}, got {output}.")
+    if output.suffix.lower() not in ENDINGS:
+        raise ValueError(f"--output-file must end in {', '.join(ENDINGS)}, got {output}.")
     if output.is_dir():
         raise ValueError(f"--output-file {output} is a folder: name a file.")
     if output.exists() and source.exists() and output.samefile(source):

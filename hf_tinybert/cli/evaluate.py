@@ -36,11 +36,13 @@ def run(argv: Sequence[str]) -> None:
     from hf_tinybert.data.loading import check_max_length
     from hf_tinybert.models.architectures import Encoder
     from hf_tinybert.models.loading import load_config, load_model, load_tokenizer
+    from hf_tinybert.tasks.inspection import announce
 
     task = tasks.start(args.task, load_config(args.model, "model"), data_args, training=False)
     model = load_model(args.model, task.auto, role="model")
     tokenizer = load_tokenizer(args.model, "model", task.single_words)
     check_max_length(data_args.max_length, Encoder.from_model(model).max_length, "the model")
+    announce(task, tokenizer)
     encoded = task.encode(tokenizer, model.config)
     evaluator = tasks.Evaluator(
         model,

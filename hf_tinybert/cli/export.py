@@ -13,6 +13,7 @@ from hf_tinybert.export import Export, export_onnx, export_openvino
 from hf_tinybert.export.onnx import FILES, OPTIMISATIONS, QUANTISATIONS
 from hf_tinybert.export.score_check import ScoreCheck
 from hf_tinybert.models.loading import load_config, load_model, load_tokenizer
+from hf_tinybert.tasks.inspection import announce
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,9 @@ def run(argv: Sequence[str]) -> None:
         config = load_config(args.model, "model")
         task = tasks.start(tasks.of_model(config) or "feature-extraction", config, data_args, calibrates)
         model = load_model(args.model, task.auto, role="model").float()
-        score_check = ScoreCheck(model, load_tokenizer(args.model, "model", task.single_words), task, args.max_drop)
+        tokenizer = load_tokenizer(args.model, "model", task.single_words)
+        announce(task, tokenizer)
+        score_check = ScoreCheck(model, tokenizer, task, args.max_drop)
         if score_check.split is not None:
             check = score_check
         if calibrates:

@@ -40,12 +40,14 @@ def run(argv: Sequence[str]) -> None:
     from hf_tinybert.hub import checkpoints
     from hf_tinybert.hub.trainer import HubTrainer
     from hf_tinybert.models.loading import has_finite_weights, load_tokenizer
+    from hf_tinybert.tasks.inspection import announce
 
     task = tasks.start(args.task, None, data_args, training=True)
     set_seed(training_args.seed)
     model = task.load_model(args.model)
     check_max_length(data_args.max_length, model.config.max_position_embeddings, "the model")
     tokenizer = load_tokenizer(args.model, "model", task.single_words)
+    announce(task, tokenizer)
     encoded = task.encode(tokenizer, model.config)
     trainer = HubTrainer(model=model, args=training_args, processing_class=tokenizer, **encoded.trainer_arguments())
     resumed = arguments.resume(training_args)

@@ -15,6 +15,7 @@ from hf_tinybert.models.architectures import Encoder
 from hf_tinybert.models.loading import load_config, load_model, load_tokenizer, max_length_of
 from hf_tinybert.student.create import config_of_student
 from hf_tinybert.student.tokenizer import student_tokenizer
+from hf_tinybert.tasks.inspection import announce
 from hf_tinybert.trainer import DistillationTrainer
 from hf_tinybert.training_args import DistillationTrainingArguments
 
@@ -32,6 +33,7 @@ def run(model_args: DistillArguments, data_args: DataArguments, training_args: D
     tokenizer = tokenizer or teacher_tokenizer
     student_config = config_of_student(teacher, model_args.student, separate, data_args.max_length)
     loading.check_max_length(data_args.max_length, max_length_of(student_config), "the student")
+    announce(task, tokenizer)
     encoded = tasks.encode_for(task, student_config, tokenizer, teacher_tokenizer if separate else None)
     trainer = DistillationTrainer(
         model=model_args.student,

@@ -7,8 +7,42 @@ from dataclasses import dataclass, field
 from hf_tinybert.data import column_names
 
 
+@dataclass(kw_only=True)
+class FileArguments:
+    """How files are read, where their form leaves a choice."""
+
+    encoding: str | None = field(
+        default=None,
+        metadata={
+            "help": "Of text files, for example latin-1 or cp1252. Default: by the byte-order mark, else UTF-8."
+        },
+    )
+    delimiter: str | None = field(
+        default=None,
+        metadata={
+            "help": "Between the fields of a .csv or .tsv file: one character, or 'tab'. Default: the header's."
+        },
+    )
+    quoting: str = field(
+        default="auto",
+        metadata={
+            "help": "Whether quotes enclose fields. 'auto': in files separated by tabs, if all of the file is "
+            "well-formed that way; in others yes.",
+            "choices": ["auto", "quoted", "none"],
+        },
+    )
+    no_header: bool = field(
+        default=False,
+        metadata={"help": "The first line is a row; columns are called 1, 2, ... (--text-column 1 --label-column 2)."},
+    )
+    skip_invalid_rows: bool = field(
+        default=False,
+        metadata={"help": "Leave out rows that cannot be used, and say which, instead of stopping at the first."},
+    )
+
+
 @dataclass
-class DataArguments:
+class DataArguments(FileArguments):
     """Where the examples come from and which columns hold what."""
 
     train_file: str | None = field(
@@ -33,6 +67,26 @@ class DataArguments:
     label_column: str | None = field(
         default=None,
         metadata={"help": f"Column of the label. Default: the first of {', '.join(column_names.LABEL)}."},
+    )
+    problem_type: str | None = field(
+        default=None,
+        metadata={
+            "help": "What labels are, where no fine-tuned model says it. Default: decided from all of them.",
+            "choices": ["regression", "single_label_classification", "multi_label_classification"],
+        },
+    )
+    class_names: list[str] | None = field(
+        default=None,
+        metadata={"help": "Names of the classes 0, 1, ..., in this order, where the data or the model have none."},
+    )
+    label_separator: str | None = field(
+        default=None, metadata={"help": "Between several labels in one column, such as ','."}
+    )
+    label_columns: list[str] | None = field(
+        default=None, metadata={"help": "Columns of 0 and 1, one for each class, in place of --label-column."}
+    )
+    decimal: str = field(
+        default=".", metadata={"help": "Before the decimals of numbers to predict.", "choices": [".", ","]}
     )
     max_length: int = field(
         default=128, metadata={"help": "Longest input in tokens; longer texts are cut at the end."}

@@ -5,38 +5,65 @@ Library users bring their own tokenised data sets, as to any `Trainer`.
 
 from __future__ import annotations
 
-import csv
 import glob
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import SupportsFloat, TypeAlias
+from typing import SupportsFloat, TypeAlias, TypeVar
 
-from datasets import Dataset, DatasetDict, IterableDataset, load_dataset
+import pyarrow as pa
+from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from hf_tinybert.data import column_names
-from hf_tinybert.data.arguments import DataArguments
+from hf_tinybert.data.arguments import DataArguments, FileArguments
+from hf_tinybert.data.conll_files import read_conll
+from hf_tinybert.data.invalid_rows import InvalidRows
+from hf_tinybert.data.json_files import read_json, with_lists
+from hf_tinybert.data.label_lists import parsed_list
+from hf_tinybert.data.tables import read_table
+from hf_tinybert.utils.hashing import file_digest
+from hf_tinybert.utils.work_sharing import default_folder
 
-logger = logging.get_logger(__name__)
-
-_BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+_Value = TypeVar("_Value")
+_PANDAS_INDEX = "__index_level_"
+_ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".conll")
 #: A data set or a stream.
 Rows: TypeAlias = Dataset | IterableDataset
-_ENDINGS = (*_BUILDERS, ".conll")
-_EVAL_SPLITS = ("validation", "validation_matched", "eval", "dev")
 
 
-def load_raw(args: DataArguments) -> DatasetDict:
-    """Read the files or the data set named in the arguments into splits `train`, `eval` and `test`.
+@dataclass(frozen=True)
+class Source:
+    """Where a split comes from.
 
-    Tab-separated files are read without quoting, as GLUE distributes them; a byte-order mark is dropped; a
-    text such as "null" stays that text.
+    Attributes:
+        name: the file or data set.
+        notes: how it was read, where that was a choice.
+    """
+
+    name: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RawData:
+    """The splits `train`, `eval` and `test`, as far as there are any, and their sources."""
+
+    splits: DatasetDict
+    sources: dict[str, Source]
+
+
+def load_raw(args: DataArguments) -> RawData:
+    """Read the files or the data set named in the arguments.
+
+    Of a file whose top level names splits, a split is taken by its name; where no other file is given for them, its
+    splits for evaluation and testing are taken as well.
 
     Raises:
-        ValueError: nothing was named, a file has another ending or no rows, or a split is missing.
+        ValueError: nothing was named, a file has another ending or no rows, a row cannot be read, or a split is
+            missing.
         FileNotFoundError: a file does not exist.
     """
     if args.max_train_samples is not None and args.max_train_samples < 1:
@@ -46,106 +73,154 @@ def load_raw(args: DataArguments) -> DatasetDict:
     if args.dataset and given:
         raise ValueError("Give either --dataset or files (--train-file, --eval-file, --test-file), not both.")
     if args.dataset:
-        splits = _load_named_dataset(args.dataset, args.dataset_config)
-    elif given:
-        splits = DatasetDict({split: load_file(path) for split, path in given.items()})
-    else:
+        return _load_named_dataset(args.dataset, args.dataset_config, args)
+    if not given:
         raise ValueError("No data: give --train-file (and --eval-file, --test-file), or --dataset.")
-    return splits
+    data = RawData(DatasetDict(), {})
+    for split, path in given.items():
+        read, source = read_file(path, args, (args.text_column, args.label_column))
+        if "" in read:
+            data.splits[split], data.sources[split] = read[""], source
+            continue
+        there = _by_role(read)
+        if split not in there:
+            raise ValueError(f"The data file {path} has splits {', '.join(read)}, and none is for {split!r}.")
+        for role in there if len(given) == 1 else [split]:
+            data.splits[role], data.sources[role] = there[role], source
+    return data
 
 
-def load_file(path: Path) -> Dataset:
+def load_file(path: Path, options: FileArguments | None = None) -> Dataset:
     """Read one file of rows, by its ending.
 
+    Args:
+        path: of the file.
+        options: how it is read, where its form leaves a choice.
+
     Raises:
-        ValueError: another ending, no rows, or not readable as what its ending says.
+        ValueError: another ending, no rows, several splits, or not readable as what its ending says.
         FileNotFoundError: there is no such file.
     """
+    read, _ = read_file(path, options or FileArguments())
+    if "" not in read:
+        raise ValueError(f"The data file {path} has splits {', '.join(read)}: expected rows alone.")
+    return read[""]
+
+
+def read_file(
+    path: Path, options: FileArguments, columns: tuple[str | None, str | None] = (None, None)
+) -> tuple[dict[str, Dataset], Source]:
+    """Read one file, by its ending: its splits, or all of its rows under `""`, and how they were read.
+
+    Files of delimited text have columns of strings. A text such as "null" stays that text.
+
+    Args:
+        path: of the file.
+        options: how it is read, where its form leaves a choice.
+        columns: of a .conll file: the numbers of the columns of words and tags, from 1.
+
+    Raises:
+        ValueError: as `load_file`.
+        FileNotFoundError: there is no such file.
+    """
+    ending = path.suffix.lower()
     if not path.is_file():
         raise FileNotFoundError(f"The data file {path} does not exist.")
-    builder = _BUILDERS.get(path.suffix.lower())
-    if path.suffix.lower() not in _ENDINGS:
+    if ending not in _ENDINGS:
         raise ValueError(f"The data file {path} ends in {path.suffix!r}; expected one of {', '.join(_ENDINGS)}.")
     if not path.stat().st_size:
         raise ValueError(f"The data file {path} is empty.")
-    if builder is None:
-        return _load_conll(path)
-    options: dict[str, str | bool | int] = {}
-    if builder == "csv":
-        options = {"encoding": "utf-8-sig", "keep_default_na": False}
-        if path.suffix.lower() == ".tsv":
-            options |= {"sep": "\t", "quoting": csv.QUOTE_NONE}
+    invalid = InvalidRows(path, options.skip_invalid_rows)
+    notes: list[str] = []
+    if ending == ".parquet":
+        found = {"": _load_parquet(path)}
+    else:
+        tables: dict[str, pa.Table]
+        if ending in (".json", ".jsonl"):
+            tables = read_json(path, options, invalid)
+        elif ending == ".conll":
+            table, notes = read_conll(path, options, invalid, columns)
+            tables = {"": table}
+        else:
+            table, notes = read_table(path, options, invalid)
+            tables = {"": with_lists(table)}
+        found = {split: Dataset(table) for split, table in tables.items()}
+    invalid.say()
+    for split, dataset in found.items():
+        if not len(dataset):
+            raise ValueError(f"The data file {path} has no rows{f' in the split {split!r}' if split else ''}.")
+    return found, Source(str(path), tuple(notes))
+
+
+def _load_parquet(path: Path) -> Dataset:
+    """Memory-mapped from a cache whose key is what the file holds, not its name and time."""
     try:
-        dataset = load_dataset(builder, data_files=glob.escape(str(path)), split="train", **options)
+        loaded: Dataset = load_dataset(
+            "parquet",
+            data_files=glob.escape(str(path)),
+            split="train",
+            cache_dir=str(default_folder("parquet") / file_digest(path)[:32]),
+        )
+        return loaded.remove_columns([name for name in loaded.column_names if name.startswith(_PANDAS_INDEX)])
     except Exception as error:
         cause = error.__cause__ or error
         if "corresponds to no data" in str(cause):
             raise ValueError(f"The data file {path} has no rows.") from None
-        raise ValueError(f"The data file {path} could not be read as {builder}: {cause}") from error
-    if not len(dataset):
-        raise ValueError(f"The data file {path} has no rows.")
-    return dataset
+        raise ValueError(f"The data file {path} could not be read as parquet: {cause}") from error
 
 
-def _load_conll(path: Path) -> Dataset:
-    """A word and its tag in each line, first and last of the columns; an empty line ends a text."""
-    texts: list[dict[str, list[str]]] = []
-    words: list[str] = []
-    tags: list[str] = []
-    for number, line in enumerate([*path.read_text(encoding="utf-8-sig").split("\n"), ""], start=1):
-        columns = line.split("\t") if "\t" in line else line.split(" ")
-        columns = [column for column in columns if column.strip()]
-        if not columns or columns[0] == "-DOCSTART-":
-            if words:
-                texts.append({"tokens": words, "tags": tags})
-            words, tags = [], []
-        elif len(columns) == 1:
-            raise ValueError(f"The data file {path} has no tag in line {number}: {line!r}.")
-        else:
-            words.append(columns[0].strip())
-            tags.append(columns[-1].strip())
-    if not texts:
-        raise ValueError(f"The data file {path} has no rows.")
-    return Dataset.from_list(texts)
-
-
-def _load_named_dataset(name: str, config: str | None) -> DatasetDict:
-    loaded = _load_folder(Path(name)) if Path(name).is_dir() else {}
-    if not loaded:
+def _load_named_dataset(name: str, config: str | None, options: FileArguments) -> RawData:
+    data = _load_folder(Path(name), options) if Path(name).is_dir() else None
+    if data is None:
         try:
             loaded = load_dataset(name, config)
         except DatasetGenerationError as error:
             raise ValueError(f"The data set {name} could not be read: {error.__cause__ or error}") from error
-    splits = DatasetDict()
-    for split, candidates in {"train": ("train",), "eval": _EVAL_SPLITS, "test": ("test",)}.items():
-        name_there = next((candidate for candidate in candidates if candidate in loaded), None)
+        splits = _by_role(loaded)
+        data = RawData(DatasetDict(splits), dict.fromkeys(splits, Source(name)))
+        if not splits:
+            raise ValueError(
+                f"The data set {name} has splits {', '.join(loaded)}; expected train, validation or test."
+            )
+    return data
+
+
+def _load_folder(folder: Path, options: FileArguments) -> RawData | None:
+    """Files of a folder that are named after a split, read as any other file; None where there are none."""
+    named = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in _ENDINGS}
+    paths = _by_role(named)
+    if not paths:
+        return None
+    read = {split: read_file(path, options) for split, path in paths.items()}
+    splits = {
+        split: load_file(paths[split], options) if "" not in found else found[""] for split, (found, _) in read.items()
+    }
+    return RawData(DatasetDict(splits), {split: source for split, (_, source) in read.items()})
+
+
+def _by_role(named: Mapping[str, _Value]) -> dict[str, _Value]:
+    """What is named after a split, under `train`, `eval` and `test`."""
+    found: dict[str, _Value] = {}
+    for role, names in {"train": ("train",), "eval": column_names.EVAL_SPLITS, "test": ("test",)}.items():
+        name_there = next((name for name in names if name in named), None)
         if name_there is not None:
-            splits[split] = loaded[name_there]
-    if not splits:
-        raise ValueError(f"The data set {name} has splits {', '.join(loaded)}; expected train, validation or test.")
-    return splits
-
-
-def _load_folder(folder: Path) -> dict[str, Dataset]:
-    """Files of a folder that are named after a split, read as any other file."""
-    names = ("train", *_EVAL_SPLITS, "test")
-    paths = {path.stem: path for path in sorted(folder.iterdir()) if path.stem in names and path.suffix in _ENDINGS}
-    return {split: load_file(path) for split, path in paths.items()}
+            found[role] = named[name_there]
+    return found
 
 
 def pick_column(dataset: Rows, given: str | None, usual: tuple[str, ...], what: str, flag: str) -> str:
-    """The named column of a data set or stream, or the first of the usual ones.
+    """The named column of a data set or stream, or the first of the usual ones, whatever their case.
 
     Raises:
         ValueError: it is not there; the message lists those that are.
     """
-    for name in (given,) if given else usual:
-        if name in dataset.column_names:
-            return name
+    names = dataset.column_names
+    found = column_names.first(names, (given,) if given else usual)
+    if found is not None:
+        return found
     wanted = given or f"one of {', '.join(usual)}"
-    raise ValueError(
-        f"No {what} column {wanted!r}: the data has the columns {', '.join(dataset.column_names)}. Use {flag}."
-    )
+    header = "" if given else " If these are the values of a row, the file has no header: use --no-header."
+    raise ValueError(f"No {what} column {wanted!r}: the data has the columns {', '.join(names)}. Use {flag}.{header}")
 
 
 def text_columns(dataset: Dataset, args: DataArguments) -> tuple[str, str | None]:
@@ -158,23 +233,79 @@ def text_columns(dataset: Dataset, args: DataArguments) -> tuple[str, str | None
     pair = args.text_pair_column
     if pair is not None:
         return text, pick_column(dataset, pair, (), "second text", "--text-pair-column")
-    if args.text_column is None:
-        pair = column_names.PAIR.get(text)
-    return text, pair if pair in dataset.column_names else None
+    return text, column_names.pair_of(dataset.column_names, text) if args.text_column is None else None
 
 
-def require_texts(name: str, dataset: Dataset, columns: Iterable[str]) -> None:
-    """Refuse a split with a missing column, or a row without a text.
+def with_texts(dataset: Dataset, columns: Iterable[str], invalid: InvalidRows) -> tuple[Dataset, list[int]]:
+    """A data set with texts in some columns, and the numbers of the rows that have them all.
+
+    Numbers become the texts by which they are written.
+
+    Args:
+        dataset: has the columns.
+        columns: of texts.
+        invalid: takes the rows without one.
 
     Raises:
-        ValueError: names the split, the column and the row.
+        ValueError: a row has no text.
     """
-    columns = list(columns)
-    require_columns(name, dataset, columns)
+    without = set()
     for column in columns:
-        empty = next((row for row, text in enumerate(dataset[column]) if not isinstance(text, str)), None)
-        if empty is not None:
-            raise ValueError(f"The {name} data has no text in row {empty + 1}, column {column!r}.")
+        kind = dataset.features[column]
+        if isinstance(kind, Value) and kind.dtype.startswith(("int", "uint", "float")):
+            dataset = dataset.cast_column(column, Value("string"))
+        for row, text in enumerate(dataset[column]):
+            if not isinstance(text, str):
+                what = "no text" if text is None else f"{text!r} in place of a text"
+                invalid.found(f"row {row + 1}", f"there is {what} in the column {column!r}")
+                without.add(row)
+    return dataset, [row for row in range(len(dataset)) if row not in without]
+
+
+def lists_of_words(dataset: Dataset, column: str, invalid: InvalidRows) -> tuple[list[list[str]], set[int]]:
+    """A column of lists as lists of texts, a missing one being empty; and the numbers of rows with a missing value.
+
+    Texts that write lists, as in CSV files, are taken as these; a ClassLabel's values by their names.
+
+    Raises:
+        ValueError: the column holds something else, or a row has a missing value.
+    """
+    feature = dataset.features[column]
+    inner = getattr(feature, "feature", None)
+    names = inner.names if isinstance(inner, ClassLabel) else None
+    found: list[list[str]] = []
+    without = set()
+    for row, cell in enumerate(dataset[column]):
+        values = parsed_list(cell) if isinstance(cell, str) else cell
+        if values is not None and not isinstance(values, list):
+            values = None
+        if values is None and cell is not None:
+            raise ValueError(
+                f"{invalid.source}, row {row + 1}: the column {column!r} must hold a list for each text, of words or "
+                f"of tags; got {str(cell)[:40]!r}."
+            )
+        if values is None or None in values:
+            place = f", word {values.index(None) + 1}" if values else ""
+            invalid.found(f"row {row + 1}{place}", f"there is a missing value in the column {column!r}")
+            without.add(row)
+        found.append([_word(value, names) for value in values or []])
+    return found, without
+
+
+def _word(value: object, names: list[str] | None) -> str:
+    if value is None:
+        return ""
+    return names[value] if names is not None and isinstance(value, int) else str(value)
+
+
+def only(dataset: Dataset, rows: list[int]) -> Dataset:
+    """Some rows of a data set, or the data set itself where these are all."""
+    return dataset if len(rows) == len(dataset) else dataset.select(rows)
+
+
+def words(given: Iterable[str] | None) -> tuple[str, ...]:
+    """The values of an argument that takes several: words of the command line, each also a list with commas."""
+    return tuple(word.strip() for one in given or () for word in one.split(",") if word.strip())
 
 
 def number(value: object, name: str, column: str) -> float:

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_tinybert.data.label_values import MULTI_LABEL as MULTI_LABEL
+from hf_tinybert.data.label_values import REGRESSION as REGRESSION
+from hf_tinybert.data.label_values import SINGLE_LABEL as SINGLE_LABEL
 from hf_tinybert.models.loading import auto_class
 from hf_tinybert.models.pooling import pool
 from hf_tinybert.utils.types import Batch
 
-SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 TOKENS, SPANS, VECTORS = "tokens", "spans", "vectors"
 #: Types of sequence-level outputs: one for each row, not for each token.
 OF_ROWS = (SINGLE_LABEL, MULTI_LABEL, REGRESSION, VECTORS)

@@ -8,9 +8,12 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoModel, EvalPrediction, PretrainedConfig, PreTrainedTokenizerBase
 
 from hf_tinybert.data import column_names, loading
+from hf_tinybert.data.invalid_rows import InvalidRows
+from hf_tinybert.data.label_values import REGRESSION, LabelOptions
+from hf_tinybert.data.labels import read_labels
 from hf_tinybert.data.loading import pick_column
 from hf_tinybert.evaluation import metrics
-from hf_tinybert.tasks.task import Encoded, Metric, Task
+from hf_tinybert.tasks.task import Encoded, Metric, Task, View
 
 
 class FeatureExtraction(Task):
@@ -26,9 +29,14 @@ class FeatureExtraction(Task):
     def _check(self, splits: DatasetDict) -> DatasetDict:
         first = next(iter(splits.values()))
         self.text, self.pair = loading.text_columns(first, self.args)
-        for name, dataset in splits.items():
-            loading.require_texts(name, dataset, [column for column in (self.text, self.pair) if column])
-        return splits
+        columns = [column for column in (self.text, self.pair) if column]
+        return DatasetDict({name: self.with_texts(name, dataset, columns) for name, dataset in splits.items()})
+
+    def view(self, split: str) -> View:
+        """The texts of a split."""
+        used = [("text", self.text), *([("second text", self.pair)] if self.pair else [])]
+        texts = list(zip(*self._texts(self.splits[split]), strict=True))
+        return View("vectors of texts", used, texts)
 
     def config_kwargs(self) -> dict[str, object]:
         """Nothing: there are no labels."""
@@ -55,11 +63,15 @@ class FeatureExtraction(Task):
 
     def _scores(self, name: str, dataset: Dataset) -> list[float] | None:
         """The numbers of pairs, where a split has them."""
-        labelled = any(column in dataset.column_names for column in column_names.LABEL)
+        labelled = column_names.first(dataset.column_names, column_names.LABEL) is not None
         if self.pair is None or (not labelled and self.args.label_column is None):
             return None
         column = pick_column(dataset, self.args.label_column, column_names.LABEL, "label", "--label-column")
-        return [loading.number(value, name, column) for value in dataset[column]]
+        options = LabelOptions(kind=REGRESSION, decimal=self.args.decimal, column_given=True)
+        found = read_labels(dataset, column, options, InvalidRows(self.sources[name].name, skip=False))
+        if found is None:
+            return None
+        return [value for value in found.values if isinstance(value, float)]
 
 
 def ranking_of(scores: Sequence[float]) -> Metric:

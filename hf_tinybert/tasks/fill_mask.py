@@ -12,10 +12,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hf_tinybert.data import column_names, loading
+from hf_tinybert.data import column_names
 from hf_tinybert.data.loading import pick_column
 from hf_tinybert.evaluation import metrics
-from hf_tinybert.tasks.task import Encoded, Task
+from hf_tinybert.tasks.task import Encoded, Task, View
 from hf_tinybert.utils.types import Columns
 
 
@@ -27,9 +27,11 @@ class FillMask(Task):
     def _check(self, splits: DatasetDict) -> DatasetDict:
         first = next(iter(splits.values()))
         self.text = pick_column(first, self.args.text_column, column_names.TEXT[:-1], "text", "--text-column")
-        for name, dataset in splits.items():
-            loading.require_columns(name, dataset, (self.text,))
-        return splits
+        return DatasetDict({name: self.with_texts(name, dataset, [self.text]) for name, dataset in splits.items()})
+
+    def view(self, split: str) -> View:
+        """The texts of a split."""
+        return View("masked words", [("text", self.text)], [(text,) for text in self.splits[split][self.text]])
 
     def config_kwargs(self) -> dict[str, object]:
         """Nothing: the classes are the vocabulary."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from datasets import Dataset, LargeList, List
 from transformers import PretrainedConfig
 
-from hf_tinybert.models.output_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from hf_tinybert.data.label_values import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Kind, LabelValues
 
 
 def named(names: Sequence[str]) -> dict[str, object]:
@@ -43,29 +42,30 @@ class Labels:
             return {"num_labels": 1, "problem_type": REGRESSION}
         return named(self.names) | {"problem_type": MULTI_LABEL if self.several else SINGLE_LABEL}
 
-    @classmethod
-    def from_dataset(cls, dataset: Dataset, column: str) -> Labels:
-        """The label names of a data set: a ClassLabel's own, floats as regression, else sorted values.
+    @property
+    def kind(self) -> Kind:
+        """The kind of the labels, as `problem_type` names it."""
+        return REGRESSION if self.names is None else MULTI_LABEL if self.several else SINGLE_LABEL
 
-        A column of lists makes a multi-label task, whose classes are all the values in them.
+    @classmethod
+    def from_values(cls, found: LabelValues, where: str, names: Sequence[str] = ()) -> Labels:
+        """The classes of training data.
+
+        Args:
+            found: its labels.
+            where: they stand, for messages.
+            names: the user's, of the classes 0, 1, ...
 
         Raises:
-            ValueError: there are fewer than two classes, or the column holds something else.
+            ValueError: there are fewer than two classes.
         """
-        feature = dataset.features[column]
-        several = isinstance(feature, List | LargeList)
-        feature = feature.feature if several else feature
-        if hasattr(feature, "names"):
-            return cls(tuple(feature.names), several)
-        if not hasattr(feature, "dtype"):
-            raise ValueError(f"The column {column!r} holds neither labels nor lists of labels.")
-        if "float" in str(feature.dtype) and not several:
+        if found.kind == REGRESSION:
             return cls(None)
-        values = {value for row in dataset[column] for value in row} if several else set(dataset.unique(column))
-        if len(values) < 2:
-            shown = repr(next(iter(values))) if values else "none"
-            raise ValueError(f"The column {column!r} holds one label only, {shown}: there is nothing to learn.")
-        return cls(tuple(str(value) for value in sorted(values, key=lambda v: (str(type(v)), v))), several)
+        classes = tuple(names) or found.classes()
+        if len(classes) < 2:
+            shown = repr(classes[0]) if classes else "none"
+            raise ValueError(f"{where} holds one label only, {shown}: there is nothing to learn.")
+        return cls(classes, found.kind == MULTI_LABEL)
 
     @classmethod
     def from_config(cls, config: PretrainedConfig) -> Labels:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Features, List, Value, concatenate_datasets
 from transformers import AutoModelForQuestionAnswering, EvalPrediction, PretrainedConfig, PreTrainedTokenizerBase
 
-from hf_tinybert.data import loading
+from hf_tinybert.data import column_names, loading
 from hf_tinybert.data.loading import pick_column
 from hf_tinybert.evaluation import metrics
-from hf_tinybert.tasks.task import Encoded, Metric, Task
+from hf_tinybert.tasks.task import Encoded, Metric, Task, View
 from hf_tinybert.utils.types import Columns
 
 #: Candidates for the start and for the end of a span, and the longest answer in tokens.
 _BEST, _LONGEST = 20, 30
+
+#: The column of answers, and usual names of a column of their texts beside one of their starts.
+_ANSWERS = "answers"
+_FLAT_TEXTS = ("answer_text", "answer")
+_ANSWERS_OF_A_ROW = {"text": List(Value("string")), "answer_start": List(Value("int64"))}
 
 
 class _Answers(TypedDict):
@@ -30,6 +37,8 @@ class _Answers(TypedDict):
 class QuestionAnswering(Task):
     """Rows as SQuAD's: `question`, `context`, and `answers` with lists `text` and `answer_start` (in characters).
 
+    One text and start may stand without lists, or in columns `answer_text` and `answer_start`.
+
     A text that is longer than the model's input is read in windows that overlap by `--doc-stride` tokens. A row
     without answers is a question that the text does not answer; the first token stands for that.
     """
@@ -40,12 +49,43 @@ class QuestionAnswering(Task):
         first = next(iter(splits.values()))
         self.question = pick_column(first, self.args.text_column, ("question",), "question", "--text-column")
         self.context = pick_column(first, self.args.text_pair_column, ("context",), "context", "--text-pair-column")
-        self.answers = pick_column(first, self.args.label_column, ("answers",), "answers", "--label-column")
-        for name, dataset in splits.items():
-            loading.require_columns(name, dataset, (self.question, self.context, self.answers))
-            for row, (context, answers) in enumerate(zip(dataset[self.context], dataset[self.answers], strict=True)):
-                _check_answers(name, row + 1, context, answers)
-        return splits
+        flat = self.args.label_column is None and "answers" not in first.column_names
+        self.texts = column_names.first(first.column_names, _FLAT_TEXTS) if flat else None
+        usual = ("answer_start",) if self.texts else ("answers",)
+        self.answers = pick_column(first, self.args.label_column, usual, "answers", "--label-column")
+        return DatasetDict({name: self._read(name, dataset) for name, dataset in splits.items()})
+
+    def _read(self, name: str, dataset: Dataset) -> Dataset:
+        """A split whose answers are lists of texts and starts."""
+        loading.require_columns(name, dataset, filter(None, (self.question, self.context, self.answers, self.texts)))
+        invalid = self.invalid_rows(name)
+        dataset, rows = loading.with_texts(dataset, [self.question, self.context], invalid)
+        contexts, given = list(dataset[self.context]), list(dataset[self.answers])
+        if self.texts:
+            given = [
+                {"text": text, "answer_start": start} for text, start in zip(dataset[self.texts], given, strict=True)
+            ]
+        valid, found = [], []
+        for row in rows:
+            answers = _normalised(given[row])
+            why = _why_no_answers(contexts[row], answers)
+            if why is not None:
+                invalid.found(f"row {row + 1}", why)
+            else:
+                valid.append(row)
+                found.append(answers)
+        invalid.say()
+        kept = loading.only(dataset, valid).select_columns([self.question, self.context])
+        of_rows = Dataset.from_dict({_ANSWERS: found}, Features({_ANSWERS: _ANSWERS_OF_A_ROW}))
+        return concatenate_datasets([kept, of_rows], axis=1)
+
+    def view(self, split: str) -> View:
+        """Questions, contexts and first answers of a split."""
+        dataset = self.splits[split]
+        answers = [answer["text"][0] if answer["text"] else "no answer" for answer in dataset[_ANSWERS]]
+        texts = list(zip(dataset[self.question], dataset[self.context], strict=True))
+        columns = [("question", self.question), ("context", self.context), ("answers", self.texts or self.answers)]
+        return View("an answer in the text", columns, texts, answers, in_windows=True)
 
     def config_kwargs(self) -> dict[str, object]:
         """Nothing: every model has a start and an end."""
@@ -69,8 +109,8 @@ class QuestionAnswering(Task):
             )
         encoded, measures = DatasetDict(), {}
         for name, dataset in self.examples.items():
-            windows = _windows(dataset, tokenizer, (self.question, self.context, self.answers), length, stride)
-            measures[name] = metric_of(dataset, windows, self.context, self.answers)
+            windows = _windows(dataset, tokenizer, (self.question, self.context, _ANSWERS), length, stride)
+            measures[name] = metric_of(dataset, windows, self.context, _ANSWERS)
             encoded[name] = windows.remove_columns(["row", "offsets"])
         return Encoded(encoded, loading.collator(tokenizer), "f1", measures)
 
@@ -171,15 +211,30 @@ def _span(offsets: list[list[int]], answers: _Answers) -> tuple[int, int]:
     return (0, 0) if first is None or last is None else (first, last)
 
 
-def _check_answers(name: str, row: int, context: object, answers: object) -> None:
-    if not isinstance(context, str) or not isinstance(answers, dict) or not {"text", "answer_start"} <= answers.keys():
-        raise ValueError(
-            f"The {name} data's row {row} is not as in SQuAD: context must be a text, and answers "
-            "{'text': [...], 'answer_start': [...]}."
-        )
-    for text, start in zip(answers["text"], answers["answer_start"], strict=False):
+def _normalised(given: object) -> _Answers | None:
+    """A row's answers as lists of texts and starts, empty where there is no answer; None for anything else."""
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except ValueError:
+            return None
+    if given is None:
+        return {"text": [], "answer_start": []}
+    if not isinstance(given, dict) or not given.keys() >= {"text", "answer_start"}:
+        return None
+    texts, starts = (value if isinstance(value, list) else [value] for value in (given["text"], given["answer_start"]))
+    there = [(text, start) for text, start in zip_longest(texts, starts) if text not in (None, "")]
+    try:
+        return {"text": [str(text) for text, _ in there], "answer_start": [int(start) for _, start in there]}
+    except (TypeError, ValueError):
+        return None
+
+
+def _why_no_answers(context: str, answers: _Answers | None) -> str | None:
+    """Why answers cannot be used; None where they can."""
+    if answers is None:
+        return "it is not as in SQuAD: answers must be {'text': [...], 'answer_start': [...]}, starts in characters"
+    for text, start in zip(answers["text"], answers["answer_start"], strict=True):
         if context[start : start + len(text)] != text:
-            raise ValueError(
-                f"The {name} data's row {row} has the answer {text!r}, which does not stand at character {start} of "
-                "its context."
-            )
+            return f"its answer {text!r} does not stand at character {start} of its context"
+    return None

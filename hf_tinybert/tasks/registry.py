@@ -5,6 +5,8 @@ from __future__ import annotations
 from transformers import PretrainedConfig
 
 from hf_tinybert.data.arguments import DataArguments
+from hf_tinybert.data.column_names import LABEL, TEXT, find, first
+from hf_tinybert.data.loading import load_raw
 from hf_tinybert.models.auto_classes import saved_from
 from hf_tinybert.tasks import WITH_LABELS
 from hf_tinybert.tasks.feature_extraction import FeatureExtraction
@@ -12,7 +14,7 @@ from hf_tinybert.tasks.fill_mask import FillMask
 from hf_tinybert.tasks.question_answering import QuestionAnswering
 from hf_tinybert.tasks.task import Task
 from hf_tinybert.tasks.text_classification import TextClassification
-from hf_tinybert.tasks.token_classification import TokenClassification
+from hf_tinybert.tasks.token_classification import TAGS, WORDS, TokenClassification
 
 TASKS: dict[str, type[Task]] = {
     "text-classification": TextClassification,
@@ -35,7 +37,24 @@ def start(name: str | None, config: PretrainedConfig | None, args: DataArguments
     Raises:
         ValueError: the data are missing, or cannot be of this task.
     """
-    return TASKS[name or of_model(config) or "text-classification"](args, training)
+    of_config = of_model(config)
+    chosen = name or of_config or "text-classification"
+    return TASKS[chosen](args, training, config if chosen == of_config else None)
+
+
+def fitting(args: DataArguments) -> str:
+    """The task whose columns the data have; text classification where no other task's are there.
+
+    Raises:
+        ValueError: the data cannot be read.
+    """
+    columns = next(iter(load_raw(args).splits.values())).column_names
+    if first(columns, WORDS) is not None and first(columns, TAGS) is not None:
+        return "token-classification"
+    if find(columns, "question") is not None and find(columns, "context") is not None:
+        return "question-answering"
+    labelled = first(columns, LABEL) is not None or args.label_column is not None or args.label_columns
+    return "text-classification" if labelled or first(columns, TEXT) is None else "feature-extraction"
 
 
 def of_model(config: PretrainedConfig | None) -> str | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias, TypedDict
 
@@ -16,6 +17,7 @@ from transformers import EvalPrediction, PretrainedConfig, PreTrainedModel, PreT
 
 from hf_tinybert.data import loading
 from hf_tinybert.data.arguments import DataArguments
+from hf_tinybert.data.invalid_rows import InvalidRows
 from hf_tinybert.models.loading import check_folder
 from hf_tinybert.teacher import inputs
 from hf_tinybert.utils.types import AutoClass, Collator
@@ -78,12 +80,38 @@ class Encoded:
         }
 
 
+@dataclass(frozen=True)
+class View:
+    """A split as its task understands it.
+
+    Attributes:
+        problem: what is learnt, in words.
+        columns: what they hold, and their names.
+        texts: of every row, as many as an example has.
+        labels: of every row, as one text; empty where there are none.
+        classes: how often each occurs, in the order of the model.
+        numbers: to be predicted.
+        notes: how the labels were read.
+        in_windows: long texts are read in several windows, not cut.
+    """
+
+    problem: str
+    columns: list[tuple[str, str]]
+    texts: Sequence[tuple[str, ...]]
+    labels: list[str] = field(default_factory=list)
+    classes: Counter[str] = field(default_factory=Counter)
+    numbers: list[float] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    in_windows: bool = False
+
+
 class Task(ABC):
     """A task, and the splits that were read for it.
 
     Args:
         args: where the data come from.
         training: whether training data are needed; without, they are left out.
+        config: of a model that was fine-tuned for the task, whose labels the data must have.
 
     Raises:
         ValueError: the data are missing, or cannot be of this task.
@@ -101,10 +129,14 @@ class Task(ABC):
     of_texts = False
     single_words = False
 
-    def __init__(self, args: DataArguments, training: bool) -> None:
+    def __init__(self, args: DataArguments, training: bool, config: PretrainedConfig | None = None) -> None:
         """Read and check the data."""
         self.args = args
-        splits = loading.load_raw(args)
+        self.config = config
+        data = loading.load_raw(args)
+        #: Where the splits come from.
+        self.sources = data.sources
+        splits = data.splits
         if not training:
             splits.pop("train", None)
             if not splits:
@@ -113,11 +145,29 @@ class Task(ABC):
                 )
         elif "train" not in splits:
             raise ValueError("No training data: give --train-file or a --dataset with a train split.")
+        #: What may not be meant so, by split.
+        self.doubts: dict[str, list[str]] = {name: [] for name in splits}
         splits = self._check(splits)
         if training and "train" not in splits:
             raise ValueError("The training data has no labels.")
         #: The rows as they were read, checked. They say which labels there are.
         self.splits = splits
+
+    def invalid_rows(self, split: str) -> InvalidRows:
+        """What takes the rows of a split that cannot be used."""
+        return InvalidRows(self.sources[split].name, self.args.skip_invalid_rows)
+
+    def with_texts(self, split: str, dataset: Dataset, columns: Sequence[str]) -> Dataset:
+        """The rows of a split that have texts in some columns.
+
+        Raises:
+            ValueError: a column is missing, or a row has no text.
+        """
+        loading.require_columns(split, dataset, columns)
+        invalid = self.invalid_rows(split)
+        dataset, rows = loading.with_texts(dataset, columns, invalid)
+        invalid.say()
+        return loading.only(dataset, rows)
 
     @property
     def examples(self) -> DatasetDict:
@@ -131,6 +181,10 @@ class Task(ABC):
         Raises:
             ValueError: a split is not of this task.
         """
+
+    @abstractmethod
+    def view(self, split: str) -> View:
+        """A split as the task understands it."""
 
     @abstractmethod
     def config_kwargs(self) -> dict[str, object]:

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
-from datasets import Dataset, DatasetDict, LargeList, List
-from datasets.features.features import FeatureType as Feature
+from datasets import Dataset, DatasetDict
 from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from hf_tinybert.data import column_names, loading
 from hf_tinybert.data.arguments import DataArguments
+from hf_tinybert.data.class_ids import class_ids
+from hf_tinybert.data.label_values import (
+    MULTI_LABEL,
+    REGRESSION,
+    SINGLE_LABEL,
+    LabelOptions,
+    LabelValues,
+    flat,
+    kind_of,
+)
+from hf_tinybert.data.labels import read_labels
 from hf_tinybert.data.loading import pick_column
 from hf_tinybert.evaluation import metrics
 from hf_tinybert.models import head_init
 from hf_tinybert.tasks.label_names import Labels
-from hf_tinybert.tasks.task import Encoded, Task
+from hf_tinybert.tasks.task import Encoded, Task, View
 from hf_tinybert.utils import types
 
 logger = logging.get_logger(__name__)
+
+#: Label of an evaluation row whose class the training data do not have: no prediction is right.
+_UNKNOWN = -100
 
 
 @dataclass(frozen=True)
@@ -38,34 +52,20 @@ class Columns:
             ValueError: a column is not there; the message lists those that are.
         """
         text, pair = loading.text_columns(dataset, args)
-        return cls(text, pair, pick_column(dataset, args.label_column, column_names.LABEL, "label", "--label-column"))
+        given = next(iter(loading.words(args.label_columns)), args.label_column)
+        return cls(text, pair, pick_column(dataset, given, column_names.LABEL, "label", "--label-column"))
 
 
-def checked(splits: DatasetDict, columns: Columns) -> DatasetDict:
-    """Refuse splits with missing columns, texts or labels; leave out, with a warning, splits without any label.
-
-    Raises:
-        ValueError: names the split, the column and the row.
-    """
-    kept = DatasetDict()
-    for name, dataset in splits.items():
-        wanted = [column for column in (columns.text, columns.pair, columns.label) if column]
-        loading.require_columns(name, dataset, wanted)
-        loading.require_texts(name, dataset, wanted[:-1])
-        hidden = hasattr(dataset.features[columns.label], "names")
-        without = [row for row, label in enumerate(dataset[columns.label]) if _is_missing(label, hidden)]
-        if len(without) == len(dataset):
-            logger.warning(f"The {name} data has no labels and is left out.")
-        elif without:
-            raise ValueError(f"The {name} data has no label in row {without[0] + 1}, column {columns.label!r}.")
-        else:
-            kept[name] = dataset
-    return kept
-
-
-def _is_missing(label: object, hidden: bool) -> bool:
-    """Whether a row has no label; -1 stands for a hidden one where labels are a ClassLabel."""
-    return label is None or label == "" or label != label or (hidden and label == -1)
+def label_options(args: DataArguments) -> LabelOptions:
+    """What the arguments say about labels."""
+    return LabelOptions(
+        kind=kind_of(args.problem_type),
+        names=loading.words(args.class_names),
+        decimal=args.decimal,
+        separator=args.label_separator,
+        columns=loading.words(args.label_columns),
+        column_given=args.label_column is not None,
+    )
 
 
 class TextClassification(Task):
@@ -75,100 +75,111 @@ class TextClassification(Task):
     of_texts = True
 
     def _check(self, splits: DatasetDict) -> DatasetDict:
-        self.columns = Columns.find(next(iter(splits.values())), self.args)
-        return checked(splits, self.columns)
+        first = next(iter(splits.values()))
+        self.columns = Columns.find(first, self.args)
+        options, model = label_options(self.args), None
+        columns = [pick_column(first, name, (), "label", "--label-columns") for name in options.columns]
+        options = replace(options, columns=tuple(columns))
+        if self.config is not None:
+            of_model = Labels.from_config(self.config)
+            model = of_model.kind, len(of_model.names or ())
+        #: The labels of every split.
+        self.labels: dict[str, LabelValues] = {}
+        kept = DatasetDict()
+        for name, dataset in splits.items():
+            wanted = [column for column in (self.columns.text, self.columns.pair) if column]
+            loading.require_columns(name, dataset, [*wanted, *(options.columns or [self.columns.label])])
+            invalid = self.invalid_rows(name)
+            dataset, with_texts = loading.with_texts(dataset, wanted, invalid)
+            found = read_labels(dataset, self.columns.label, options, invalid, model)
+            invalid.say()
+            if found is None:
+                logger.warning(f"The {name} data has no labels and is left out.")
+                continue
+            if name == "train" and model is None:  # the other splits have labels of the same kind
+                model = found.kind, len(found.classes())
+            self.labels[name] = found = found.of_rows(with_texts)
+            self.doubts[name] += found.doubts
+            kept[name] = loading.only(dataset, found.valid)
+        return kept
+
+    def view(self, split: str) -> View:
+        """Texts and labels of a split."""
+        dataset, found, columns = self.splits[split], self.labels[split], self.columns
+        names = [column for column in (columns.text, columns.pair) if column]
+        texts = list(zip(*(list(dataset[name]) for name in names), strict=True))
+        used = [("text", columns.text), *([("second text", columns.pair)] if columns.pair else [])]
+        shown = [", ".join(value) if isinstance(value, list) else str(value) for value in found.values]
+        if found.kind == REGRESSION:
+            numbers = [value for value in found.values if isinstance(value, float)]
+            return View("regression", [*used, ("number", columns.label)], texts, shown, numbers=numbers)
+        problem = {MULTI_LABEL: "any number of labels a text", SINGLE_LABEL: "one label a text"}[found.kind]
+        counts = found.counts()
+        classes = Counter({name: counts[name] for name in found.classes()})
+        label_columns = ", ".join(loading.words(self.args.label_columns)) or columns.label
+        return View(problem, [*used, ("label", label_columns)], texts, shown, classes, notes=found.notes)
 
     def config_kwargs(self) -> dict[str, object]:
         """Labels as the training data have them."""
-        return Labels.from_dataset(self.splits["train"], self.columns.label).config_kwargs()
+        where = f"The column {self.columns.label!r}"
+        return Labels.from_values(self.labels["train"], where, loading.words(self.args.class_names)).config_kwargs()
 
     def start_head(self, model: PreTrainedModel, missing: Collection[str]) -> None:
         """Where texts have several labels, a new head starts at their frequencies."""
-        labels = Labels.from_config(model.config)
-        if labels.several:
-            rows = _label_sets(self.splits["train"], "train", self.columns.label, labels)
-            head_init.start_at_frequencies(model, missing, rows)
+        of_model = Labels.from_config(model.config)
+        if of_model.several:
+            head_init.start_at_frequencies(model, missing, self._label_sets("train", of_model))
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Encoded:
         """Token ids, and label ids as the model counts them."""
-        labels = Labels.from_config(config)
-        encoded = encode(self.examples, self.columns, labels, tokenizer, self.args.max_length)
-        leading, metric = metrics.for_labels(labels.is_regression, labels.several)
+        of_model, columns = Labels.from_config(config), self.columns
+
+        def tokenize(batch: types.Columns) -> types.Columns:
+            pair = batch[columns.pair] if columns.pair else None
+            return dict(tokenizer(batch[columns.text], pair, truncation=True, max_length=self.args.max_length))
+
+        encoded = DatasetDict()
+        for name, dataset in self.examples.items():
+            ids = self._label_ids(name, of_model)[: len(dataset)]
+            tokens = dataset.map(
+                tokenize, batched=True, remove_columns=dataset.column_names, desc=f"Tokenising {name}"
+            )
+            encoded[name] = tokens.add_column("labels", ids)
+        leading, metric = metrics.for_labels(of_model.is_regression, of_model.several)
         return Encoded(encoded, loading.collator(tokenizer), leading, dict.fromkeys(encoded, metric))
 
+    def _label_ids(self, name: str, of_model: Labels) -> list[int] | list[float] | list[list[float]]:
+        """Class ids, numbers, or rows of 0 and 1."""
+        found = self.labels[name]
+        if found.kind != of_model.kind:
+            raise ValueError(
+                f"{self.sources[name].name}: the labels are those of a {found.kind}, and the model was trained for "
+                f"{of_model.kind}."
+            )
+        if of_model.is_regression:
+            return [value for value in found.values if isinstance(value, float)]
+        if of_model.several:
+            count = len(of_model.names or ())
+            return [[float(index in ids) for index in range(count)] for ids in self._label_sets(name, of_model)]
+        ids = self._ids(name, of_model)
+        return [ids[str(value)] for value in found.values]
 
-def encode(
-    splits: DatasetDict,
-    columns: Columns,
-    labels: Labels,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-) -> DatasetDict:
-    """Tokenise every split and turn its labels into ids (or floats), unpadded, for a dynamic collator.
+    def _label_sets(self, name: str, of_model: Labels) -> list[list[int]]:
+        """The class ids of every row of a multi-label split."""
+        ids = self._ids(name, of_model)
+        return [[ids[one] for one in value] for value in self.labels[name].values if isinstance(value, list)]
 
-    Raises:
-        ValueError: a split has a label that the model does not know.
-    """
-
-    def tokenize(batch: types.Columns) -> types.Columns:
-        pair = batch[columns.pair] if columns.pair else None
-        return dict(tokenizer(batch[columns.text], pair, truncation=True, max_length=max_length))
-
-    encoded = DatasetDict()
-    for name, dataset in splits.items():
-        ids = _label_ids(dataset, name, columns.label, labels)
-        tokens = dataset.map(tokenize, batched=True, remove_columns=dataset.column_names, desc=f"Tokenising {name}")
-        encoded[name] = tokens.add_column("labels", ids)
-    return encoded
-
-
-def _label_ids(
-    dataset: Dataset, name: str, column: str, labels: Labels
-) -> list[int] | list[float] | list[list[float]]:
-    """Class ids, numbers, or rows of 0 and 1."""
-    if labels.is_regression:
-        return [loading.number(value, name, column) for value in dataset[column]]
-    if labels.several:
-        count = len(labels.names or ())
-        label_sets = _label_sets(dataset, name, column, labels)
-        return [[float(index in label_set) for index in range(count)] for label_set in label_sets]
-    _check_feature(dataset, name, column, labels)
-    return _class_ids(list(dataset[column]), dataset.features[column], name, labels)
-
-
-def _label_sets(dataset: Dataset, name: str, column: str, labels: Labels) -> list[list[int]]:
-    """The class ids of every row of a multi-label split."""
-    _check_feature(dataset, name, column, labels)
-    rows = list(dataset[column])
-    flat = iter(_class_ids([value for row in rows for value in row], dataset.features[column].feature, name, labels))
-    return [[next(flat) for _ in row] for row in rows]
-
-
-def _check_feature(dataset: Dataset, name: str, column: str, labels: Labels) -> None:
-    """Refuse lists of labels where the model has one label a text, and the other way round."""
-    lists = isinstance(dataset.features[column], List | LargeList)
-    if lists != labels.several:
-        raise ValueError(
-            f"The {name} data's column {column!r} holds {'lists of labels' if lists else 'one label a text'}, and the "
-            f"model was trained for {'any number of labels' if labels.several else 'one label a text'}."
+    def _ids(self, name: str, of_model: Labels) -> Mapping[str, int]:
+        """The model's class id of every label of a split."""
+        found, source, given = self.labels[name], f"The {name} data", loading.words(self.args.class_names)
+        known = flat(self.labels["train"].values) if "train" in self.labels and self.config is None else []
+        counts = found.counts()
+        unknown = sorted(counts.keys() - known) if known and name != "train" and not of_model.several else []
+        if not unknown or len(unknown) == len(counts):
+            return class_ids(counts, of_model.names or (), source, given)
+        logger.warning(
+            f"{sum(counts[one] for one in unknown)} rows of the {name} data have labels that the training data does "
+            f"not have ({', '.join(unknown[:5])}): every prediction of them counts as wrong."
         )
-
-
-def _class_ids(values: list[object], feature: Feature, name: str, labels: Labels) -> list[int]:
-    """The model's class id of every value: a name, a number, or an index of a ClassLabel."""
-    label_names = labels.names or ()
-    if hasattr(feature, "names"):
-        values = [feature.names[value] for value in values]
-    ids = {label: index for index, label in enumerate(label_names)}
-    numbered = all(label.lstrip("-").isdigit() for label in label_names)
-    if not numbered and all(type(value) is int for value in values):
-        ids = {str(index): index for index in range(len(label_names))}
-    unknown = sorted({str(value) for value in values} - ids.keys())
-    if unknown:
-        shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-        expected = ", ".join(label_names[:10]) + (", ..." if len(label_names) > 10 else "")
-        raise ValueError(
-            f"The {name} data has {len(unknown)} label(s) that the model was not trained for: {shown}. "
-            f"It knows: {expected}."
-        )
-    return [ids[str(value)] for value in values]
+        there = class_ids(counts.keys() - set(unknown), of_model.names or (), source, given)
+        return there | dict.fromkeys(unknown, _UNKNOWN)

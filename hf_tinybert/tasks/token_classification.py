@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import cast
+
 import numpy as np
-from datasets import Dataset, DatasetDict, LargeList, List
+import numpy.typing as npt
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from transformers import (
     AutoModelForTokenClassification,
     DataCollatorForTokenClassification,
@@ -13,43 +18,79 @@ from transformers import (
 )
 
 from hf_tinybert.data import loading
+from hf_tinybert.data.class_ids import class_ids
+from hf_tinybert.data.label_values import MULTI_LABEL, LabelValues, flat, order_of
 from hf_tinybert.data.loading import pick_column
 from hf_tinybert.evaluation import metrics
 from hf_tinybert.models.loading import loses_spaces
 from hf_tinybert.tasks.label_names import Labels, named
-from hf_tinybert.tasks.task import Encoded, Metric, Task
+from hf_tinybert.tasks.task import Encoded, Metric, Task, View
+from hf_tinybert.utils.types import Columns
 
-_WORDS = ("tokens", "words")
-_TAGS = ("ner_tags", "tags", "labels", "pos_tags")
+WORDS = ("tokens", "words")
+TAGS = ("ner_tags", "tags", "labels", "pos_tags")
 #: Label of word pieces and special tokens that no loss and no metric looks at.
 IGNORED = -100
 
 
 class TokenClassification(Task):
-    """A tag for each word; of a word's pieces the first one carries it."""
+    """A tag for each word; of a word's pieces the first one carries it.
 
+    A text that is longer than the model's input is read in windows that overlap by `--doc-stride` tokens, or by half a
+    window where that is less.
+    """
+
+    _names: tuple[str, ...] = ()
     auto = AutoModelForTokenClassification
     single_words = True
 
     def _check(self, splits: DatasetDict) -> DatasetDict:
         first = next(iter(splits.values()))
-        self.words = pick_column(first, self.args.text_column, _WORDS, "words", "--text-column")
-        self.tags = pick_column(first, self.args.label_column, _TAGS, "tags", "--label-column")
-        for name, dataset in splits.items():
-            loading.require_columns(name, dataset, (self.words, self.tags))
-            for column in (self.words, self.tags):
-                if not isinstance(dataset.features[column], List | LargeList):
-                    raise ValueError(
-                        f"The {name} data's column {column!r} must hold a list for each text, of words or of tags."
-                    )
-            for row, (words, tags) in enumerate(zip(dataset[self.words], dataset[self.tags], strict=True), start=1):
-                if len(words) != len(tags):
-                    raise ValueError(f"The {name} data has {len(words)} words and {len(tags)} tags in row {row}.")
-        return splits
+        self.words = pick_column(first, self.args.text_column, WORDS, "words", "--text-column")
+        self.tags = pick_column(first, self.args.label_column, TAGS, "tags", "--label-column")
+        return DatasetDict({name: self._read(name, dataset) for name, dataset in splits.items()})
+
+    def _read(self, name: str, dataset: Dataset) -> Dataset:
+        """A split with a list of words and a list of names of tags in each row."""
+        loading.require_columns(name, dataset, (self.words, self.tags))
+        invalid = self.invalid_rows(name)
+        words, no_words = loading.lists_of_words(dataset, self.words, invalid)
+        tags, no_tags = loading.lists_of_words(dataset, self.tags, invalid)
+        rows = []
+        for row in sorted(set(range(len(dataset))) - no_words - no_tags):
+            if len(words[row]) != len(tags[row]):
+                why = f"there are {len(words[row])} words and {len(tags[row])} tags"
+                invalid.found(f"row {row + 1}", why)
+            else:
+                rows.append(row)
+        invalid.say()
+        feature = getattr(dataset.features[self.tags], "feature", None)
+        self._names = self._names or tuple(feature.names if isinstance(feature, ClassLabel) else ())
+        kind = Features({self.words: List(Value("string")), self.tags: List(Value("string"))})
+        columns = {
+            self.words: [words[row] for row in rows],
+            self.tags: [[t.strip() for t in tags[row]] for row in rows],
+        }
+        return Dataset.from_dict(columns, kind)
+
+    def view(self, split: str) -> View:
+        """Words and tags of a split."""
+        dataset = self.splits[split]
+        tags = list(dataset[self.tags])
+        counts = Counter(tag for row in tags for tag in row)
+        classes = Counter({name: counts[name] for name in sorted(counts, key=order_of)})
+        texts = [(" ".join(words),) for words in dataset[self.words]]
+        columns = [("words", self.words), ("tags", self.tags)]
+        labels = [" ".join(row) for row in tags]
+        return View("a tag for each word", columns, texts, labels, classes, in_windows=True)
 
     def config_kwargs(self) -> dict[str, object]:
         """Tags as the training data have them, sorted unless they are a ClassLabel."""
-        return named(Labels.from_dataset(self.splits["train"], self.tags).names or ())
+        rows = list(self.splits["train"][self.tags])
+        found = LabelValues(MULTI_LABEL, rows, list(range(len(rows))), self._names)
+        return named(
+            Labels.from_values(found, f"The column {self.tags!r}", loading.words(self.args.class_names)).names or ()
+        )
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Encoded:
         """Word pieces, and the tag of each word at its first piece."""
@@ -62,55 +103,124 @@ class TokenClassification(Task):
             )
         names = [config.id2label[index] for index in range(config.num_labels)]
         metrics.check_tags(names)
-        ids = {name: index for index, name in enumerate(names)}
-
-        def tokenize(batch: dict[str, list]) -> dict[str, list]:
-            pieces = tokenizer(
-                batch[self.words], is_split_into_words=True, truncation=True, max_length=self.args.max_length
-            )
-            labels = [_first_pieces(pieces.word_ids(row), tags) for row, tags in enumerate(batch["tag_ids"])]
-            return {**pieces, "labels": labels}
-
-        encoded = DatasetDict()
+        encoded, measures = DatasetDict(), {}
         for name, dataset in self.examples.items():
-            tag_ids = _tag_ids(dataset, name, self.tags, ids)
-            rows = dataset.select_columns([self.words]).add_column("tag_ids", tag_ids)
-            encoded[name] = rows.map(
-                tokenize, batched=True, remove_columns=rows.column_names, desc=f"Tokenising {name}"
-            )
+            windows = self._windows(dataset, self._tag_ids(name, names), tokenizer, name)
+            measures[name] = metric_of(names, list(windows["row"]))
+            encoded[name] = windows.remove_columns(["row"])
         collator = DataCollatorForTokenClassification(tokenizer, pad_to_multiple_of=8)
         leading = "f1" if metrics.are_entities(names) else "accuracy"
-        return Encoded(encoded, collator, leading, dict.fromkeys(encoded, metric_of(names)), metrics.most_likely)
+        return Encoded(encoded, collator, leading, measures, metrics.most_likely)
+
+    def _tag_ids(self, name: str, names: list[str]) -> Mapping[str, int]:
+        """The model's number of every tag of a split.
+
+        Raises:
+            ValueError: the model does not know a tag.
+        """
+        tags = flat(self.splits[name][self.tags])
+        return class_ids(tags, names, f"The {name} data", loading.words(self.args.class_names))
+
+    def _windows(
+        self, dataset: Dataset, ids: Mapping[str, int], tokenizer: PreTrainedTokenizerBase, name: str
+    ) -> Dataset:
+        """Word pieces of every text, in overlapping windows where it is long; `row` is the text's number."""
+        length = self.args.max_length
+        room = length - tokenizer.num_special_tokens_to_add()
+        if room < 1:
+            raise ValueError(f"--max-length {length} leaves no room for a word beside the special tokens.")
+        stride = min(self.args.doc_stride, room // 2)
+
+        def tokenize(batch: Columns, numbers: list[int]) -> Columns:
+            pieces = tokenizer(
+                batch[self.words],
+                is_split_into_words=True,
+                truncation=True,
+                max_length=length,
+                stride=stride,
+                return_overflowing_tokens=True,
+            )
+            of_row = pieces.pop("overflow_to_sample_mapping")
+            found: list[list[int]] = []
+            for row, tags in enumerate(cast("list[list[str]]", batch[self.tags])):
+                windows = [number for number, owner in enumerate(of_row) if owner == row]
+                words = [pieces.word_ids(number) for number in windows]
+                found += tags_of_windows(words, [ids[tag] for tag in tags], stride)
+            return {**pieces, "labels": found, "row": [numbers[row] for row in of_row]}
+
+        return dataset.map(
+            tokenize,
+            batched=True,
+            with_indices=True,
+            remove_columns=dataset.column_names,
+            desc=f"Tokenising {name}",
+        )
 
 
-def metric_of(names: list[str]) -> Metric:
-    """The accuracy over words and, for tags such as B-person, the F1 of whole entities."""
+def metric_of(names: list[str], rows: Sequence[int]) -> Metric:
+    """The accuracy over words and, for tags such as B-person, the F1 of whole entities.
+
+    Args:
+        names: of the tags.
+        rows: the text of each window; windows of one text follow each other.
+    """
 
     def measure(prediction: EvalPrediction) -> dict[str, float]:
         chosen, gold = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
-        return metrics.tags(chosen, gold, names)
+        return metrics.tags(*_whole_texts(chosen, gold, rows), names)
 
     return measure
 
 
-def _tag_ids(dataset: Dataset, name: str, column: str, ids: dict[str, int]) -> list[list[int]]:
-    feature = dataset.features[column].feature
-    rows = dataset[column]
-    if hasattr(feature, "names"):
-        rows = [[feature.names[tag] for tag in tags] for tags in rows]
-    unknown = sorted({str(tag) for tags in rows for tag in tags} - ids.keys())
-    if unknown:
-        raise ValueError(
-            f"The {name} data has {len(unknown)} tag(s) that the model was not trained for: {', '.join(unknown[:5])}. "
-            f"It knows: {', '.join(ids)}."
-        )
-    return [[ids[str(tag)] for tag in tags] for tags in rows]
+def _whole_texts(
+    chosen: npt.NDArray[np.int64], gold: npt.NDArray[np.int64], rows: Sequence[int]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Predicted and right tags `[texts, words]`, of the words of all windows of a text; `IGNORED` behind its end."""
+    kept = gold != IGNORED
+    texts: dict[int, list[int]] = {}
+    for window, row in enumerate(rows):
+        texts.setdefault(row, []).append(window)
+    longest = max(int(kept[windows].sum()) for windows in texts.values())
+    whole = [np.full((len(texts), longest), IGNORED, dtype=np.int64) for _ in range(2)]
+    for number, windows in enumerate(texts.values()):
+        mask = kept[windows]
+        for tags, of_window in zip(whole, (chosen, gold), strict=True):
+            values = of_window[windows][mask]
+            tags[number, : len(values)] = values
+    return whole[0], whole[1]
 
 
-def _first_pieces(words: list[int | None], tags: list[int]) -> list[int]:
-    """The tag of each word at its first piece, `IGNORED` elsewhere."""
-    labels, before = [], None
-    for word in words:
-        labels.append(IGNORED if word is None or word == before else tags[word])
-        before = word
-    return labels
+def tags_of_windows(windows: Sequence[Sequence[int | None]], tags: Sequence[int], stride: int) -> list[list[int]]:
+    """The tag of each word of a text at its first piece, in the window that shows most around it; `IGNORED` elsewhere.
+
+    Args:
+        windows: of each piece of each window its word, None for a special token.
+        tags: of the words.
+        stride: number of pieces by which consecutive windows overlap.
+    """
+    places = [[place for place, word in enumerate(window) if word is not None] for window in windows]
+    starts, start = [], 0
+    for inside in places:
+        starts.append(start)
+        start += len(inside) - stride
+    total = starts[-1] + len(places[-1])
+    words: dict[int, int] = {}
+    for window, inside, first in zip(windows, places, starts, strict=True):
+        for offset, place in enumerate(inside):
+            word = window[place]
+            assert word is not None
+            words[first + offset] = word
+    found = [[IGNORED] * len(window) for window in windows]
+    for piece, word in words.items():
+        if words.get(piece - 1) == word:
+            continue
+        shown = []
+        for number, (inside, first) in enumerate(zip(places, starts, strict=True)):
+            last = first + len(inside) - 1
+            if first <= piece <= last:
+                before = piece - first if first else total
+                after = last - piece if last < total - 1 else total
+                shown.append((min(before, after), -number))
+        number = -max(shown)[1]
+        found[number][places[number][piece - starts[number]]] = tags[word]
+    return found

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+
 import augment_worker
 import factories
 import pytest
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from transformers import AutoTokenizer
 
 from hf_tinybert.augmentation import TextAugmenter, keep_labels
@@ -50,6 +53,48 @@ def test_names_of_labels_and_streams(augmented, teacher_folder):
     assert [row["text"] for row in stream] == [row["text"] for row in usual]
 
 
+def renamed(model, names):
+    """The same classifier, whose classes stand in the order of their names, by which it counts them."""
+    order = sorted(range(len(names)), key=lambda index: names[index])
+    found = copy.deepcopy(model)
+    with torch.no_grad():
+        found.classifier.weight.copy_(model.classifier.weight[order])
+        found.classifier.bias.copy_(model.classifier.bias[order])
+    found.config.id2label = {place: names[index] for place, index in enumerate(order)}
+    found.config.label2id = {name: place for place, name in found.config.id2label.items()}
+    return found
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3)))[1:])
+@pytest.mark.parametrize("kind", ["names", "whole numbers", "one to three", "stars", "class labels", "texts"])
+def test_the_order_in_which_a_teacher_counts_its_labels_changes_nothing(kind, order, augmented, teacher_folder):
+    """Three classes are enough to see a cycle; the others keep their places."""
+    teacher, tokenizer = factories.load(teacher_folder), AutoTokenizer.from_pretrained(teacher_folder)
+    usual = keep_labels(augmented, teacher, tokenizer)["text"][:]
+    count = teacher.config.num_labels
+    words = [teacher.config.id2label[index] for index in range(count)]
+    numbers = list(range(count))
+    labels = augmented["label"]
+    data = augmented.remove_columns("label")
+    places = [*order, *range(3, count)]
+    shuffled = [chr(ord("a") + place) for place in places]  # sorted, they bring the classes into this order
+    names = [f"{prefix} {word}" for prefix, word in zip(shuffled, words, strict=True)]
+    if kind == "names":
+        values, spelled = [names[label] for label in labels], names
+    elif kind == "class labels":
+        values, spelled = list(labels), names
+    else:
+        first = 0 if kind == "whole numbers" else 1
+        spelled = [f"{shuffled[n]}: {n + first}" for n in numbers]
+        if kind == "stars":
+            spelled = [f"{shuffled[n]}: {n + first} stars" for n in numbers]
+        values = [label + first for label in labels]
+    data = data.add_column("label", [str(value) for value in values] if kind == "texts" else values)
+    if kind == "class labels":
+        data = data.cast_column("label", ClassLabel(names=names))
+    assert keep_labels(data, renamed(teacher, spelled), tokenizer)["text"][:] == usual
+
+
 def test_what_cannot_be_filtered_is_refused(augmented, teacher_folder):
     tokenizer, teacher = AutoTokenizer.from_pretrained(teacher_folder), factories.load(teacher_folder)
     with pytest.raises(ValueError, match="no column 'augmented': augment it first"):
@@ -57,7 +102,7 @@ def test_what_cannot_be_filtered_is_refused(augmented, teacher_folder):
     with pytest.raises(ValueError, match="Name the column with the labels: there are text, id"):
         keep_labels(augmented.remove_columns("label"), teacher, tokenizer)
     other = augmented.remove_columns("label").add_column("label", [99] * len(augmented))
-    with pytest.raises(ValueError, match="The label 99 is not one of the teacher's: "):
+    with pytest.raises(ValueError, match="was not trained for: 99"):
         keep_labels(other, teacher, tokenizer)
     tokens = Dataset.from_dict({"tokens": [["a", "film"]], "label": [0], "augmented": [True]})
     with pytest.raises(ValueError, match="tokens hold lists of words, whose variants cannot be filtered"):

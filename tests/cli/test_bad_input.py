@@ -179,7 +179,7 @@ DISTILL = {
     ),
     "missing text column": (
         lambda b: ["--train-file", b.text("f.csv", "body,intent\na,weather\n")],
-        r"No text column 'one of text, .*': the data has the columns body, intent\. Use --text-column\.",
+        r"No text column 'one of text, .*': the data has the columns body, intent\. Use --text-column\. .*no header.*",
     ),
     "too long for the teacher": (lambda b: ["--max-length", 513], ONLY_TO_512.format(513, "teacher")),
     "nothing to evaluate on": (
@@ -263,11 +263,11 @@ FINETUNE = {
             "--train-file",
             b.text("f.jsonl", '{"tokens": ["a", "b"], "tags": ["O", "B-x"]}\n{"tokens": ["a", "b"], "tags": ["O"]}\n'),
         ],
-        r"The train data has 2 words and 1 tags in row 2\.",
+        r"\S+f\.jsonl, row 2: there are 2 words and 1 tags\. .*",
     ),
     "a tag without a word": (
         lambda b: ["--task", "token-classification", "--train-file", b.text("f.conll", "a\tO\nb\n")],
-        r"The data file \S+f\.conll has no tag in line 2: 'b'\.",
+        r"\S+f\.conll, line 2: 'b' has 1 columns, others 2\. .*",
     ),
     "an answer that is not there": (
         lambda b: [
@@ -279,7 +279,7 @@ FINETUNE = {
                 '{"question": "q", "context": "some text", "answers": {"text": ["text"], "answer_start": [4]}}\n',
             ),
         ],
-        r"The train data's row 1 has the answer 'text', which does not stand at character 4 of its context\.",
+        r"\S+f\.jsonl, row 1: its answer 'text' does not stand at character 4 of its context\. .*",
     ),
     "no room beside the question": (
         lambda b: [
@@ -300,16 +300,12 @@ FINETUNE = {
         lambda b: ["--task", "feature-extraction"],
         r"argument --task: invalid choice: 'feature-extraction' \(choose from .*\)",
     ),
-    "label of the evaluation that training never saw": (
-        lambda b: ["--eval-file", b.text("f.csv", "text,intent\na,weather\nb,poetry\n")],
-        r"The eval data has 1 label\(s\) that the model was not trained for: poetry\. It knows: alarm_timer, .*",
-    ),
     "regression and words": (
         lambda b: [
             *("--train-file", b.text("t.csv", "text,score\na,1.5\nb,2.5\n")),
             *("--eval-file", b.text("e.csv", "text,score\na,good\n")),
         ],
-        r"The eval data's column 'score' holds a value that is no number: 'good'\.",
+        r"\S+e\.csv, row 1: the column 'score' holds a value that is no number: 'good'\. .*",
     ),
     "longer than the model's positions": (
         lambda b: [
@@ -365,7 +361,7 @@ EVALUATE = {
     ),
     "broken file": (
         lambda b: ["--eval-file", b.text("f.jsonl", '{"text": ')],
-        r"The data file \S+ could not be read as json: .*",
+        r"\S+f\.jsonl, line 1: it is no JSON \(.*\)\. .*",
     ),
     "decoder": (lambda b: ["--model", b.decoder()], r"GPT2ForSequenceClassification \(.*\) is not an encoder .*"),
     "batch size": (

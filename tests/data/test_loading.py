@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from importlib import resources
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import datasets
 import factories
@@ -13,9 +15,12 @@ from transformers import BertConfig
 
 from hf_tinybert.data import loading
 from hf_tinybert.data.arguments import DataArguments
+from hf_tinybert.data.invalid_rows import InvalidRows
+from hf_tinybert.data.label_values import LabelOptions
+from hf_tinybert.data.labels import read_labels
 from hf_tinybert.data.loading import check_max_length, load_raw, shortened
 from hf_tinybert.tasks.label_names import Labels
-from hf_tinybert.tasks.text_classification import Columns, checked, encode
+from hf_tinybert.tasks.text_classification import Columns, TextClassification
 
 DEMO = resources.files("hf_tinybert.data") / "demo_data"
 TRAPS = ["null", "NA", "nan", "None", "N/A", "", "-inf", "true"]
@@ -51,14 +56,15 @@ def write(path: Path, rows: list[dict]) -> Path:
     return path
 
 
-def prepared(args: DataArguments, tokenizer, labels: Labels | None = None) -> tuple[DatasetDict, Labels]:
+def raw(**args: Path) -> DatasetDict:
+    return load_raw(DataArguments(**{name: str(value) for name, value in args.items()})).splits
+
+
+def prepared(args: DataArguments, tokenizer) -> tuple[DatasetDict, Labels]:
     """All that the commands do with data, in their order."""
-    splits = load_raw(args)
-    first = splits["train"] if "train" in splits else next(iter(splits.values()))
-    columns = Columns.find(first, args)
-    splits = checked(splits, columns)
-    labels = labels or Labels.from_dataset(first, columns.label)
-    return encode(shortened(splits, args), columns, labels, tokenizer, args.max_length), labels
+    task = TextClassification(args, training=bool(args.train_file or args.dataset))
+    labels = Labels.from_values(next(iter(task.labels.values())), "The column")
+    return task.encode(tokenizer, BertConfig(**labels.config_kwargs())).splits, labels
 
 
 # Reading
@@ -80,7 +86,7 @@ def test_every_format_gives_the_same_rows(tmp_path, ending):
     rows = demo_rows("eval", 60)
     path = write(tmp_path / f"some data{ending.lower()}", rows)
     path = path.rename(path.with_suffix(ending))
-    assert load_raw(DataArguments(train_file=str(path)))["train"].to_list() == rows
+    assert raw(train_file=path)["train"].to_list() == rows
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
@@ -88,7 +94,7 @@ def test_texts_that_look_like_missing_values_stay_texts(tmp_path, tokenizer, end
     texts = [*TRAPS[:-3], 'a "quoted" word', "true", "42"]
     rows = [{"text": text, "label": f"c{index % 2}"} for index, text in enumerate(texts)]
     path = write(tmp_path / f"traps{ending}", rows)
-    assert load_raw(DataArguments(train_file=str(path)))["train"]["text"] == texts
+    assert raw(train_file=path)["train"]["text"] == texts
     encoded, _ = prepared(DataArguments(train_file=str(path)), tokenizer)
     assert [tokenizer.decode(ids, skip_special_tokens=True) for ids in encoded["train"]["input_ids"][:3]] == [
         "null",
@@ -100,8 +106,8 @@ def test_texts_that_look_like_missing_values_stay_texts(tmp_path, tokenizer, end
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl"])
 def test_labels_that_look_like_missing_values_are_classes(tmp_path, ending):
     rows = [{"text": "some text", "label": label} for label in ("NA", "null", "yes", "NA")]
-    raw = load_raw(DataArguments(train_file=str(write(tmp_path / f"f{ending}", rows))))["train"]
-    assert Labels.from_dataset(raw, "label").names == ("NA", "null", "yes")
+    read = raw(train_file=write(tmp_path / f"f{ending}", rows))["train"]
+    assert of(list(read["label"])).names == ("NA", "null", "yes")
 
 
 def test_an_empty_text_is_a_text(tmp_path, tokenizer):
@@ -116,7 +122,7 @@ def test_odd_file_names(tmp_path, name):
     rows = demo_rows("eval", 5)
     write(tmp_path / "all other.csv", demo_rows("train", 7))
     path = write(tmp_path / name, rows)
-    assert load_raw(DataArguments(eval_file=str(path)))["eval"].to_list() == rows
+    assert raw(eval_file=path)["eval"].to_list() == rows
 
 
 def test_byte_order_mark_and_windows_line_ends(tmp_path):
@@ -125,21 +131,21 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path):
         "a.tsv": "\ufefftext\tlabel\r\none, two\t1\r\nthree\t0\r\n",
     }.items():
         (tmp_path / name).write_bytes(text.encode())
-        raw = load_raw(DataArguments(train_file=str(tmp_path / name)))["train"]
-        assert raw.to_list() == [{"text": "one, two", "label": 1}, {"text": "three", "label": 0}]
+        read = raw(train_file=tmp_path / name)["train"]
+        assert read.to_list() == [{"text": "one, two", "label": "1"}, {"text": "three", "label": "0"}]
 
 
 def test_a_file_that_was_changed_is_read_again(tmp_path):
     path = tmp_path / "f.csv"
     write(path, demo_rows("eval", 5))
-    load_raw(DataArguments(train_file=str(path)))
+    raw(train_file=path)
     write(path, demo_rows("eval", 9))
-    assert len(load_raw(DataArguments(train_file=str(path)))["train"]) == 9
+    assert len(raw(train_file=path)["train"]) == 9
 
 
 def test_max_train_samples_leaves_the_other_splits_alone():
     args = DataArguments(train_file=str(DEMO / "train.csv"), eval_file=str(DEMO / "eval.csv"), max_train_samples=33)
-    whole = load_raw(args)
+    whole = load_raw(args).splits
     splits = shortened(whole, args)
     assert splits["train"].to_list() == demo_rows("train", 33)
     assert len(splits["eval"]) == 180
@@ -178,7 +184,7 @@ def test_mrpc_keeps_every_row_and_quote(shared_data, tokenizer):
         text_pair_column="#2 String",
         label_column="Quality",
     )
-    splits = load_raw(args)
+    splits = load_raw(args).splits
     assert len(splits["eval"]) == 408
     for split, name in (("train", "train.tsv"), ("eval", "dev.tsv")):
         rows = [line.split("\t") for line in (folder / name).read_text(encoding="utf-8-sig").split("\n")[1:] if line]
@@ -186,10 +192,10 @@ def test_mrpc_keeps_every_row_and_quote(shared_data, tokenizer):
         given = splits[split].to_dict()
         assert given["#1 String"] == [row[3] for row in rows]
         assert given["#2 String"] == [row[4] for row in rows]
-        assert given["Quality"] == [int(row[0]) for row in rows]
-    few = DatasetDict({name: rows.select(range(20)) for name, rows in splits.items()})
-    encoded = encode(few, Columns.find(splits["train"], args), Labels(("0", "1")), tokenizer, 128)
-    for encoded_row, row in zip(encoded["eval"], few["eval"], strict=True):
+        assert given["Quality"] == [row[0] for row in rows]
+    encoded, labels = prepared(args, tokenizer)
+    assert labels.names == ("0", "1")
+    for encoded_row, row in zip(encoded["eval"].select(range(20)), splits["eval"].select(range(20)), strict=True):
         whole = tokenizer(row["#1 String"], row["#2 String"], truncation=True, max_length=128)
         assert encoded_row["input_ids"] == whole["input_ids"]
 
@@ -210,10 +216,9 @@ def test_sts_b_is_a_regression_on_pairs(shared_data, tokenizer):
 
 
 def of(values: list, feature=None) -> Labels:
-    columns = {"label": values}
-    return Labels.from_dataset(
-        Dataset.from_dict(columns, features=Features({"label": feature}) if feature else None), "label"
-    )
+    features = Features({"label": feature}) if feature else None
+    dataset = Dataset.from_dict({"label": values}, features=features)
+    return Labels.from_values(read_labels(dataset, "label", LabelOptions(), InvalidRows("rows", False)), "The column")
 
 
 def test_labels_of_a_data_set():
@@ -244,8 +249,12 @@ def test_labels_of_a_configuration_are_in_the_order_of_the_ids():
 def encoded_labels(values: list, labels: Labels, tokenizer, feature=None) -> list:
     rows = {"text": ["what is the weather"] * len(values), "label": values}
     features = Features({"text": Value("string"), "label": feature}) if feature else None
-    splits = DatasetDict(eval=Dataset.from_dict(rows, features=features))
-    return encode(splits, Columns("text", None, "label"), labels, tokenizer, 32)["eval"]["labels"]
+    config = BertConfig(**labels.config_kwargs())
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.parquet"
+        Dataset.from_dict(rows, features=features).to_parquet(path)
+        task = TextClassification(DataArguments(eval_file=str(path)), training=False, config=config)
+        return list(task.encode(tokenizer, config).splits["eval"]["labels"])
 
 
 def test_label_ids_are_the_models_not_the_files(tokenizer):
@@ -300,18 +309,20 @@ def test_unknown_labels_are_named(tokenizer):
 def test_a_row_without_a_label_is_refused(tmp_path, tokenizer, name, text):
     path = tmp_path / name
     path.write_text(text)
-    with pytest.raises(ValueError, match="The train data has no label in row 2, column 'label'"):
+    wanted = "line 3: it has 1 field, the header 2" if name.startswith("short") else "row 2: there is no label in the"
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))}, {wanted}"):
         prepared(DataArguments(train_file=str(path)), tokenizer)
 
 
 @pytest.mark.parametrize("value", ["very", "", "nan", "inf"])
 def test_regression_values_are_finite_numbers(tokenizer, value):
-    with pytest.raises(ValueError, match="eval data's column 'label' holds a value that is no number"):
+    why = f"there is {value!r} in place of a label" if value == "nan" else "holds a value that is no number"
+    with pytest.raises(ValueError, match=f"row 2: .*({why}|there is no label)"):
         encoded_labels(["1.5", value], Labels(None), tokenizer)
 
 
 def test_a_missing_regression_value_is_refused(tokenizer):
-    with pytest.raises(ValueError, match="holds a value that is no number"):
+    with pytest.raises(ValueError, match="row 2: there is no label in the column 'label'"):
         encoded_labels([1.5, None], Labels(None), tokenizer)
 
 
@@ -385,11 +396,11 @@ def test_another_split_lacks_a_column(tmp_path, tokenizer):
 def test_a_text_is_missing_in_a_row(tmp_path, tokenizer):
     rows = [{"text": "a", "label": "x"}, {"text": None, "label": "y"}]
     path = write(tmp_path / "f.jsonl", rows)
-    with pytest.raises(ValueError, match="The train data has no text in row 2, column 'text'"):
+    with pytest.raises(ValueError, match="row 2: there is no text in the column 'text'"):
         prepared(DataArguments(train_file=str(path)), tokenizer)
     rows = [{"sentence1": "a", "sentence2": "b", "label": "x"}, {"sentence1": "a", "sentence2": None, "label": "x"}]
     path = write(tmp_path / "pairs.jsonl", rows)
-    with pytest.raises(ValueError, match="no text in row 2, column 'sentence2'"):
+    with pytest.raises(ValueError, match="row 2: there is no text in the column 'sentence2'"):
         prepared(DataArguments(train_file=str(path)), tokenizer)
 
 
@@ -454,7 +465,7 @@ def test_a_local_folder_is_a_data_set(tmp_path, tokenizer):
 def test_a_local_folder_keeps_texts_that_look_like_missing_values(tmp_path):
     rows = [{"text": text, "label": index % 2} for index, text in enumerate(TRAPS)]
     write(tmp_path / "train.csv", rows)
-    assert load_raw(DataArguments(dataset=str(tmp_path)))["train"]["text"] == TRAPS
+    assert raw(dataset=tmp_path)["train"]["text"] == TRAPS
 
 
 def test_a_test_split_with_hidden_labels_is_not_measured(tmp_path, tokenizer):
@@ -511,10 +522,14 @@ def test_files_and_a_data_set_are_not_both_taken(tmp_path):
         ("list.json", b"[]", "has no rows"),
         ("table.xlsx", b"PK", r"ends in '.xlsx'; expected one of .csv, .tsv, .json, .jsonl, .parquet"),
         ("noending", b"text\na", r"ends in ''; expected one of"),
-        ("broken.jsonl", b'{"text": "a"\n{"text": ', "could not be read as json"),
+        ("broken.jsonl", b'{"text": "a"\n{"text": ', "line 1: it is no JSON"),
         ("broken.parquet", b"not parquet at all", "could not be read as parquet"),
-        ("latin.csv", "text,label\ncaf\xe9,1\n".encode("latin-1"), "could not be read as csv.*utf-8"),
-        ("ragged.tsv", b"text\tlabel\na\t1\nb\t1\textra\tmore\n", "could not be read as csv.*line 3"),
+        (
+            "latin.csv",
+            "text,label\ncaf\xe9,1\n".encode("latin-1"),
+            "is not in utf-8: line 2 has the byte 0xe9.*--encoding latin-1",
+        ),
+        ("ragged.tsv", b"text\tlabel\na\t1\nb\t1\textra\tmore\n", "line 3: it has 4 fields, the header 2"),
     ],
 )
 def test_a_file_that_cannot_be_used(tmp_path, name, content, message):
@@ -545,7 +560,7 @@ def test_max_length_that_fits(given, limit):
 def test_a_folder_of_conll_files(tmp_path):
     for split, word in (("train", "Denver"), ("test", "Oslo")):
         (tmp_path / f"{split}.conll").write_text(f"{word}\tB-location\nshines\tO\n", encoding="utf-8")
-    splits = load_raw(DataArguments(dataset=str(tmp_path)))
+    splits = raw(dataset=tmp_path)
     assert splits["train"][0] == {"tokens": ["Denver", "shines"], "tags": ["B-location", "O"]}
     assert splits["test"][0]["tokens"] == ["Oslo", "shines"]
 
@@ -553,5 +568,5 @@ def test_a_folder_of_conll_files(tmp_path):
 def test_a_word_may_hold_what_elsewhere_ends_a_line(tmp_path):
     path = tmp_path / "train.conll"
     path.write_text("a\u2028b\tB-location\r\nshines\tO\r\n", encoding="utf-8")
-    rows = load_raw(DataArguments(train_file=str(path)))["train"]
+    rows = raw(train_file=path)["train"]
     assert rows.to_list() == [{"tokens": ["a\u2028b", "shines"], "tags": ["B-location", "O"]}]

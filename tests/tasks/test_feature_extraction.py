@@ -55,7 +55,7 @@ def test_texts_alone_are_compared_with_the_teachers(tmp_path, tokenizer):
     [
         ([{"sentence1": "a", "sentence2": "b", "score": "good"}], "column 'score' holds a value that is no number"),
         ([{"sentence1": "a"}], "The eval data has no column 'sentence2'"),
-        ([{"sentence1": "a", "sentence2": None, "score": 1}], "The eval data has no text in row 1"),
+        ([{"sentence1": "a", "sentence2": None, "score": 1}], "row 1: there is no text in the column"),
     ],
 )
 def test_what_cannot_be_is_refused(held_out, message, tmp_path, tokenizer):

@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, List
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, BertConfig
+from transformers import AutoTokenizer, BertConfig, EvalPrediction
 
 from hf_tinybert.data.arguments import DataArguments
 from hf_tinybert.models.loading import load_tokenizer
-from hf_tinybert.tasks.token_classification import TokenClassification
+from hf_tinybert.tasks.token_classification import TokenClassification, metric_of, tags_of_windows
 
 
 def task_of(tmp_path, rows, **changes):
@@ -31,21 +34,73 @@ def test_the_first_piece_of_a_word_carries_its_tag(tmp_path, tokenizer):
     assert kwargs["id2label"] == {0: "B-location", 1: "B-person", 2: "O"}
     encoded = task.encode(tokenizer, BertConfig(**kwargs))
     assert encoded.leading == "f1"
-    for row, given in zip(encoded.splits["train"], ROWS, strict=True):
-        words = tokenizer(given["tokens"], is_split_into_words=True).word_ids()
+    for row, whole in zip(encoded.splits["train"], ROWS, strict=True):
+        words = tokenizer(whole["tokens"], is_split_into_words=True).word_ids()
         pieces = [(word, label) for word, label in zip(words, row["labels"], strict=True) if label != -100]
-        assert [kwargs["id2label"][label] for _, label in pieces] == given["tags"]
-        assert [word for word, _ in pieces] == list(range(len(given["tokens"])))
+        assert [kwargs["id2label"][label] for _, label in pieces] == whole["tags"]
+        assert [word for word, _ in pieces] == list(range(len(whole["tokens"])))
         assert len(words) > len(pieces) + 2, "no word had several pieces"
     batch = encoded.collator([dict(row) for row in encoded.splits["train"]])
     assert batch["labels"].shape == batch["input_ids"].shape
     assert batch["labels"].shape[1] % 8 == 0
 
 
-def test_words_beyond_the_longest_input_are_cut_with_their_tags(tmp_path, tokenizer):
-    task = task_of(tmp_path, ROWS, max_length=5)
-    encoded = task.encode(tokenizer, BertConfig(**task.config_kwargs()))
-    assert {len(row["labels"]) for row in encoded.splits["train"]} == {5}
+@pytest.mark.parametrize("max_length", [3, 5, 9, 200])
+def test_every_word_of_a_long_text_is_labelled_once(tmp_path, tokenizer, max_length):
+    """Long texts are read in windows; their words together are those of the text, in order."""
+    rows = [{key: values * 6 for key, values in row.items()} for row in ROWS] + ROWS
+    task = task_of(tmp_path, rows, max_length=max_length, doc_stride=4)
+    config = BertConfig(**task.config_kwargs())
+    encoded = task.encode(tokenizer, config)
+    windows = encoded.splits["train"]
+    assert max(map(len, windows["input_ids"])) <= max_length
+    labels = [label for row in windows["labels"] for label in row if label >= 0]
+    assert [config.id2label[label] for label in labels] == [tag for row in rows for tag in row["tags"]]
+    assert (len(windows) > len(rows)) == (max_length < 200)
+
+
+@given(
+    st.lists(st.integers(1, 4), min_size=1, max_size=12),
+    st.integers(1, 7),
+    st.integers(0, 6),
+)
+def test_tags_of_windows(pieces, room, stride):
+    """Windows as a tokenizer makes them, of words with some pieces each: one special token at either end."""
+    stride = min(stride, room // 2)
+    words = [word for word, count in enumerate(pieces) for _ in range(count)]
+    starts = [0]
+    while starts[-1] + room < len(words):
+        starts.append(starts[-1] + room - stride)
+    windows = [[None, *words[start : start + room], None] for start in starts]
+    found = tags_of_windows(windows, list(range(100, 100 + len(pieces))), stride)
+    assert [len(window) for window in found] == [len(window) for window in windows]
+    tags = [tag for window in found for tag in window if tag != -100]
+    assert tags == list(range(100, 100 + len(pieces)))
+    for window, tags_there in zip(windows, found, strict=True):
+        for word, tag in zip(window, tags_there, strict=True):
+            assert tag in (-100, None if word is None else 100 + word)
+
+
+def test_entities_are_whole_over_windows():
+    names = ["O", "B-x", "I-x"]
+    gold = np.array([[-100, 0, 1, -100], [-100, 2, 0, -100], [-100, 1, -100, -100]])
+    measure = metric_of(names, [0, 0, 1])
+    right = measure(EvalPrediction(predictions=gold.clip(0), label_ids=gold))
+    assert right["f1"] == right["accuracy"] == 1.0
+    wrong = gold.clip(0).copy()
+    wrong[1, 1] = 0  # the entity's second word, in the second window
+    found = measure(EvalPrediction(predictions=wrong, label_ids=gold))
+    assert found["accuracy"] == 0.8
+    assert found["f1"] == 0.5
+
+
+def test_lists_in_a_csv_file(tmp_path, tokenizer):
+    path = tmp_path / "rows.csv"
+    lines = [f"{json.dumps(row['tokens'])}|{json.dumps(row['tags'])}" for row in ROWS]
+    path.write_text("\n".join(["tokens|tags", *lines]))
+    options = {"delimiter": "|", "quoting": "none"}
+    task = TokenClassification(DataArguments(train_file=str(path), **options), training=True)
+    assert task.splits["train"].to_list() == ROWS
 
 
 def test_a_class_label_keeps_its_order(tmp_path, tokenizer):
