@@ -39,3 +39,15 @@ def test_help_of_distill_imports_no_models_and_no_data():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--teacher TEACHER" in done.stdout
+
+
+def test_inspecting_files_imports_no_models():
+    """transformers 4.57 imports torch with itself; its models it imports when they are asked for."""
+    code = (
+        "import sys; from importlib import resources; from hf_tinybert import cli\n"
+        "assert cli.main(['inspect', str(resources.files('hf_tinybert.data') / 'demo_data' / 'train.csv')]) == 0\n"
+        "heavy = {'accelerate', 'sklearn', 'transformers.modeling_utils', 'hf_tinybert.models.loading'}\n"
+        "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -6,21 +6,23 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser
 
-from hf_tinybert.utils import compat
+if TYPE_CHECKING:  # `inspect` needs no torch
+    from transformers import TrainingArguments
 
 #: What a configuration file holds for an argument.
 _Value: TypeAlias = "str | int | float | bool | list[_Value] | None"
-#: Where the training commands differ from `TrainingArguments`' own defaults.
-TRAINING_DEFAULTS = {
-    "report_to": "none",
-    "per_device_train_batch_size": 32,
-    "per_device_eval_batch_size": 64,
-    **compat.group_by_length_argument(),
-}
+
+
+def training_defaults() -> dict[str, object]:
+    """Where the training commands differ from `TrainingArguments`' own defaults."""
+    from hf_tinybert.utils import compat
+
+    sizes = {"per_device_train_batch_size": 32, "per_device_eval_batch_size": 64}
+    return {"report_to": "none", **sizes, **compat.group_by_length_argument()}
 
 
 def parse(verb: str, description: str, classes: Sequence[type], argv: Sequence[str], **defaults: object) -> tuple:

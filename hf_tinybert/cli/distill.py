@@ -49,7 +49,7 @@ def run(argv: Sequence[str]) -> None:
         argv,
         save_strategy="epoch",
         save_total_limit=2,
-        **arguments.TRAINING_DEFAULTS,
+        **arguments.training_defaults(),
     )
     # Here, so that --help does not import models, data and trainer.
     if model_args.stage == "general":

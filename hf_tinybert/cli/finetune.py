@@ -31,7 +31,7 @@ def run(argv: Sequence[str]) -> None:
         (FinetuneArguments, DataArguments, TrainingArguments),
         argv,
         save_strategy="no",
-        **arguments.TRAINING_DEFAULTS,
+        **arguments.training_defaults(),
     )
     # Here, so that --help does not import models, data and trainer.
     from transformers import set_seed

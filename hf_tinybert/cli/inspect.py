@@ -44,16 +44,21 @@ def run(argv: Sequence[str]) -> int:
         raise ValueError(f"Give at most {len(_FLAGS)} files: of training, evaluation and testing.")
     for name, path in zip(_FLAGS, args.files, strict=False):
         setattr(data_args, name, path)
-    # Here, so that --help does not import models and data.
-    from hf_tinybert.models.loading import load_config, load_tokenizer
+    # Here, so that --help does not import data, nor a run without a model models.
     from hf_tinybert.tasks.inspection import inspect
     from hf_tinybert.tasks.registry import fitting
 
-    config = None if args.model is None else load_config(args.model, "model")
-    name = args.task or tasks.of_model(config) or fitting(data_args)
-    task = tasks.start(name, config, data_args, training=any((data_args.train_file, data_args.dataset)))
-    tokenizer = None if args.model is None else load_tokenizer(args.model, "model", task.single_words)
-    found = inspect(task, tokenizer)
+    training = any((data_args.train_file, data_args.dataset))
+    if args.model is None:
+        found = inspect(tasks.start(args.task or fitting(data_args), None, data_args, training))
+    else:
+        from hf_tinybert.models.loading import load_config, load_tokenizer
+
+        config = load_config(args.model, "model")
+        task = tasks.start(args.task or tasks.of_model(config) or fitting(data_args), config, data_args, training)
+        if tasks.of_model(config) is not None:
+            task.check_labels(config)
+        found = inspect(task, load_tokenizer(args.model, "model", task.single_words))
     print(found)
     for doubt in found.doubts:
         print(f"doubt: {doubt}")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
-from transformers.utils import logging
-
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 _SHOWN = 5
 
@@ -29,14 +28,16 @@ class InvalidRows:
         """Note a row.
 
         Args:
-            place: such as `row 5` or `line 6`.
+            place: such as `row 5` (a header is none) or `line 6` (it is the first).
             why: such as `it has no label`.
 
         Raises:
             ValueError: invalid rows are not left out.
         """
         if not self.skip:
-            raise ValueError(f"{self.source}, {place}: {why}. (--skip-invalid-rows leaves such rows out.)")
+            raise ValueError(
+                f"{self.source}, {place}: {why}. Correct it, or leave out such rows with --skip-invalid-rows."
+            )
         self.reasons.append(f"{place}: {why}")
 
     def say(self) -> None:

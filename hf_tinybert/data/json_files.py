@@ -105,8 +105,9 @@ def _documents(path: Path, whole: Value) -> dict[str, list[tuple[str, Value]]]:
         if len(lists) == len(whole) and lists and len({len(values) for values in lists.values()}) == 1:
             return {"": _numbered([dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)])}
     raise ValueError(
-        f"{path} is JSON of another form: expected a list of rows, {{'data': [rows]}}, {{'train': [rows], ...}}, "
-        "columns of one length, or one row in each line."
+        f"{path} holds {json.dumps(whole)[:40]}, and no rows: expected a list of rows such as "
+        '[{"text": "...", "label": "..."}], {"data": [rows]}, {"train": [rows], ...}, columns of one length, or one '
+        "row in each line."
     )
 
 
@@ -143,7 +144,9 @@ def _table(rows: Sequence[tuple[str, Value]], invalid: InvalidRows) -> pa.Table:
             kept.append(row)
             places.append(place)
         else:
-            invalid.found(place, f"it is {json.dumps(row)[:40]}, and a row is an object with a value for each column")
+            invalid.found(
+                place, f'it is {json.dumps(row)[:40]}, and not a row such as {{"text": "...", "label": "..."}}'
+            )
     names = list(dict.fromkeys(name for row in kept for name in row))
     columns = {name: _column([row.get(name) for row in kept], name, places, invalid) for name in names}
     return pa.table(columns)
@@ -158,8 +161,8 @@ def _column(values: list[Value], name: str, places: Sequence[str], invalid: Inva
         usual = _kind(next(value for value in values if value is not None))
         place, other = next((p, v) for p, v in zip(places, values, strict=True) if v is not None and _kind(v) != usual)
         raise ValueError(
-            f"{invalid.source}, {place}: the column {name!r} holds {json.dumps(other)[:40]}, {_kind(other)}, and "
-            f"{usual} before."
+            f"{invalid.source}, {place}: the column {name!r} holds {_kind(other)}, {json.dumps(other)[:40]}, and "
+            f"{usual} in rows before: write all of them in one form."
         )
     try:
         return pa.array(_of_one_type(values))
@@ -173,7 +176,9 @@ def _unwritable(value: Value) -> str | None:
         try:
             value.encode()
         except UnicodeEncodeError:
-            return "the text has half of a surrogate pair, which is no character"
+            return (
+                "the text has a broken character (half of a surrogate pair, \\ud800 to \\udfff): remove or replace it"
+            )
     elif isinstance(value, list | dict):
         inner = value if isinstance(value, list) else value.values()
         return next((why for one in inner if (why := _unwritable(one)) is not None), None)

@@ -96,9 +96,9 @@ class LabelLists:
         known = model_classes is not None or options.kind is not None
         if self.width is not None and not self.repeats and not known:
             raise ValueError(
-                f"{self._invalid.source}: {self._where} holds lists of {self.width} zeros and ones, which may mean "
-                "two classes or the numbers of classes: say --problem-type multi_label_classification or "
-                "single_label_classification."
+                f"{self._invalid.source}: {self._where} holds lists of {self.width} zeros and ones. If they say which "
+                "classes a text has, any number of them, use --problem-type multi_label_classification; if every text "
+                "has one of two classes, single_label_classification."
             )
         multi_hot = self.width is not None and (self.repeats or self.width == 2)
         if multi_hot and model_classes is not None:

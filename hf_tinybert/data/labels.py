@@ -149,7 +149,9 @@ def _single(
         elif kind == REGRESSION:
             number = as_numbers.get(text, text)
             if not is_number(number) or not math.isfinite(float(number)):
-                invalid.found(f"row {row + 1}", f"{where} holds a value that is no number: {text!r}")
+                invalid.found(
+                    f"row {row + 1}", f"{where} holds a value that is no number, {text!r}, among numbers to predict"
+                )
                 continue
             numbers.append(float(number))
             valid.append(row)
@@ -164,8 +166,9 @@ def _judge(found: LabelValues, where: str, options: LabelOptions, invalid: Inval
     classes, rows = found.classes(), len(found.values)
     if len(classes) == rows >= _ROWS_WITH_CLASSES and not options.column_given:
         raise ValueError(
-            f"{invalid.source}: {where} has another value in each of its {rows} rows. Is this the label column? Name "
-            "it with --label-column."
+            f"{invalid.source}: {where} has another value in each of its {rows} rows, so it is probably not the "
+            "label: name the label column with --label-column, or, if these are numbers to predict, use "
+            "--problem-type regression."
         )
     if len(classes) > _MANY_NUMBERS and all(WHOLE.fullmatch(name) for name in classes):
         found.doubts.append(
@@ -190,7 +193,8 @@ def _of_columns(dataset: Dataset, options: LabelOptions, invalid: InvalidRows) -
         wrong = next((i for i, cell in enumerate(cells) if cell not in TRUE | FALSE), None)
         if wrong is not None:
             invalid.found(
-                f"row {row + 1}", f"the column {options.columns[wrong]!r} holds {cells[wrong]!r}, where 0 or 1 belongs"
+                f"row {row + 1}",
+                f"the column {options.columns[wrong]!r} holds {cells[wrong]!r}, and --label-columns are of 0 and 1",
             )
             continue
         values.append([name for name, cell in zip(names, cells, strict=True) if cell in TRUE])

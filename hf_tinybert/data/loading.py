@@ -10,12 +10,11 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import SupportsFloat, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, SupportsFloat, TypeAlias, TypeVar
 
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from hf_tinybert.data import column_names
 from hf_tinybert.data.arguments import DataArguments, FileArguments
@@ -27,8 +26,13 @@ from hf_tinybert.data.tables import read_table
 from hf_tinybert.utils.hashing import file_digest
 from hf_tinybert.utils.work_sharing import default_folder
 
+if TYPE_CHECKING:  # data are read without models
+    from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+
 _Value = TypeVar("_Value")
 _PANDAS_INDEX = "__index_level_"
+#: Split -> the names that it may have in a folder or file of several.
+_ROLES = {"train": ("train",), "eval": column_names.EVAL_SPLITS, "test": ("test",)}
 _ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".conll")
 #: A data set or a stream.
 Rows: TypeAlias = Dataset | IterableDataset
@@ -84,7 +88,10 @@ def load_raw(args: DataArguments) -> RawData:
             continue
         there = _by_role(read)
         if split not in there:
-            raise ValueError(f"The data file {path} has splits {', '.join(read)}, and none is for {split!r}.")
+            raise ValueError(
+                f"The data file {path} has the splits {', '.join(read)}, and --{split}-file takes one that is called "
+                f"{' or '.join(_ROLES[split])}."
+            )
         for role in there if len(given) == 1 else [split]:
             data.splits[role], data.sources[role] = there[role], source
     return data
@@ -127,7 +134,10 @@ def read_file(
     if not path.is_file():
         raise FileNotFoundError(f"The data file {path} does not exist.")
     if ending not in _ENDINGS:
-        raise ValueError(f"The data file {path} ends in {path.suffix!r}; expected one of {', '.join(_ENDINGS)}.")
+        raise ValueError(
+            f"The data file {path} ends in {path.suffix!r}; expected one of {', '.join(_ENDINGS)}. (Of a spreadsheet, "
+            "save the sheet as .csv.)"
+        )
     if not path.stat().st_size:
         raise ValueError(f"The data file {path} is empty.")
     invalid = InvalidRows(path, options.skip_invalid_rows)
@@ -201,15 +211,25 @@ def _load_folder(folder: Path, options: FileArguments) -> RawData | None:
 def _by_role(named: Mapping[str, _Value]) -> dict[str, _Value]:
     """What is named after a split, under `train`, `eval` and `test`."""
     found: dict[str, _Value] = {}
-    for role, names in {"train": ("train",), "eval": column_names.EVAL_SPLITS, "test": ("test",)}.items():
+    for role, names in _ROLES.items():
         name_there = next((name for name in names if name in named), None)
         if name_there is not None:
             found[role] = named[name_there]
     return found
 
 
-def pick_column(dataset: Rows, given: str | None, usual: tuple[str, ...], what: str, flag: str) -> str:
+def pick_column(
+    dataset: Rows, given: str | None, usual: tuple[str, ...], what: str, flag: str, source: str = "the data"
+) -> str:
     """The named column of a data set or stream, or the first of the usual ones, whatever their case.
+
+    Args:
+        dataset: with known columns.
+        given: name of the column, if the user gave one.
+        usual: names to look for otherwise.
+        what: the column holds, for the message.
+        flag: that names it.
+        source: of the data, for the message.
 
     Raises:
         ValueError: it is not there; the message lists those that are.
@@ -218,21 +238,27 @@ def pick_column(dataset: Rows, given: str | None, usual: tuple[str, ...], what: 
     found = column_names.first(names, (given,) if given else usual)
     if found is not None:
         return found
-    wanted = given or f"one of {', '.join(usual)}"
-    header = "" if given else " If these are the values of a row, the file has no header: use --no-header."
-    raise ValueError(f"No {what} column {wanted!r}: the data has the columns {', '.join(names)}. Use {flag}.{header}")
+    wanted = repr(given) if given else f"named {', '.join(usual)}"
+    shown = ", ".join(repr(name) for name in names)
+    header = "" if given else f"; if these are the values of a row, use --no-header and give numbers ({flag} 1)"
+    raise ValueError(f"No {what} column {wanted}: {source} has the columns {shown}. Name it with {flag}{header}.")
 
 
-def text_columns(dataset: Dataset, args: DataArguments) -> tuple[str, str | None]:
+def text_columns(dataset: Dataset, args: DataArguments, source: str = "the data") -> tuple[str, str | None]:
     """The columns of the text and, where there is one, of the second text: those that are named, or the usual ones.
+
+    Args:
+        dataset: with known columns.
+        args: what the user named.
+        source: of the data, for messages.
 
     Raises:
         ValueError: a column is not there; the message lists those that are.
     """
-    text = pick_column(dataset, args.text_column, column_names.TEXT_COLUMNS, "text", "--text-column")
+    text = pick_column(dataset, args.text_column, column_names.TEXT_COLUMNS, "text", "--text-column", source)
     pair = args.text_pair_column
     if pair is not None:
-        return text, pick_column(dataset, pair, (), "second text", "--text-pair-column")
+        return text, pick_column(dataset, pair, (), "second text", "--text-pair-column", source)
     return text, column_names.pair_of(dataset.column_names, text) if args.text_column is None else None
 
 
@@ -346,6 +372,8 @@ def shortened(splits: DatasetDict, args: DataArguments) -> DatasetDict:
 
 def collator(tokenizer: PreTrainedTokenizerBase) -> DataCollatorWithPadding:
     """Pad each batch to its longest example, rounded up to a multiple of 8."""
+    from transformers import DataCollatorWithPadding
+
     return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
 
 

@@ -208,10 +208,10 @@ class _File:
                     kept = []
         except csv.Error as error:
             # A quote that is never closed ends the file; nothing behind it can be read.
+            what = "a quote is never closed" if "end of data" in str(error) else "text follows a closing quote"
             raise ValueError(
-                f"The data file {self._path} cannot be read after line {line}: {error}. A field that begins with a "
-                'quote must end with one, and quotes inside it are doubled (""); --quoting none takes quotes as '
-                "they stand."
+                f"The data file {self._path} cannot be read behind line {line}: {what} ({error}). Double the quotes "
+                'inside a quoted field (""), or take quotes as they stand with --quoting none.'
             ) from None
         table = pa.concat_tables([*tables, _table(names, kept)])
         unnamed = [name for name in names if name.startswith(_UNNAMED)]
@@ -248,11 +248,11 @@ class _File:
 
     def _wrong_width(self, fields: int, expected: int) -> str:
         header = "the first line" if self._no_header else "the header"
-        more = ""
+        advice = "add what is missing"
         if fields > expected:
             delimiter = _DELIMITERS.get(self._delimiter, repr(self._delimiter))
-            more = f": texts that contain {delimiter} must stand in quotes, or --delimiter name another one"
-        return f"it has {fields} field{'s' * (fields != 1)}, {header} {expected}{more}"
+            advice = f"quote texts that contain {delimiter}, name the further column, or set another --delimiter"
+        return f"it has {fields} field{'s' * (fields != 1)}, {header} {expected}: {advice}"
 
 
 #: Columns without a name, as pandas calls them.

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
-from transformers import EvalPrediction
 
 from hf_tinybert.utils import extras
+
+if TYPE_CHECKING:  # data are checked without models
+    from torch import Tensor
+    from transformers import EvalPrediction
 
 #: Purposes of the optional packages, as the subjects of messages.
 _F1_OF_LABELS = "The F1 of several labels"
@@ -42,15 +43,19 @@ def pearson(prediction: EvalPrediction) -> dict[str, float]:
 
 def vector_cosine(prediction: EvalPrediction) -> dict[str, float]:
     """Mean cosine of the vectors of texts `[N, d]` and the teacher's, which take the place of labels."""
+    import torch
+
     student, teacher = (torch.from_numpy(np.asarray(x)) for x in (_logits(prediction), prediction.label_ids))
-    return {"cosine": float(F.cosine_similarity(student, teacher, dim=-1).mean())}
+    return {"cosine": float(torch.nn.functional.cosine_similarity(student, teacher, dim=-1).mean())}
 
 
 def vector_ranking(prediction: EvalPrediction, scores: Sequence[float]) -> dict[str, float]:
     """Spearman's rank correlation of gold scores and the cosines of pairs, whose two vectors are consecutive rows."""
+    import torch
+
     regression = extras.required("torchmetrics.functional.regression", _RANK_CORRELATION)
     vectors = torch.from_numpy(np.asarray(_logits(prediction)))
-    cosines = F.cosine_similarity(vectors[0::2], vectors[1::2], dim=-1)
+    cosines = torch.nn.functional.cosine_similarity(vectors[0::2], vectors[1::2], dim=-1)
     return {"spearman": float(regression.spearman_corrcoef(cosines, torch.tensor(scores, dtype=cosines.dtype)))}
 
 

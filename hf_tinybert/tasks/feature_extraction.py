@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from datasets import Dataset, DatasetDict
-from transformers import AutoModel, EvalPrediction, PretrainedConfig, PreTrainedTokenizerBase
 
 from hf_tinybert.data import column_names, loading
 from hf_tinybert.data.invalid_rows import InvalidRows
@@ -13,7 +13,10 @@ from hf_tinybert.data.label_values import REGRESSION, LabelOptions
 from hf_tinybert.data.labels import read_labels
 from hf_tinybert.data.loading import pick_column
 from hf_tinybert.evaluation import metrics
-from hf_tinybert.tasks.task import Encoded, Metric, Task, View
+from hf_tinybert.tasks.task import Encoded, LazyAutoClass, Metric, Task, View
+
+if TYPE_CHECKING:  # data are read without models
+    from transformers import EvalPrediction, PretrainedConfig, PreTrainedTokenizerBase
 
 
 class FeatureExtraction(Task):
@@ -22,13 +25,13 @@ class FeatureExtraction(Task):
     Every text of a pair is an example of its own.
     """
 
-    auto = AutoModel
+    auto = LazyAutoClass("AutoModel")
     needs_teacher = True
     of_texts = True
 
     def _check(self, splits: DatasetDict) -> DatasetDict:
-        first = next(iter(splits.values()))
-        self.text, self.pair = loading.text_columns(first, self.args)
+        first, source = self.first(splits)
+        self.text, self.pair = loading.text_columns(first, self.args, source)
         columns = [column for column in (self.text, self.pair) if column]
         return DatasetDict({name: self.with_texts(name, dataset, columns) for name, dataset in splits.items()})
 

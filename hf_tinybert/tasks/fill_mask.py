@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from datasets import DatasetDict
-from transformers import (
-    AutoModelForMaskedLM,
-    DataCollatorForLanguageModeling,
-    EvalPrediction,
-    PretrainedConfig,
-    PreTrainedTokenizerBase,
-)
 
 from hf_tinybert.data import column_names
 from hf_tinybert.data.loading import pick_column
 from hf_tinybert.evaluation import metrics
-from hf_tinybert.tasks.task import Encoded, Task, View
+from hf_tinybert.tasks.task import Encoded, LazyAutoClass, Task, View
 from hf_tinybert.utils.types import Columns
+
+if TYPE_CHECKING:  # data are read without models
+    from transformers import EvalPrediction, PretrainedConfig, PreTrainedTokenizerBase
 
 
 class FillMask(Task):
     """Texts whose tokens are masked at random, anew in every batch, and predicted."""
 
-    auto = AutoModelForMaskedLM
+    auto = LazyAutoClass("AutoModelForMaskedLM")
 
     def _check(self, splits: DatasetDict) -> DatasetDict:
-        first = next(iter(splits.values()))
-        self.text = pick_column(first, self.args.text_column, column_names.TEXT[:-1], "text", "--text-column")
+        first, source = self.first(splits)
+        self.text = pick_column(first, self.args.text_column, column_names.TEXT[:-1], "text", "--text-column", source)
         return DatasetDict({name: self.with_texts(name, dataset, [self.text]) for name, dataset in splits.items()})
 
     def view(self, split: str) -> View:
@@ -39,6 +37,8 @@ class FillMask(Task):
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Encoded:
         """Token ids; the collator masks 15% of them, as BERT's authors did."""
+        from transformers import DataCollatorForLanguageModeling
+
         if tokenizer.mask_token is None:
             raise ValueError("Masked language modelling needs a tokenizer with a mask token.")
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-from accelerate import PartialState
-from transformers import PreTrainedTokenizerBase
-from transformers.utils import logging
+from typing import TYPE_CHECKING
 
 from hf_tinybert.tasks.task import Task, View
 
-logger = logging.get_logger(__name__)
+if TYPE_CHECKING:  # data are read without models
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 #: Rows whose lengths are measured, and classes, characters and examples that are shown.
 _MEASURED, _CLASSES, _CHARACTERS, _EXAMPLES = 10_000, 12, 100, 3
@@ -74,6 +75,8 @@ def announce(task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
         task: with its data read.
         tokenizer: of the model that will read the texts.
     """
+    from accelerate import PartialState
+
     if not PartialState().is_main_process:
         return
     found = inspect(task, tokenizer)

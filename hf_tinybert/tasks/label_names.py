@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from transformers import PretrainedConfig
+from typing import TYPE_CHECKING
 
 from hf_tinybert.data.label_values import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Kind, LabelValues
+
+if TYPE_CHECKING:  # data are read without models
+    from transformers import PretrainedConfig
 
 
 def named(names: Sequence[str]) -> dict[str, object]:

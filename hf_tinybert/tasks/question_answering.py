@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 from datasets import Dataset, DatasetDict, Features, List, Value, concatenate_datasets
-from transformers import AutoModelForQuestionAnswering, EvalPrediction, PretrainedConfig, PreTrainedTokenizerBase
 
 from hf_tinybert.data import column_names, loading
 from hf_tinybert.data.loading import pick_column
 from hf_tinybert.evaluation import metrics
-from hf_tinybert.tasks.task import Encoded, Metric, Task, View
+from hf_tinybert.tasks.task import Encoded, LazyAutoClass, Metric, Task, View
 from hf_tinybert.utils.types import Columns
+
+if TYPE_CHECKING:  # data are read without models
+    from transformers import EvalPrediction, PretrainedConfig, PreTrainedTokenizerBase
 
 #: Candidates for the start and for the end of a span, and the longest answer in tokens.
 _BEST, _LONGEST = 20, 30
@@ -43,16 +45,18 @@ class QuestionAnswering(Task):
     without answers is a question that the text does not answer; the first token stands for that.
     """
 
-    auto = AutoModelForQuestionAnswering
+    auto = LazyAutoClass("AutoModelForQuestionAnswering")
 
     def _check(self, splits: DatasetDict) -> DatasetDict:
-        first = next(iter(splits.values()))
-        self.question = pick_column(first, self.args.text_column, ("question",), "question", "--text-column")
-        self.context = pick_column(first, self.args.text_pair_column, ("context",), "context", "--text-pair-column")
+        first, source = self.first(splits)
+        self.question = pick_column(first, self.args.text_column, ("question",), "question", "--text-column", source)
+        self.context = pick_column(
+            first, self.args.text_pair_column, ("context",), "context", "--text-pair-column", source
+        )
         flat = self.args.label_column is None and "answers" not in first.column_names
         self.texts = column_names.first(first.column_names, _FLAT_TEXTS) if flat else None
         usual = ("answer_start",) if self.texts else ("answers",)
-        self.answers = pick_column(first, self.args.label_column, usual, "answers", "--label-column")
+        self.answers = pick_column(first, self.args.label_column, usual, "answers", "--label-column", source)
         return DatasetDict({name: self._read(name, dataset) for name, dataset in splits.items()})
 
     def _read(self, name: str, dataset: Dataset) -> Dataset:
@@ -236,5 +240,5 @@ def _why_no_answers(context: str, answers: _Answers | None) -> str | None:
         return "it is not as in SQuAD: answers must be {'text': [...], 'answer_start': [...]}, starts in characters"
     for text, start in zip(answers["text"], answers["answer_start"], strict=True):
         if context[start : start + len(text)] != text:
-            return f"its answer {text!r} does not stand at character {start} of its context"
+            return f"its answer {text!r} does not stand at character {start} (answer_start, from 0) of its context"
     return None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from transformers import PretrainedConfig
+from typing import TYPE_CHECKING
 
 from hf_tinybert.data.arguments import DataArguments
 from hf_tinybert.data.column_names import LABEL, TEXT, find, first
 from hf_tinybert.data.loading import load_raw
-from hf_tinybert.models.auto_classes import saved_from
 from hf_tinybert.tasks import WITH_LABELS
 from hf_tinybert.tasks.feature_extraction import FeatureExtraction
 from hf_tinybert.tasks.fill_mask import FillMask
@@ -15,6 +14,9 @@ from hf_tinybert.tasks.question_answering import QuestionAnswering
 from hf_tinybert.tasks.task import Task
 from hf_tinybert.tasks.text_classification import TextClassification
 from hf_tinybert.tasks.token_classification import TAGS, WORDS, TokenClassification
+
+if TYPE_CHECKING:  # data are read without models
+    from transformers import PretrainedConfig
 
 TASKS: dict[str, type[Task]] = {
     "text-classification": TextClassification,
@@ -61,4 +63,6 @@ def of_model(config: PretrainedConfig | None) -> str | None:
     """The task of a fine-tuned model, by the class that it was saved from; None if that has no task head."""
     if config is None:
         return None
+    from hf_tinybert.models.auto_classes import saved_from
+
     return next((name for name in WITH_LABELS if saved_from(config, TASKS[name].auto)), None)

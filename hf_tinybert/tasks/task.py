@@ -7,24 +7,22 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeAlias, TypedDict
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
-import torch
 from datasets import Dataset, DatasetDict
-from safetensors import SafetensorError
-from torch import Tensor
-from transformers import EvalPrediction, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_tinybert.data import loading
 from hf_tinybert.data.arguments import DataArguments
 from hf_tinybert.data.invalid_rows import InvalidRows
-from hf_tinybert.models.loading import check_folder
-from hf_tinybert.teacher import inputs
 from hf_tinybert.utils.types import AutoClass, Collator
 
-Metric: TypeAlias = Callable[[EvalPrediction], dict[str, float]]
+if TYPE_CHECKING:  # data are read without models
+    from torch import Tensor
+    from transformers import EvalPrediction, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+Metric: TypeAlias = "Callable[[EvalPrediction], dict[str, float]]"
 #: As `preprocess_logits_for_metrics`: from logits (or a tuple of outputs) and labels to what is kept for the metrics.
-Preprocess: TypeAlias = Callable[[Tensor | tuple[Tensor, ...], Tensor], Tensor]
+Preprocess: TypeAlias = "Callable[[Tensor | tuple[Tensor, ...], Tensor], Tensor]"
 
 
 class TrainerArguments(TypedDict):
@@ -61,6 +59,8 @@ class Encoded:
         Args:
             teachers: the same rows, by the teacher's tokenizer.
         """
+        from hf_tinybert.teacher import inputs
+
         splits = DatasetDict()
         for name, dataset in self.splits.items():
             columns = inputs.renamed({key: teachers.splits[name][key] for key in teachers.splits[name].features})
@@ -105,6 +105,25 @@ class View:
     in_windows: bool = False
 
 
+class LazyAutoClass:
+    """One of transformers' Auto classes, imported when it is asked for.
+
+    Args:
+        name: of the class.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Keep the name."""
+        self._name = name
+
+    def __get__(self, instance: Task | None, owner: type[Task]) -> AutoClass:
+        """The class."""
+        import transformers
+
+        auto: AutoClass = getattr(transformers, self._name)
+        return auto
+
+
 class Task(ABC):
     """A task, and the splits that were read for it.
 
@@ -124,7 +143,7 @@ class Task(ABC):
         splits: the rows as they were read, checked.
     """
 
-    auto: AutoClass
+    auto: LazyAutoClass
     needs_teacher = False
     of_texts = False
     single_words = False
@@ -157,6 +176,11 @@ class Task(ABC):
         """What takes the rows of a split that cannot be used."""
         return InvalidRows(self.sources[split].name, self.args.skip_invalid_rows)
 
+    def first(self, splits: DatasetDict) -> tuple[Dataset, str]:
+        """The split in which columns are looked for, and where it comes from."""
+        name = next(iter(splits))
+        return splits[name], self.sources[name].name
+
     def with_texts(self, split: str, dataset: Dataset, columns: Sequence[str]) -> Dataset:
         """The rows of a split that have texts in some columns.
 
@@ -186,6 +210,14 @@ class Task(ABC):
     def view(self, split: str) -> View:
         """A split as the task understands it."""
 
+    def check_labels(self, config: PretrainedConfig) -> None:
+        """Refuse labels that a model does not know; tasks without labels have none.
+
+        Raises:
+            ValueError: the message has both lists.
+        """
+        return
+
     @abstractmethod
     def config_kwargs(self) -> dict[str, object]:
         """What the configuration of a model for the training data says of its labels."""
@@ -201,6 +233,11 @@ class Task(ABC):
         Raises:
             ValueError: the folder holds no model, or one with a head for another number of labels.
         """
+        import torch
+        from safetensors import SafetensorError
+
+        from hf_tinybert.models.loading import check_folder
+
         check_folder(name, "model")
         if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
             raise ValueError(f"The model folder {name} holds no model: there is no config.json in it.")

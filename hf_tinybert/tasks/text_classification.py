@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from datasets import Dataset, DatasetDict
-from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from hf_tinybert.data import column_names, loading
 from hf_tinybert.data.arguments import DataArguments
@@ -25,12 +25,14 @@ from hf_tinybert.data.label_values import (
 from hf_tinybert.data.labels import read_labels
 from hf_tinybert.data.loading import pick_column
 from hf_tinybert.evaluation import metrics
-from hf_tinybert.models import head_init
 from hf_tinybert.tasks.label_names import Labels
-from hf_tinybert.tasks.task import Encoded, Task, View
+from hf_tinybert.tasks.task import Encoded, LazyAutoClass, Task, View
 from hf_tinybert.utils import types
 
-logger = logging.get_logger(__name__)
+if TYPE_CHECKING:  # data are read without models
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 #: Label of an evaluation row whose class the training data do not have: no prediction is right.
 _UNKNOWN = -100
@@ -45,15 +47,15 @@ class Columns:
     label: str
 
     @classmethod
-    def find(cls, dataset: Dataset, args: DataArguments) -> Columns:
+    def find(cls, dataset: Dataset, args: DataArguments, source: str = "the data") -> Columns:
         """Take the named columns, or the usual names.
 
         Raises:
             ValueError: a column is not there; the message lists those that are.
         """
-        text, pair = loading.text_columns(dataset, args)
+        text, pair = loading.text_columns(dataset, args, source)
         given = next(iter(loading.words(args.label_columns)), args.label_column)
-        return cls(text, pair, pick_column(dataset, given, column_names.LABEL, "label", "--label-column"))
+        return cls(text, pair, pick_column(dataset, given, column_names.LABEL, "label", "--label-column", source))
 
 
 def label_options(args: DataArguments) -> LabelOptions:
@@ -71,14 +73,14 @@ def label_options(args: DataArguments) -> LabelOptions:
 class TextClassification(Task):
     """Classification with one or several labels, and regression, of texts or pairs of texts."""
 
-    auto = AutoModelForSequenceClassification
+    auto = LazyAutoClass("AutoModelForSequenceClassification")
     of_texts = True
 
     def _check(self, splits: DatasetDict) -> DatasetDict:
-        first = next(iter(splits.values()))
-        self.columns = Columns.find(first, self.args)
+        first, source = self.first(splits)
+        self.columns = Columns.find(first, self.args, source)
         options, model = label_options(self.args), None
-        columns = [pick_column(first, name, (), "label", "--label-columns") for name in options.columns]
+        columns = [pick_column(first, name, (), "label", "--label-columns", source) for name in options.columns]
         options = replace(options, columns=tuple(columns))
         if self.config is not None:
             of_model = Labels.from_config(self.config)
@@ -126,6 +128,8 @@ class TextClassification(Task):
 
     def start_head(self, model: PreTrainedModel, missing: Collection[str]) -> None:
         """Where texts have several labels, a new head starts at their frequencies."""
+        from hf_tinybert.models import head_init
+
         of_model = Labels.from_config(model.config)
         if of_model.several:
             head_init.start_at_frequencies(model, missing, self._label_sets("train", of_model))
@@ -147,6 +151,12 @@ class TextClassification(Task):
             encoded[name] = tokens.add_column("labels", ids)
         leading, metric = metrics.for_labels(of_model.is_regression, of_model.several)
         return Encoded(encoded, loading.collator(tokenizer), leading, dict.fromkeys(encoded, metric))
+
+    def check_labels(self, config: PretrainedConfig) -> None:
+        """Refuse labels that a model does not know."""
+        of_model = Labels.from_config(config)
+        for name in self.splits if not of_model.is_regression else ():
+            self._ids(name, of_model)
 
     def _label_ids(self, name: str, of_model: Labels) -> list[int] | list[float] | list[list[float]]:
         """Class ids, numbers, or rows of 0 and 1."""

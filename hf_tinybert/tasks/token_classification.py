@@ -4,28 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
-from transformers import (
-    AutoModelForTokenClassification,
-    DataCollatorForTokenClassification,
-    EvalPrediction,
-    PretrainedConfig,
-    PreTrainedTokenizerBase,
-)
 
 from hf_tinybert.data import loading
 from hf_tinybert.data.class_ids import class_ids
 from hf_tinybert.data.label_values import MULTI_LABEL, LabelValues, flat, order_of
 from hf_tinybert.data.loading import pick_column
 from hf_tinybert.evaluation import metrics
-from hf_tinybert.models.loading import loses_spaces
 from hf_tinybert.tasks.label_names import Labels, named
-from hf_tinybert.tasks.task import Encoded, Metric, Task, View
+from hf_tinybert.tasks.task import Encoded, LazyAutoClass, Metric, Task, View
 from hf_tinybert.utils.types import Columns
+
+if TYPE_CHECKING:  # data are read without models
+    from transformers import EvalPrediction, PretrainedConfig, PreTrainedTokenizerBase
 
 WORDS = ("tokens", "words")
 TAGS = ("ner_tags", "tags", "labels", "pos_tags")
@@ -41,13 +36,13 @@ class TokenClassification(Task):
     """
 
     _names: tuple[str, ...] = ()
-    auto = AutoModelForTokenClassification
+    auto = LazyAutoClass("AutoModelForTokenClassification")
     single_words = True
 
     def _check(self, splits: DatasetDict) -> DatasetDict:
-        first = next(iter(splits.values()))
-        self.words = pick_column(first, self.args.text_column, WORDS, "words", "--text-column")
-        self.tags = pick_column(first, self.args.label_column, TAGS, "tags", "--label-column")
+        first, source = self.first(splits)
+        self.words = pick_column(first, self.args.text_column, WORDS, "words", "--text-column", source)
+        self.tags = pick_column(first, self.args.label_column, TAGS, "tags", "--label-column", source)
         return DatasetDict({name: self._read(name, dataset) for name, dataset in splits.items()})
 
     def _read(self, name: str, dataset: Dataset) -> Dataset:
@@ -59,7 +54,7 @@ class TokenClassification(Task):
         rows = []
         for row in sorted(set(range(len(dataset))) - no_words - no_tags):
             if len(words[row]) != len(tags[row]):
-                why = f"there are {len(words[row])} words and {len(tags[row])} tags"
+                why = f"there are {len(words[row])} words in {self.words!r} and {len(tags[row])} tags in {self.tags!r}"
                 invalid.found(f"row {row + 1}", why)
             else:
                 rows.append(row)
@@ -94,6 +89,10 @@ class TokenClassification(Task):
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Encoded:
         """Word pieces, and the tag of each word at its first piece."""
+        from transformers import DataCollatorForTokenClassification
+
+        from hf_tinybert.models.loading import loses_spaces
+
         if not tokenizer.is_fast:
             raise ValueError("Token classification needs a fast tokenizer, which knows the words of its pieces.")
         if loses_spaces(tokenizer):
@@ -111,6 +110,11 @@ class TokenClassification(Task):
         collator = DataCollatorForTokenClassification(tokenizer, pad_to_multiple_of=8)
         leading = "f1" if metrics.are_entities(names) else "accuracy"
         return Encoded(encoded, collator, leading, measures, metrics.most_likely)
+
+    def check_labels(self, config: PretrainedConfig) -> None:
+        """Refuse tags that a model does not know."""
+        for name in self.splits:
+            self._tag_ids(name, [config.id2label[index] for index in range(config.num_labels)])
 
     def _tag_ids(self, name: str, names: list[str]) -> Mapping[str, int]:
         """The model's number of every tag of a split.

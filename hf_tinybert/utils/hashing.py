@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:  # files are hashed without it
+    from torch import Tensor, nn
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -18,6 +19,8 @@ def weights_digest(model: nn.Module) -> str:
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     """The digest of the names, types, shapes and values of tensors, whatever their order."""
+    import torch
+
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -6,15 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from torch import Tensor
-
 if TYPE_CHECKING:
     import datasets
     import torch
+    from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel
 
 #: Tensors of a batch by column, as a collator makes them.
-Batch: TypeAlias = Mapping[str, Tensor]
+Batch: TypeAlias = "Mapping[str, Tensor]"
 #: One example before it is collated: values by column.
 Example: TypeAlias = Mapping[str, object]
 #: Columns of several rows, as `datasets.Dataset.map(..., batched=True)` gives them.

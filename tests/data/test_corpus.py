@@ -113,7 +113,7 @@ def test_bad_input_is_refused(text, tmp_path):
             load(path)
     with pytest.raises(ValueError, match=r"fewer than the 256 sequences of --held-out"):
         load(text, CorpusArguments(streaming=True))
-    with pytest.raises(ValueError, match="No text column 'body': the data has the columns text"):
+    with pytest.raises(ValueError, match="No text column 'body': the data has the columns 'text"):
         load(text, text_column="body")
 
 

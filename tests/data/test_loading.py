@@ -364,19 +364,22 @@ def test_usual_columns_are_found():
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ({}, "No text column 'one of text, sentence, .*columns body, heading, kind. Use --text-column"),
+        ({}, "No text column named text, sentence, .*columns 'body', 'heading', 'kind'. Name it with --text-column"),
         (
             {"text_column": "txt"},
-            "No text column 'txt': the data has the columns body, heading, kind. Use --text-column",
+            "No text column 'txt': the data has the columns 'body', 'heading', 'kind'. Name it with --text-column",
         ),
-        ({"text_column": "body"}, "No label column 'one of label, .*columns body, heading, kind. Use --label-column"),
+        (
+            {"text_column": "body"},
+            "No label column named label, .*columns 'body', 'heading', 'kind'. Name it with --label-column",
+        ),
         (
             {"text_column": "body", "label_column": "k"},
-            "No label column 'k': .*body, heading, kind. Use --label-column",
+            "No label column 'k': .*'kind'. Name it with --label-column",
         ),
         (
             {"text_column": "body", "text_pair_column": "h", "label_column": "kind"},
-            "No second text column 'h': .*body, heading, kind. Use --text-pair-column",
+            "No second text column 'h': .*'kind'. Name it with --text-pair-column",
         ),
     ],
 )

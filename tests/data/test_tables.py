@@ -50,7 +50,7 @@ def test_excels_line_is_no_row(tmp_path, line):
 def test_rows_of_another_width(tmp_path):
     content = 'text,label\na,1\nb, c,2\n"d\ne",3\nf\ng,4,\n'
     with pytest.raises(
-        ValueError, match=r"rows\.csv, line 3: it has 3 fields, the header 2: texts that contain commas"
+        ValueError, match=r"rows\.csv, line 3: it has 3 fields, the header 2: quote texts that contain commas"
     ):
         read(tmp_path, content)
     rows, _, reasons = read(tmp_path, content, skip_invalid_rows=True)
@@ -79,7 +79,7 @@ def test_tabs_are_quoted_only_if_all_of_the_file_is(tmp_path):
 
 
 def test_quotes_that_do_not_close(tmp_path):
-    with pytest.raises(ValueError, match=r"cannot be read after line 2: .*quotes inside .* doubled.*--quoting none"):
+    with pytest.raises(ValueError, match=r"cannot be read behind line 2: a quote is never closed.*--quoting none"):
         read(tmp_path, 'text,label\na,1\n"b,2\nc,3\n')
     with pytest.raises(ValueError, match="cannot be read"):
         read(tmp_path, 'text,label\n"Kane" is great,1\n')
