@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from transformers import (
 
 from hf_tinybert.augmentation import TextAugmenter, WordVectors, keep_labels, paper_settings, report
 from hf_tinybert.augmentation.presets import AugmentationSettings
+from hf_tinybert.augmentation.rows import text_columns
 from hf_tinybert.cli import arguments
 from hf_tinybert.data import column_names, loading
 from hf_tinybert.data.arguments import FileArguments
@@ -89,6 +91,7 @@ def run(argv: Sequence[str]) -> None:
         raise ValueError("--text-pair-column needs --text-column.")
     columns = [name for name in (args.text_column, args.text_pair_column) if name] or None
     rows = loading.load_file(Path(args.input_file), args)
+    print(f"{args.input_file}: {len(rows):,} rows; texts in {', '.join(text_columns(rows, columns))}", file=sys.stderr)
     output.parent.mkdir(parents=True, exist_ok=True)
     state = PartialState(cpu=args.use_cpu)
     augmenter = _augmenter(args, state.device)

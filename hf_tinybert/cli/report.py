@@ -59,6 +59,7 @@ def run(argv: Sequence[str]) -> None:
     from hf_tinybert.model_card import SENTENCE
     from hf_tinybert.models.loading import load_config
     from hf_tinybert.report import check, make, measure, read_all
+    from hf_tinybert.tasks.inspection import announce
 
     runs, sentence = read_all(args.runs), args.sentence or SENTENCE
     check(runs, args.output)
@@ -69,5 +70,6 @@ def run(argv: Sequence[str]) -> None:
     if has_data:
         config = load_config(args.teacher)
         task = tasks.start(args.task or tasks.of_model(config) or "feature-extraction", config, data_args, False)
+        announce(task)
     similarities, answers = measure(runs, args.teacher, task, sentence, args.mistakes, args.use_cpu)
     print(make(runs, args.output, similarities, answers, sentence))

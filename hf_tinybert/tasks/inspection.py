@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -68,16 +69,14 @@ def inspect(task: Task, tokenizer: PreTrainedTokenizerBase | None = None) -> Ins
     return found
 
 
-def announce(task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
+def announce(task: Task, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
     """Print what was understood, on the standard error, and log doubts as warnings; of several processes the first.
 
     Args:
         task: with its data read.
         tokenizer: of the model that will read the texts.
     """
-    from accelerate import PartialState
-
-    if not PartialState().is_main_process:
+    if os.environ.get("RANK", "0") != "0":  # set by torchrun and accelerate; no process group is needed yet
         return
     found = inspect(task, tokenizer)
     print(found, file=sys.stderr)

@@ -12,7 +12,7 @@ import pytest
 
 from hf_tinybert.data.arguments import DataArguments
 from hf_tinybert.tasks import TASKS
-from hf_tinybert.tasks.inspection import inspect
+from hf_tinybert.tasks.inspection import announce, inspect
 
 
 def written(path, rows):
@@ -101,3 +101,15 @@ def test_a_million_rows(tmp_path):
     assert time.monotonic() - began < 60
     assert "1,000,000 rows" in done.stdout
     assert int(done.stdout.split()[-1]) < 1.5e6
+
+
+def test_of_several_processes_the_first_speaks(tmp_path, monkeypatch, capsys, caplog):
+    task = TASKS["text-classification"](
+        DataArguments(train_file=written(tmp_path / "train.csv", [*PLAIN, PLAIN[0]])), training=True
+    )
+    announce(task)
+    assert "train.csv, 9 rows" in capsys.readouterr().err
+    assert "stand there more than once" in caplog.text
+    monkeypatch.setenv("RANK", "1")
+    announce(task)
+    assert not capsys.readouterr().err
