@@ -6,11 +6,10 @@ Library users bring their own tokenised data sets, as to any `Trainer`.
 from __future__ import annotations
 
 import glob
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, SupportsFloat, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset, Value, load_dataset
@@ -332,21 +331,6 @@ def only(dataset: Dataset, rows: list[int]) -> Dataset:
 def words(given: Iterable[str] | None) -> tuple[str, ...]:
     """The values of an argument that takes several: words of the command line, each also a list with commas."""
     return tuple(word.strip() for one in given or () for word in one.split(",") if word.strip())
-
-
-def number(value: object, name: str, column: str) -> float:
-    """A finite number.
-
-    Raises:
-        ValueError: the value is none; the message names its split and column.
-    """
-    try:
-        finite = float(value) if isinstance(value, str | SupportsFloat) else math.nan
-    except ValueError:
-        finite = math.nan
-    if not math.isfinite(finite):
-        raise ValueError(f"The {name} data's column {column!r} holds a value that is no number: {value!r}.")
-    return finite
 
 
 def require_columns(name: str, dataset: Rows, columns: Iterable[str]) -> None:
