@@ -8,6 +8,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import results
+
 from hf_tinybert.utils.files import file_beside
 
 
@@ -39,7 +41,7 @@ class FinishedRows:
             seconds: that the run took, where it was not interrupted.
         """
         summary = json.loads((folder / "summary.json").read_text())
-        metrics = json.loads((folder / f"{split}_results.json").read_text())
+        metrics = results.measured(folder, split)
         distance = metrics.get(f"{split}_kl", metrics.get(f"{split}_teacher_mse"))
         row = {
             "score": metrics[f"{split}_{metric}"],

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_tinybert.augmentation.rows import AUGMENTED, text_columns
 from hf_tinybert.data.class_ids import class_ids
 from hf_tinybert.data.column_names import LABEL, first
-from hf_tinybert.data.label_values import text_of
+from hf_tinybert.data.label_values import name_of, text_of
 from hf_tinybert.models.loading import freeze
 from hf_tinybert.utils.hashing import weights_digest
 from hf_tinybert.utils.types import Columns
@@ -107,7 +107,7 @@ class _Labels:
 
     def text(self, label: object) -> str:
         """A label by its name."""
-        return str(self.names[label]).strip() if self.names and isinstance(label, int) else text_of(label)
+        return text_of(name_of(label, self.names))
 
     def numbers(self, labels: Iterable[object]) -> Mapping[str, int]:
         """The teacher's class of every label.

@@ -33,32 +33,34 @@ class InspectArguments:
 
 def run(argv: Sequence[str]) -> int:
     """Print what was understood, and the doubts; 1 if there are any, otherwise 0."""
-    words = list(argv)
-    leading = next((place for place, word in enumerate(words) if word.startswith("-")), len(words))
-    if leading:
-        words.insert(0, "--files")
+    argv = arguments.named_first(argv, "--files")
     args, data_args = arguments.parse(
-        "inspect", "Say what is understood of data files.", (InspectArguments, DataArguments), words
+        "inspect", "Say what is understood of data files.", (InspectArguments, DataArguments), argv
     )
     if len(args.files) > len(_FLAGS):
         raise ValueError(f"Give at most {len(_FLAGS)} files: of training, evaluation and testing.")
     for name, path in zip(_FLAGS, args.files, strict=False):
         setattr(data_args, name, path)
     # Here, so that --help does not import data, nor a run without a model models.
+    from hf_tinybert.data.loading import load_raw
     from hf_tinybert.tasks.inspection import inspect
     from hf_tinybert.tasks.registry import fitting
 
-    training = any((data_args.train_file, data_args.dataset))
-    if args.model is None:
-        found = inspect(tasks.start(args.task or fitting(data_args), None, data_args, training))
-    else:
+    config = None
+    if args.model is not None:
         from hf_tinybert.models.loading import load_config, load_tokenizer
 
         config = load_config(args.model, "model")
-        task = tasks.start(args.task or tasks.of_model(config) or fitting(data_args), config, data_args, training)
+    data = load_raw(data_args)
+    name = args.task or tasks.of_model(config) or fitting(data, data_args)
+    training = any((data_args.train_file, data_args.dataset))
+    task = tasks.start(name, config, data_args, training, data)
+    tokenizer = None
+    if config is not None:
         if tasks.of_model(config) is not None:
             task.check_labels(config)
-        found = inspect(task, load_tokenizer(args.model, "model", task.single_words))
+        tokenizer = load_tokenizer(args.model, "model", task.single_words)
+    found = inspect(task, tokenizer)
     print(found)
     for doubt in found.doubts:
         print(f"doubt: {doubt}")

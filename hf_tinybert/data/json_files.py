@@ -71,9 +71,10 @@ def read_json(path: Path, options: FileArguments, invalid: InvalidRows) -> dict[
 def with_lists(table: pa.Table) -> pa.Table:
     """A table of strings, in which columns that hold JSON lists alone have become lists."""
     for index, name in enumerate(table.column_names):
-        texts: list[str] = table[name].to_pylist()
-        if not any(texts) or any(text and not text.lstrip().startswith("[") for text in texts):
+        first: str = next((text for one in table[name] if (text := one.as_py())), "")
+        if not first.lstrip().startswith("["):  # so it is with nearly every column, and the others are read whole
             continue
+        texts: list[str] = table[name].to_pylist()
         try:
             values = [json.loads(text) if text else None for text in texts]
             if all(isinstance(value, list | None) for value in values):

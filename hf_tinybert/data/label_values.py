@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias, cast
 
@@ -105,6 +105,18 @@ def kind_of(name: str | None) -> Kind | None:
     if name is not None:
         raise ValueError(f"The problem type must be {REGRESSION}, {SINGLE_LABEL} or {MULTI_LABEL}, got {name!r}.")
     return None
+
+
+def name_of(value: object, names: Sequence[str] | None) -> str | None:
+    """A value as a text: of a ClassLabel, its name; None where it is missing (-1 in a ClassLabel).
+
+    Args:
+        value: a cell, or one of the values of a list.
+        names: of the ClassLabel, if it is one.
+    """
+    if value is None or value != value or (names and value == -1):
+        return None
+    return names[value] if names and isinstance(value, int) else str(value)
 
 
 def text_of(value: object) -> str:

@@ -25,6 +25,7 @@ from hf_tinybert.data.label_values import (
     LabelOptions,
     LabelValues,
     is_number,
+    name_of,
     text_of,
 )
 
@@ -97,13 +98,10 @@ def _cells(dataset: Dataset, column: str) -> tuple[tuple[str, ...], list[str | l
     feature = dataset.features[column]
     inner = getattr(feature, "feature", feature)
     names = tuple(str(name).strip() for name in inner.names) if isinstance(inner, ClassLabel) else ()
-
-    def cell(value: object) -> str | None:
-        if value is None or value != value or (names and value == -1):
-            return None
-        return names[value] if names and isinstance(value, int) else str(value)
-
-    return names, [[cell(one) for one in row] if isinstance(row, list) else cell(row) for row in dataset[column]]
+    cells = dataset[column]
+    return names, [
+        [name_of(one, names) for one in row] if isinstance(row, list) else name_of(row, names) for row in cells
+    ]
 
 
 def _split(text: str | None, separator: str) -> list[str | None] | None:

@@ -21,6 +21,7 @@ from hf_tinybert.data.conll_files import read_conll
 from hf_tinybert.data.invalid_rows import InvalidRows
 from hf_tinybert.data.json_files import read_json, with_lists
 from hf_tinybert.data.label_lists import parsed_list
+from hf_tinybert.data.label_values import name_of
 from hf_tinybert.data.tables import read_table
 from hf_tinybert.utils.hashing import file_digest
 from hf_tinybert.utils.work_sharing import default_folder
@@ -107,7 +108,10 @@ def load_file(path: Path, options: FileArguments | None = None) -> Dataset:
         ValueError: another ending, no rows, several splits, or not readable as what its ending says.
         FileNotFoundError: there is no such file.
     """
-    read, _ = read_file(path, options or FileArguments())
+    return _rows_alone(read_file(path, options or FileArguments())[0], path)
+
+
+def _rows_alone(read: Mapping[str, Dataset], path: Path) -> Dataset:
     if "" not in read:
         raise ValueError(f"The data file {path} has splits {', '.join(read)}: expected rows alone.")
     return read[""]
@@ -200,11 +204,11 @@ def _load_folder(folder: Path, options: FileArguments) -> RawData | None:
     paths = _by_role(named)
     if not paths:
         return None
-    read = {split: read_file(path, options) for split, path in paths.items()}
-    splits = {
-        split: load_file(paths[split], options) if "" not in found else found[""] for split, (found, _) in read.items()
-    }
-    return RawData(DatasetDict(splits), {split: source for split, (_, source) in read.items()})
+    data = RawData(DatasetDict(), {})
+    for split, path in paths.items():
+        read, data.sources[split] = read_file(path, options)
+        data.splits[split] = _rows_alone(read, path)
+    return data
 
 
 def _by_role(named: Mapping[str, _Value]) -> dict[str, _Value]:
@@ -309,18 +313,13 @@ def lists_of_words(dataset: Dataset, column: str, invalid: InvalidRows) -> tuple
                 f"{invalid.source}, row {row + 1}: the column {column!r} must hold a list for each text, of words or "
                 f"of tags; got {str(cell)[:40]!r}."
             )
-        if values is None or None in values:
-            place = f", word {values.index(None) + 1}" if values else ""
+        words = [name_of(value, names) for value in values or []]
+        if values is None or None in words:
+            place = f", word {words.index(None) + 1}" if words else ""
             invalid.found(f"row {row + 1}{place}", f"there is a missing value in the column {column!r}")
             without.add(row)
-        found.append([_word(value, names) for value in values or []])
+        found.append([word or "" for word in words])
     return found, without
-
-
-def _word(value: object, names: list[str] | None) -> str:
-    if value is None:
-        return ""
-    return names[value] if names is not None and isinstance(value, int) else str(value)
 
 
 def only(dataset: Dataset, rows: list[int]) -> Dataset:

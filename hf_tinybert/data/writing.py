@@ -8,6 +8,7 @@ from pathlib import Path
 
 from datasets import ClassLabel, Dataset, Value
 
+from hf_tinybert.data.label_values import name_of
 from hf_tinybert.utils.files import file_beside
 
 ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
@@ -44,15 +45,12 @@ def _with_names(dataset: Dataset) -> Dataset:
         inner = getattr(feature, "feature", feature)
         if isinstance(inner, ClassLabel):
             names = inner.names
-            values = [_named(value, names) for value in dataset[column]]
+            values = [
+                [name_of(one, names) for one in value] if isinstance(value, list) else name_of(value, names)
+                for value in dataset[column]
+            ]
             dataset = dataset.remove_columns(column).add_column(column, values)
     return dataset
-
-
-def _named(value: object, names: list[str]) -> object:
-    if isinstance(value, list):
-        return [_named(one, names) for one in value]
-    return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
 
 
 def _lists_as_json(dataset: Dataset) -> Dataset:

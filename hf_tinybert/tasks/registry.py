@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hf_tinybert.data.arguments import DataArguments
 from hf_tinybert.data.column_names import LABEL, TEXT, find, first
-from hf_tinybert.data.loading import load_raw
+from hf_tinybert.data.loading import RawData
 from hf_tinybert.tasks import WITH_LABELS
 from hf_tinybert.tasks.feature_extraction import FeatureExtraction
 from hf_tinybert.tasks.fill_mask import FillMask
@@ -27,7 +27,13 @@ TASKS: dict[str, type[Task]] = {
 }
 
 
-def start(name: str | None, config: PretrainedConfig | None, args: DataArguments, training: bool) -> Task:
+def start(
+    name: str | None,
+    config: PretrainedConfig | None,
+    args: DataArguments,
+    training: bool,
+    data: RawData | None = None,
+) -> Task:
     """The named task, or that of a model, or text classification, with its data read.
 
     Args:
@@ -35,22 +41,24 @@ def start(name: str | None, config: PretrainedConfig | None, args: DataArguments
         config: of a fine-tuned model, whose class says its task.
         args: where the data come from.
         training: whether training data are needed; without, they are left out.
+        data: what `args` name, where it has been read already.
 
     Raises:
         ValueError: the data are missing, or cannot be of this task.
     """
     of_config = of_model(config)
     chosen = name or of_config or "text-classification"
-    return TASKS[chosen](args, training, config if chosen == of_config else None)
+    return TASKS[chosen](args, training, config if chosen == of_config else None, data)
 
 
-def fitting(args: DataArguments) -> str:
+def fitting(data: RawData, args: DataArguments) -> str:
     """The task whose columns the data have; text classification where no other task's are there.
 
-    Raises:
-        ValueError: the data cannot be read.
+    Args:
+        data: what `args` name.
+        args: name the columns, where the user does.
     """
-    columns = next(iter(load_raw(args).splits.values())).column_names
+    columns = next(iter(data.splits.values())).column_names
     if first(columns, WORDS) is not None and first(columns, TAGS) is not None:
         return "token-classification"
     if find(columns, "question") is not None and find(columns, "context") is not None:

@@ -131,6 +131,7 @@ class Task(ABC):
         args: where the data come from.
         training: whether training data are needed; without, they are left out.
         config: of a model that was fine-tuned for the task, whose labels the data must have.
+        data: what `args` name, where it has been read already.
 
     Raises:
         ValueError: the data are missing, or cannot be of this task.
@@ -148,11 +149,17 @@ class Task(ABC):
     of_texts = False
     single_words = False
 
-    def __init__(self, args: DataArguments, training: bool, config: PretrainedConfig | None = None) -> None:
+    def __init__(
+        self,
+        args: DataArguments,
+        training: bool,
+        config: PretrainedConfig | None = None,
+        data: loading.RawData | None = None,
+    ) -> None:
         """Read and check the data."""
         self.args = args
         self.config = config
-        data = loading.load_raw(args)
+        data = data or loading.load_raw(args)
         #: Where the splits come from.
         self.sources = data.sources
         splits = data.splits

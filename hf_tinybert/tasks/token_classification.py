@@ -145,11 +145,12 @@ class TokenClassification(Task):
                 return_overflowing_tokens=True,
             )
             of_row = pieces.pop("overflow_to_sample_mapping")
+            words: list[list[list[int | None]]] = [[] for _ in numbers]
+            for window, row in enumerate(of_row):
+                words[row].append(pieces.word_ids(window))
             found: list[list[int]] = []
-            for row, tags in enumerate(cast("list[list[str]]", batch[self.tags])):
-                windows = [number for number, owner in enumerate(of_row) if owner == row]
-                words = [pieces.word_ids(number) for number in windows]
-                found += tags_of_windows(words, [ids[tag] for tag in tags], stride)
+            for windows, tags in zip(words, cast("list[list[str]]", batch[self.tags]), strict=True):
+                found += tags_of_windows(windows, [ids[tag] for tag in tags], stride)
             return {**pieces, "labels": found, "row": [numbers[row] for row in of_row]}
 
         return dataset.map(
