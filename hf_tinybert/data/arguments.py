@@ -89,11 +89,17 @@ class DataArguments(FileArguments):
         default=".", metadata={"help": "Before the decimals of numbers to predict.", "choices": [".", ","]}
     )
     max_length: int = field(
-        default=128, metadata={"help": "Longest input in tokens; longer texts are cut at the end."}
+        default=128,
+        metadata={
+            "help": "Longest input in tokens; longer texts are cut at the end, or read in windows (--doc-stride)."
+        },
     )
     doc_stride: int = field(
         default=64,
-        metadata={"help": "Question answering: tokens by which the windows of a long text overlap."},
+        metadata={
+            "help": "Questions and tagged words: tokens by which the windows of a long text overlap (of tagged words "
+            "at most half a window)."
+        },
     )
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Train on the first N examples only (for a quick try)."}
@@ -125,9 +131,17 @@ class CorpusArguments:
         Raises:
             ValueError: says what does not fit.
         """
-        unused = [name for name in ("test_file", "label_column", "text_pair_column") if getattr(args, name)]
+        of_tasks = (
+            "test_file",
+            "label_column",
+            "text_pair_column",
+            "problem_type",
+            "label_separator",
+            "label_columns",
+        )
+        unused = [name for name in (*of_tasks, "class_names") if getattr(args, name)]
         if unused:
-            flag = "--" + unused[0].replace("_", "-")
+            flag = "--" + unused[0].replace("class_names", "label_names").replace("_", "-")
             raise ValueError(f"{flag} is for tasks; the general stage reads plain text.")
         if self.held_out < 0:
             raise ValueError(f"--held-out must not be negative, got {self.held_out}.")

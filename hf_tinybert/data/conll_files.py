@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from hf_tinybert.data.arguments import FileArguments
 from hf_tinybert.data.invalid_rows import InvalidRows
-from hf_tinybert.data.tables import opened, text_encoding
+from hf_tinybert.data.tables import named_delimiter, opened, text_encoding
 
 WORDS, TAGS = "tokens", "tags"
 #: A first line of two such names is a header.
@@ -31,6 +31,7 @@ _TAG_NAMES = {
     "iob",
 }
 _COLUMNS_OF_CONLL_U = 10
+_NAMES = {"\t": "tabs", " ": "spaces"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def read_conll(
 
     Args:
         path: of the file.
-        options: its encoding.
+        options: encoding, delimiter, and whether there can be a header.
         invalid: takes the texts that cannot be read.
         columns: numbers, from 1, of the columns of words and of tags, by which the columns of the table are then
             called; None: the first and the last.
@@ -64,15 +65,18 @@ def read_conll(
     """
     with opened(path, text_encoding(path, options.encoding)) as file:
         lines = file.read().replace("\r\n", "\n").split("\n")
-    delimiter = options.delimiter or ("\t" if any("\t" in line for line in lines if not line.startswith("#")) else " ")
+    if options.delimiter is not None:
+        delimiter = named_delimiter(options.delimiter)
+    else:
+        delimiter = "\t" if any("\t" in line for line in lines if not line.startswith("#")) else " "
     split = [_Line(number, line, _columns(line, delimiter)) for number, line in enumerate(lines, start=1)]
     of_words = [
         line for line in split if line.columns and not line.text.startswith("#") and not line.is_document_start
     ]
     width = len(of_words[0].columns) if of_words else 0
     word, tag = _index(columns[0], 0, width, path), _index(columns[1], width - 1, width, path)
-    notes = ["columns separated by tabs" if delimiter == "\t" else "columns separated by spaces"]
-    if of_words and _is_header(of_words[0].columns):
+    notes = [f"columns separated by {_NAMES.get(delimiter, repr(delimiter))}"]
+    if of_words and not options.no_header and _is_header(of_words[0].columns):
         notes.append(f"the header {of_words[0].text.strip()!r} left out")
         split.remove(of_words.pop(0))
     counted = width > 2 and all(re.fullmatch(r"\d+([-.]\d+)?", line.columns[0]) for line in of_words)

@@ -49,7 +49,7 @@ def load(
         rows = rows._resolve_features()
     train = _packed(rows, _packer(args, corpus.documents or documents, rows, tokenizer))
     if args.eval_file:
-        rows, documents = _file_rows(Path(args.eval_file), streaming=False)
+        rows, documents = _file_rows(Path(args.eval_file), args, streaming=False)
         held_out = _packed(rows, _packer(args, corpus.documents or documents, rows, tokenizer))
     else:
         train, held_out = _hold_out(train, corpus.held_out, args.max_length, seed)
@@ -88,17 +88,17 @@ def _hold_out(train: loading.Rows, wanted: int, max_length: int, seed: int) -> t
 
 def _rows(args: DataArguments, streaming: bool) -> tuple[loading.Rows, str]:
     if args.train_file:
-        return _file_rows(Path(args.train_file), streaming)
+        return _file_rows(Path(args.train_file), args, streaming)
     try:
         return load_dataset(args.dataset, args.dataset_config, split="train", streaming=streaming), "row"
     except DatasetGenerationError as error:
         raise ValueError(f"The data set {args.dataset} could not be read: {error.__cause__ or error}") from error
 
 
-def _file_rows(path: Path, streaming: bool) -> tuple[loading.Rows, str]:
+def _file_rows(path: Path, args: DataArguments, streaming: bool) -> tuple[loading.Rows, str]:
     """Rows of text and what ends a document there."""
     if not path.is_dir() and path.suffix.lower() != ".txt":
-        rows = loading.load_file(path)
+        rows = loading.load_file(path, args)
         return (rows.to_iterable_dataset() if streaming else rows), "row"
     files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
     if not path.exists():
@@ -107,7 +107,8 @@ def _file_rows(path: Path, streaming: bool) -> tuple[loading.Rows, str]:
         raise ValueError(f"There is no text in {path}: give a .txt file with something in it, or a folder of them.")
     names = [glob.escape(str(file)) for file in files]
     try:
-        return load_dataset("text", data_files=names, split="train", streaming=streaming), "blank"
+        encoding = args.encoding or "utf-8"
+        return load_dataset("text", data_files=names, split="train", streaming=streaming, encoding=encoding), "blank"
     except DatasetGenerationError as error:
         raise ValueError(f"The text {path} could not be read: {error.__cause__ or error}") from error
 

@@ -79,7 +79,7 @@ def with_lists(table: pa.Table) -> pa.Table:
             values = [json.loads(text) if text else None for text in texts]
             if all(isinstance(value, list | None) for value in values):
                 table = table.set_column(index, name, pa.array(_of_one_type(values)))
-        except (ValueError, pa.ArrowInvalid, pa.ArrowTypeError):
+        except (ValueError, pa.ArrowTypeError):
             continue
     return table
 
@@ -167,7 +167,7 @@ def _column(values: list[Value], name: str, places: Sequence[str], invalid: Inva
         )
     try:
         return pa.array(_of_one_type(values))
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+    except (ValueError, pa.ArrowTypeError, OverflowError) as error:
         raise ValueError(f"{invalid.source}: the column {name!r} holds values of different forms: {error}.") from None
 
 
@@ -212,6 +212,8 @@ def _of_one_type(values: list[Value]) -> list[Value]:
     if types == {int, float}:
         return [None if value is None else float(value) for value in values]  # type: ignore[arg-type]
     too_large = types == {int} and any(abs(value) >= 2**63 for value in there)  # type: ignore[arg-type]
+    if dict in types and len(types) > 1:
+        raise ValueError("objects stand beside single values")
     if len(types) > 1 or too_large:
         return [value if isinstance(value, str) or value is None else json.dumps(value) for value in values]
     return values

@@ -174,6 +174,7 @@ def _load_parquet(path: Path) -> Dataset:
             split="train",
             cache_dir=str(default_folder("parquet") / file_digest(path)[:32]),
         )
+        loaded.data.table.validate(full=True)  # a damaged file may hold texts that are no UTF-8
         return loaded.remove_columns([name for name in loaded.column_names if name.startswith(_PANDAS_INDEX)])
     except Exception as error:
         cause = error.__cause__ or error
@@ -182,8 +183,8 @@ def _load_parquet(path: Path) -> Dataset:
         raise ValueError(f"The data file {path} could not be read as parquet: {cause}") from error
 
 
-def _load_named_dataset(name: str, config: str | None, options: FileArguments) -> RawData:
-    data = _load_folder(Path(name), options) if Path(name).is_dir() else None
+def _load_named_dataset(name: str, config: str | None, args: DataArguments) -> RawData:
+    data = _load_folder(Path(name), args) if Path(name).is_dir() else None
     if data is None:
         try:
             loaded = load_dataset(name, config)
@@ -198,7 +199,7 @@ def _load_named_dataset(name: str, config: str | None, options: FileArguments) -
     return data
 
 
-def _load_folder(folder: Path, options: FileArguments) -> RawData | None:
+def _load_folder(folder: Path, args: DataArguments) -> RawData | None:
     """Files of a folder that are named after a split, read as any other file; None where there are none."""
     named = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in _ENDINGS}
     paths = _by_role(named)
@@ -206,7 +207,7 @@ def _load_folder(folder: Path, options: FileArguments) -> RawData | None:
         return None
     data = RawData(DatasetDict(), {})
     for split, path in paths.items():
-        read, data.sources[split] = read_file(path, options)
+        read, data.sources[split] = read_file(path, args, (args.text_column, args.label_column))
         data.splits[split] = _rows_alone(read, path)
     return data
 

@@ -122,10 +122,7 @@ def _first_line(path: Path, encoding: str) -> tuple[str, str]:
 
 def _delimiter(given: str | None, first: str, is_tsv: bool, no_header: bool) -> str:
     if given is not None:
-        delimiter = _NAMED_DELIMITERS.get(given.lower(), given)
-        if len(delimiter) != 1 or delimiter in '"\r\n':
-            raise ValueError(f"--delimiter must be one character, or 'tab', got {given!r}.")
-        return delimiter
+        return named_delimiter(given)
     if no_header:
         return next((one for one in _DELIMITERS if one in first), "\t" if is_tsv else ",")
     fields = {one: next(csv.reader([first], delimiter=one), []) for one in _DELIMITERS}
@@ -133,6 +130,18 @@ def _delimiter(given: str | None, first: str, is_tsv: bool, no_header: bool) -> 
         return "\t" if is_tsv else ","
     # max takes the first of equals
     return max(_DELIMITERS, key=lambda one: (column_names.count_usual(fields[one]), len(fields[one])))
+
+
+def named_delimiter(given: str) -> str:
+    """The character that `--delimiter` names.
+
+    Raises:
+        ValueError: it names none.
+    """
+    delimiter = _NAMED_DELIMITERS.get(given.lower(), given)
+    if len(delimiter) != 1 or delimiter in '"\r\n':
+        raise ValueError(f"--delimiter must be one character, or 'tab', got {given!r}.")
+    return delimiter
 
 
 def _has_quotes(path: Path, encoding: str) -> bool:

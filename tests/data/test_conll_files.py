@@ -67,3 +67,11 @@ def test_conll_u_asks_for_its_columns(tmp_path):
     assert read(tmp_path, CONLL_U, ("2", "4"))[0] == [{"2": ["do", "n't"], "4": ["VERB", "VERB"]}]
     with pytest.raises(ValueError, match="has columns 1 to 10, without names; got 'form'"):
         read(tmp_path, CONLL_U, ("form", "4"))
+
+
+def test_a_delimiter_and_a_first_line_that_is_no_header(tmp_path):
+    rows, notes = read(tmp_path, "New York;B-LOC\n", delimiter="semicolon")
+    assert rows == [{"tokens": ["New York"], "tags": ["B-LOC"]}]
+    assert notes == ("columns separated by ';'",)
+    assert read(tmp_path, "New York\tB-LOC\n", delimiter="tab")[0] == rows
+    assert read(tmp_path, "text tag\nx O\n", no_header=True)[0][0]["tokens"] == ["text", "x"]

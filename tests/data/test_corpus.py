@@ -73,6 +73,15 @@ def test_rows_of_a_table_are_documents(tmp_path):
     assert train.column_names == ["input_ids"]
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.csv"])
+def test_how_files_are_read_is_heard_for_plain_text(tmp_path, name):
+    (tmp_path / name).write_bytes("text\nein müder Film\nnoch müder\n".encode("cp1252"))
+    with pytest.raises(ValueError, match=r"utf-8"):
+        load(tmp_path / name)
+    train, _ = load(tmp_path / name, CorpusArguments(held_out=0), encoding="cp1252")
+    assert "muder" in factories.tokenizer().decode(real(sequences(train)))
+
+
 def test_an_evaluation_file_is_held_out(text):
     train, held_out = load(text / "a.txt", eval_file=str(text / "deep" / "b.txt"))
     packed = sequences(load(text, CorpusArguments(held_out=0))[0])
@@ -121,6 +130,8 @@ def test_bad_input_is_refused(text, tmp_path):
     ("arguments", "given", "max_steps", "message"),
     [
         (CorpusArguments(), {"test_file": "a.csv"}, 0, "--test-file is for tasks"),
+        (CorpusArguments(), {"class_names": ["a"]}, 0, "--label-names is for tasks"),
+        (CorpusArguments(), {"label_separator": ","}, 0, "--label-separator is for tasks"),
         (CorpusArguments(held_out=-1), {}, 0, "--held-out must not be negative"),
         (CorpusArguments(streaming=True), {}, 0, "say how long to train with --max-steps"),
     ],

@@ -85,6 +85,11 @@ def test_lists_among_single_values_are_refused(tmp_path):
         read(tmp_path, '{"x": 1}\n{"x": [1]}\n')
 
 
+def test_objects_among_the_values_of_a_list_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"the column 'x' holds values of different forms: objects stand beside"):
+        read(tmp_path, '{"x": ["a", {"y": 1}]}\n{"x": ["a"]}\n')
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
     [

@@ -9,6 +9,8 @@ from tempfile import TemporaryDirectory
 
 import datasets
 import factories
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from transformers import BertConfig
@@ -566,6 +568,22 @@ def test_a_folder_of_conll_files(tmp_path):
     splits = raw(dataset=tmp_path)
     assert splits["train"][0] == {"tokens": ["Denver", "shines"], "tags": ["B-location", "O"]}
     assert splits["test"][0]["tokens"] == ["Oslo", "shines"]
+
+
+def test_columns_of_conll_files_in_a_folder(tmp_path):
+    line = "1\tOslo\toslo\tPROPN\t_\t_\t0\troot\t_\t_\n"
+    (tmp_path / "train.conll").write_text(line, encoding="utf-8")
+    args = DataArguments(dataset=str(tmp_path), text_column="2", label_column="4")
+    assert load_raw(args).splits["train"].to_list() == [{"2": ["Oslo"], "4": ["PROPN"]}]
+
+
+def test_a_parquet_file_whose_texts_are_no_text(tmp_path):
+    """A flipped byte leaves a file that opens, with a text that is no UTF-8."""
+    broken = pa.array([b"good", b"b\xffd"]).cast(pa.binary())
+    texts = pa.Array.from_buffers(pa.string(), 2, broken.buffers())
+    pq.write_table(pa.table({"text": texts, "label": ["a", "b"]}), tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=r"train\.parquet could not be read as parquet: .*UTF8"):
+        raw(train_file=tmp_path / "train.parquet")
 
 
 def test_a_word_may_hold_what_elsewhere_ends_a_line(tmp_path):
