@@ -2,7 +2,8 @@
 # `make test PYTEST_FLAGS="--own-times 20"` also prints the slowest tests.
 PYTHON ?= python3
 THREADS ?= 1
-PIP_FLAGS ?= --quiet --disable-pip-version-check
+# --use-pep517: an older pip fetches what seqeval's source archive needs for its build without what that needs in turn.
+PIP_FLAGS ?= --quiet --disable-pip-version-check --use-pep517
 
 VENV := .venv
 LATEST := .venv-latest
